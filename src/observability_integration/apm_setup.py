@@ -1,0 +1,379 @@
+"""Switches telemetry on and off: weighs arguments against the environment, and says what came of it."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry.settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+    from opentelemetry.trace import Tracer
+
+    from observability_integration.telemetry.providers import Running
+
+logger = logging.getLogger("observability_integration")
+
+MISSING_OPENTELEMETRY = (
+    "OpenTelemetry not available. "
+    "Install with: uv add opentelemetry-api opentelemetry-sdk opentelemetry-exporter-prometheus"
+)
+_EXIT_SECONDS = 5.0
+
+
+class _DefaultPort(int):
+    """The default port, told apart from the same number given by the caller."""
+
+
+class _DefaultVersion(str):
+    """The default version, told apart from the same text given by the caller."""
+
+    __slots__ = ()
+
+
+_PORT = _DefaultPort(9464)  # OpenTelemetry specification, Prometheus exporter
+_VERSION = _DefaultVersion("0.1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class ObservabilityStatus:
+    """What telemetry is doing, and why.
+
+    Attributes:
+        enabled: whether something is being exported.
+        reason: one sentence: what is on, or why nothing is.
+        traces: where spans go: ``otlp``, ``console``.
+        metrics: where metrics go: ``prometheus``, ``otlp``.
+        attached: the signals for which the application's own OpenTelemetry provider is used.
+        prometheus_url: where to scrape, or None.
+        prometheus_port: the port that is really open, or None.
+        problems: what was asked for and could not be had.
+    """
+
+    enabled: bool
+    reason: str
+    traces: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    attached: tuple[str, ...] = ()
+    prometheus_url: str | None = None
+    prometheus_port: int | None = None
+    problems: tuple[str, ...] = ()
+
+
+_lock = threading.RLock()
+_running: Running | None = None
+_status = ObservabilityStatus(False, "initialize_observability() has not been called")
+_atexit_registered = False
+
+
+def initialize_observability(
+    service_name: str | None = None,
+    service_version: str = _VERSION,
+    enable_prometheus: bool = True,
+    enable_console_traces: bool | None = None,
+    prometheus_port: int = _PORT,
+    *,
+    prometheus_host: str | None = None,
+    otlp_endpoint: str | None = None,
+    otlp_headers: Mapping[str, str] | None = None,
+    otlp_metrics: bool | None = None,
+    otlp_metric_interval_seconds: float | None = None,
+    environment: str | None = None,
+    resource_attributes: Mapping[str, str] | None = None,
+    prometheus_bearer_token: str | None = None,
+    prometheus_tls_certificate_file: str | None = None,
+    prometheus_tls_key_file: str | None = None,
+    prometheus_tls_client_ca_file: str | None = None,
+    prometheus_scope_labels: bool = False,
+    gen_ai_profile: GenAIProfile = "v1.41",
+) -> bool:
+    """Switches telemetry on. May be called again after a shutdown; a second call while on changes nothing.
+
+    An argument wins over the standard ``OTEL_*`` variable, which wins over the default. If the application has set
+    OpenTelemetry SDK providers already, they are used and left running at shutdown.
+
+    Args:
+        service_name: ``service.name``; else ``OTEL_SERVICE_NAME``, else ``unknown_service:python``.
+        service_version: ``service.version``.
+        enable_prometheus: whether to serve metrics for Prometheus to scrape.
+        enable_console_traces: whether to print spans; None means only if ``ENVIRONMENT=development`` is set.
+        prometheus_port: 0 to 65535, 0 picks a free one (see `observability_status`); else
+            ``OTEL_EXPORTER_PROMETHEUS_PORT``, else 9464.
+        prometheus_host: interface to listen on; else ``OTEL_EXPORTER_PROMETHEUS_HOST``, else ``localhost``.
+        otlp_endpoint: base URL of an OTLP receiver (http/protobuf), e.g. ``http://localhost:4318`` for Jaeger or a
+            Collector; else ``OTEL_EXPORTER_OTLP_ENDPOINT``, else none.
+        otlp_headers: headers for the receiver, e.g. for authentication.
+        otlp_metrics: whether metrics are pushed too; None means only when they are not served for scraping, or
+            ``OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`` is set, or ``OTEL_METRICS_EXPORTER`` names ``otlp``.
+        otlp_metric_interval_seconds: time between two pushes; else ``OTEL_METRIC_EXPORT_INTERVAL``, else 60.
+        environment: ``deployment.environment.name``; else ``ENVIRONMENT``.
+        resource_attributes: further attributes of the resource.
+        prometheus_bearer_token: when given, a scrape must send ``Authorization: Bearer <token>``.
+        prometheus_tls_certificate_file: PEM file; serves HTTPS.
+        prometheus_tls_key_file: PEM file of the certificate's key.
+        prometheus_tls_client_ca_file: PEM file; scrapers must show a certificate signed by it.
+        prometheus_scope_labels: whether each series carries ``otel_scope_*`` labels.
+        gen_ai_profile: spelling of the gen_ai metrics: ``v1.41``, ``latest`` or ``both``.
+
+    Returns:
+        True when something is being exported. False when nothing is: OpenTelemetry is missing or disabled, or the
+        port is taken and there is no other signal; `observability_status` and one log line say why.
+
+    Raises:
+        ConfigurationError: an argument is wrong (never for a fault of the environment).
+    """
+    global _running, _status, _atexit_registered
+    _check_port(prometheus_port)
+    _check_endpoint(otlp_endpoint)
+    _check_tls(prometheus_tls_certificate_file, prometheus_tls_key_file, prometheus_tls_client_ca_file)
+    if gen_ai_profile not in get_args(GenAIProfile):
+        raise ConfigurationError(f"gen_ai_profile must be one of {get_args(GenAIProfile)}, got {gen_ai_profile!r}")
+    if otlp_metric_interval_seconds is not None and not 0 < otlp_metric_interval_seconds < float("inf"):
+        raise ConfigurationError(f"otlp_metric_interval_seconds must be > 0, got {otlp_metric_interval_seconds!r}")
+    with _lock:
+        if _running is not None:
+            logger.info("Observability already initialized")
+            return True
+        hindrance = _hindrance()
+        if hindrance is not None:
+            return _off(hindrance)
+        prometheus = (
+            PrometheusSettings(
+                host=prometheus_host or os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost",
+                port=_port_from_environment() if prometheus_port is _PORT else prometheus_port,
+                bearer_token=prometheus_bearer_token,
+                tls_certificate_file=prometheus_tls_certificate_file,
+                tls_key_file=prometheus_tls_key_file,
+                tls_client_ca_file=prometheus_tls_client_ca_file,
+                scope_labels=prometheus_scope_labels,
+            )
+            if enable_prometheus
+            else None
+        )
+        settings = Settings(
+            service_name=service_name or _default_service_name(),
+            service_version=None if service_version is _VERSION and _version_from_environment() else service_version,
+            environment=environment or os.environ.get("ENVIRONMENT") or None,
+            resource_attributes=dict(resource_attributes or {}),
+            prometheus=prometheus,
+            otlp=_otlp(otlp_endpoint, otlp_headers, otlp_metrics, otlp_metric_interval_seconds, enable_prometheus),
+            console=_console(enable_console_traces),
+            gen_ai_profile=gen_ai_profile,
+        )
+        return _start(settings)
+
+
+def _start(settings: Settings) -> bool:
+    global _running, _status, _atexit_registered
+    from observability_integration.telemetry import providers  # imports OpenTelemetry, which takes a while
+
+    try:
+        running = providers.start(settings)
+    except Exception as error:
+        logger.debug("Telemetry could not start", exc_info=True)
+        return _off(f"telemetry could not start: {type(error).__name__}: {error}")
+    for problem in running.problems:
+        logger.warning("Observability: %s", problem)
+    if not running.exporting:
+        running.stop(1.0)
+        return _off("; ".join(running.problems) or "neither Prometheus, OTLP nor console traces are switched on")
+    _running = running
+    _status = _describe(running)
+    logger.info("Observability on: %s", _status.reason)
+    if not _atexit_registered:
+        atexit.register(shutdown_observability, _EXIT_SECONDS)
+        _atexit_registered = True
+    return True
+
+
+def shutdown_observability(timeout_seconds: float = 5.0) -> None:
+    """Flushes and ends telemetry; back within `timeout_seconds` even when a collector does not answer. Never raises."""
+    global _running, _status
+    with _lock:
+        running, _running = _running, None
+        if running is None:
+            return
+        in_time = running.stop(max(0.0, timeout_seconds))
+        _status = ObservabilityStatus(False, "shutdown_observability() was called")
+        if not in_time:
+            logger.warning("Observability: some telemetry was not delivered within %gs", timeout_seconds)
+
+
+def is_observability_enabled() -> bool:
+    """Whether something is being exported."""
+    return _running is not None
+
+
+def observability_status() -> ObservabilityStatus:
+    """What telemetry is doing, and why."""
+    return _status
+
+
+def get_tracer(name: str = "observability_integration") -> Tracer | None:
+    """An OpenTelemetry tracer, or None while telemetry is off."""
+    if _running is None:
+        return None
+    from opentelemetry import trace
+
+    return trace.get_tracer(name)
+
+
+def get_meter(name: str = "observability_integration") -> Meter | None:
+    """An OpenTelemetry meter, or None while telemetry is off."""
+    if _running is None:
+        return None
+    from opentelemetry import metrics
+
+    return metrics.get_meter(name)
+
+
+def _off(reason: str) -> Literal[False]:
+    global _status
+    _status = ObservabilityStatus(False, reason)
+    logger.warning("Observability off: %s", reason)
+    return False
+
+
+def _describe(running: Running) -> ObservabilityStatus:
+    parts: list[str] = []
+    if running.scrape_url is not None:
+        parts.append(f"metrics at {running.scrape_url}")
+    if "otlp" in running.metrics:
+        parts.append("metrics over OTLP")
+    if running.traces:
+        parts.append(f"traces to {' and '.join(running.traces)}")
+    return ObservabilityStatus(
+        True,
+        ", ".join(parts),
+        running.traces,
+        running.metrics,
+        running.attached,
+        running.scrape_url,
+        running.scrape_port,
+        running.problems,
+    )
+
+
+def _hindrance() -> str | None:
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return "OTEL_SDK_DISABLED is set"
+    if os.environ.get("ENABLE_APM", "").strip().lower() in ("false", "0", "no", "off"):
+        return "ENABLE_APM is false"
+    try:
+        found = importlib.util.find_spec("opentelemetry.sdk") and importlib.util.find_spec("opentelemetry.trace")
+    except ImportError:
+        found = None
+    return None if found else MISSING_OPENTELEMETRY
+
+
+def _check_port(port: Any) -> None:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigurationError(f"prometheus_port must be an integer from 0 to 65535, got {port!r}")
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    if endpoint is None:
+        return
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigurationError(
+            f"otlp_endpoint must be a URL such as http://localhost:4318, with http or https; got {endpoint!r}"
+        )
+
+
+def _check_tls(certificate: str | None, key: str | None, client_ca: str | None) -> None:
+    if (certificate is None) != (key is None):
+        raise ConfigurationError("prometheus_tls_certificate_file and prometheus_tls_key_file belong together")
+    if client_ca is not None and certificate is None:
+        raise ConfigurationError("prometheus_tls_client_ca_file needs prometheus_tls_certificate_file too")
+
+
+def _port_from_environment() -> int:
+    text = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
+    if text.strip().isdecimal() and int(text) <= 65535:
+        return int(text)
+    if text.strip():
+        logger.warning("OTEL_EXPORTER_PROMETHEUS_PORT=%r is no port; using %d", text, int(_PORT))
+    return int(_PORT)
+
+
+def _default_service_name() -> str | None:
+    given = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return None if given else "unknown_service:python"
+
+
+def _version_from_environment() -> bool:
+    return "service.version=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+
+
+def _console(asked: bool | None) -> bool:
+    if asked is not None:
+        return asked
+    return os.environ.get("ENVIRONMENT", "").strip().lower() == "development"
+
+
+def _otlp(
+    endpoint: str | None,
+    headers: Mapping[str, str] | None,
+    metrics: bool | None,
+    interval_seconds: float | None,
+    scraped: bool,
+) -> OtlpSettings | None:
+    common = bool(endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    traces = common or bool(os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+    asked_for = _exporters("OTEL_METRICS_EXPORTER")
+    if metrics is None:
+        own_endpoint = bool(os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"))
+        metrics = "none" not in asked_for and (own_endpoint or (common and (not scraped or "otlp" in asked_for)))
+    if endpoint is None and "none" in _exporters("OTEL_TRACES_EXPORTER"):
+        traces = False
+    if not traces and not metrics:
+        return None
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip().lower()
+    if protocol not in ("", "http/protobuf"):
+        logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not supported; using http/protobuf (port 4318)", protocol)
+    return OtlpSettings(
+        endpoint=endpoint,
+        headers=headers,
+        traces=traces,
+        metrics=metrics,
+        metric_interval_seconds=interval_seconds,
+    )
+
+
+def _exporters(variable: str) -> set[str]:
+    return {name.strip().lower() for name in os.environ.get(variable, "").split(",") if name.strip()}
+
+
+def _after_fork_in_child() -> None:
+    # Spans and pushed metrics go on, because the SDK restarts its threads; the scrape port stays with the parent.
+    global _lock, _running, _status
+    _lock = threading.RLock()
+    if _running is None:
+        return
+    served = _running.scrape_url is not None
+    _running.forget_after_fork()
+    if _running.exporting:
+        _status = _describe(_running)
+    elif served:
+        _running = None
+        _status = ObservabilityStatus(
+            False, "forked: the parent serves Prometheus; call initialize_observability() here"
+        )
+        from observability_integration.telemetry import instruments, spans
+
+        instruments.stop()
+        spans.install(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

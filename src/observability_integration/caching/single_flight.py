@@ -1,0 +1,54 @@
+"""Single flight: equal calls that overlap in time become one.
+
+The flight is a task of its own that no caller owns, so a cancelled caller takes nobody with it: the others still get
+their value, and what was paid for is still stored. A failure is one error that all of them share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from observability_integration.tasks import own
+
+
+class SingleFlight:
+    """The flights of one cache, by key."""
+
+    def __init__(self) -> None:
+        self._flights: dict[bytes, asyncio.Task[Any]] = {}
+
+    def join(self, key: bytes) -> asyncio.Task[Any] | None:
+        """The flight for `key` that is under way in this event loop, if any."""
+        flight = self._flights.get(key)
+        if flight is None or flight.done() or flight.get_loop() is not asyncio.get_running_loop():
+            return None
+        return flight
+
+    def depart(self, key: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
+        """Starts the flight for `key`."""
+        flight = own(asyncio.get_running_loop().create_task(work(), name="cache flight"))
+        self._flights[key] = flight
+
+        def landed(task: asyncio.Task[Any]) -> None:
+            if self._flights.get(key) is task:
+                del self._flights[key]
+
+        flight.add_done_callback(landed)
+        return flight
+
+    def forget(self, key: bytes) -> None:
+        """Lets nobody join the flight for `key` any more, and keeps it from storing what it brings."""
+        self._flights.pop(key, None)
+
+    def forget_all(self) -> None:
+        """The same for every flight."""
+        self._flights.clear()
+
+    def is_current(self, key: bytes) -> bool:
+        """From inside a flight: whether it is still the one for `key`."""
+        return self._flights.get(key) is asyncio.current_task()
+
+    def __len__(self) -> int:
+        return len(self._flights)

@@ -1,0 +1,138 @@
+"""What a model says, how long it takes, and how it fails half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .chat_reply import STREAM_END, FinishReason, ReplyFrame
+from .corpus import corpus_answers, normalise_prompt
+from .model_profiles import Failure, ModelProfile
+from .tokens import Usage, message_tokens, split_tokens
+
+if TYPE_CHECKING:
+    import random
+
+    from .chat_request import ChatRequest
+    from .exchange import Exchange
+
+
+def answer_to(question: str) -> str:
+    """The corpus answer to the question, else a sentence made from nothing but the question itself."""
+    normalised = normalise_prompt(question)
+    known = corpus_answers().get(normalised)
+    if known is not None:
+        return known
+    reference = hashlib.blake2b(normalised.encode("utf-8", "backslashreplace"), digest_size=4).hexdigest()
+    return (
+        f"This local model has no stored answer to that. It read {len(normalised.split())} words "
+        f"(reference {reference}) and replies to them with this sentence every time."
+    )
+
+
+async def wait_for_ever() -> None:
+    """Waits until cancelled."""
+    await asyncio.get_running_loop().create_future()
+
+
+class Pace:
+    """When each token of one answer is due, counted from the moment this object is made."""
+
+    def __init__(self, profile: ModelProfile, time_scale: float, dice: random.Random) -> None:
+        factor = time_scale * (1.0 + profile.jitter_fraction * dice.uniform(-1.0, 1.0))
+        self._loop = asyncio.get_running_loop()
+        self._first_token_due = self._loop.time() + profile.first_token_seconds * factor
+        self._seconds_per_token = profile.seconds_per_token * factor
+
+    async def until_token(self, index: int) -> None:
+        """Waits until the token of this index, from 0, is due; gives way to other tasks even if it is overdue."""
+        # Due times are absolute: what one sleep takes too long, the next one makes up for.
+        due = self._first_token_due + index * self._seconds_per_token
+        await asyncio.sleep(max(0.0, due - self._loop.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """One answer, ready to be sent.
+
+    Attributes:
+        frame: the answer's id, time and model.
+        tokens: the visible text, token by token.
+        finish_reason: how the answer ends, if it is allowed to.
+        usage: its token counts.
+        failure: what goes wrong on the way.
+    """
+
+    frame: ReplyFrame
+    tokens: tuple[str, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    failure: Failure
+
+    @classmethod
+    def compose(cls, frame: ReplyFrame, chat: ChatRequest, profile: ModelProfile, cached_tokens: int) -> ChatAnswer:
+        """Finds the answer to a request and cuts it to the length that the request and the model allow."""
+        tokens = split_tokens(answer_to(chat.question))
+        reasoning = profile.reasoning_tokens
+        allowed = len(tokens)
+        if profile.failure is Failure.TRUNCATED:
+            allowed = max(1, len(tokens) // 2)
+        if chat.max_tokens is not None:
+            # Reasoning counts against the limit too, and comes first.
+            reasoning = min(reasoning, chat.max_tokens)
+            allowed = min(allowed, chat.max_tokens - reasoning)
+        is_cut = allowed < len(tokens) or profile.failure is Failure.TRUNCATED
+        usage = Usage(
+            prompt=sum(message_tokens(message) for message in chat.messages),
+            cached=cached_tokens,
+            completion=allowed + reasoning,
+            reasoning=reasoning,
+        )
+        return cls(frame, tuple(tokens[:allowed]), "length" if is_cut else "stop", usage, profile.failure)
+
+    async def send_whole(self, exchange: Exchange, pace: Pace) -> None:
+        """Sends the answer as one document, when its last token is due."""
+        await pace.until_token(max(0, self.usage.completion - 1))
+        match self.failure:
+            case Failure.CUT | Failure.STALL:
+                await exchange.reply_half(200, self.frame.completion("".join(self.tokens), "stop", self.usage))
+                if self.failure is Failure.STALL:
+                    await wait_for_ever()
+            case Failure.SILENT_CUT:
+                half = "".join(self.tokens[: self._half])
+                await exchange.reply(200, self.frame.completion(half, None, self.usage))
+            case _:
+                document = self.frame.completion("".join(self.tokens), self.finish_reason, self.usage)
+                await exchange.reply(200, document)
+
+    async def send_stream(self, exchange: Exchange, pace: Pace, *, include_usage: bool) -> None:
+        """Sends the answer token by token, each when it is due."""
+        frame = self.frame
+        breaks = self.failure in (Failure.CUT, Failure.SILENT_CUT, Failure.STALL)
+        await pace.until_token(0)
+        await exchange.open_stream()
+        first = frame.delta_event({"role": "assistant", "content": ""}, announce_usage=include_usage)
+        await exchange.send_events(first)
+        for index, token in enumerate(self.tokens[: self._half] if breaks else self.tokens):
+            await pace.until_token(self.usage.reasoning + index)
+            await exchange.send_events(frame.delta_event({"content": token}, announce_usage=include_usage))
+        match self.failure:
+            case Failure.CUT:
+                exchange.break_off()
+            case Failure.STALL:
+                await wait_for_ever()
+            case Failure.SILENT_CUT:
+                await exchange.close_stream()
+            case _:
+                await exchange.send_events(frame.delta_event({}, self.finish_reason, announce_usage=include_usage))
+                if include_usage:
+                    await exchange.send_events(frame.usage_event(self.usage))
+                await exchange.send_events(STREAM_END)
+                await exchange.close_stream()
+
+    @property
+    def _half(self) -> int:
+        # At least one token, so that a reader has seen content before it breaks off.
+        return max(1, len(self.tokens) // 2)

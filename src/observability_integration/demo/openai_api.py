@@ -1,0 +1,125 @@
+"""The OpenAI API as far as the local provider speaks it: two paths, a key check, errors in the API's shape."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .chat_answer import ChatAnswer, Pace, wait_for_ever
+from .chat_reply import ReplyFrame, error_document, model_list
+from .chat_request import ChatRequest, ChatRequestError, parse_chat_request
+from .exchange import UNKNOWN_MODEL, Exchange
+from .model_profiles import Failure, ModelProfile
+from .tokens import PrefixMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .http1 import Request
+
+_MODELS_PATH = "/v1/models"
+_CHAT_PATH = "/v1/chat/completions"
+_METHOD_BY_PATH = {_MODELS_PATH: "GET", _CHAT_PATH: "POST"}
+_FLAKY_PERIOD = 3
+
+
+class OpenAIApi:
+    """Replies to requests as the models of the table would."""
+
+    def __init__(self, profiles: Sequence[ModelProfile], *, time_scale: float, seed: int) -> None:
+        self._profiles = {profile.name: profile for profile in profiles}
+        self._time_scale = time_scale
+        # One source of chance per model: traffic to one does not change the times of another.
+        self._dice = {name: random.Random(f"{seed}:{name}") for name in self._profiles}
+        self._turns: Counter[str] = Counter()
+        self._answer_numbers = itertools.count(1)
+        self._prefixes = PrefixMemory()
+        self._started = int(time.time())
+
+    async def handle(self, exchange: Exchange, request: Request) -> None:
+        """Replies to one request.
+
+        Raises:
+            ConnectionError: if the client went away.
+        """
+        method = _METHOD_BY_PATH.get(request.path)
+        if method is None:
+            await exchange.reply(404, _refusal("There is nothing at this path."))
+        elif request.method != method:
+            await exchange.reply(405, _refusal(f"Only {method} is allowed here."), ("Allow", method))
+        elif not _has_bearer(request):
+            message = "No API key was given: send an Authorization header with Bearer and any key."
+            challenge = ("WWW-Authenticate", "Bearer")
+            await exchange.reply(401, _refusal(message, code="invalid_api_key"), challenge)
+        elif request.path == _MODELS_PATH:
+            await exchange.reply(200, model_list(tuple(self._profiles), self._started))
+        else:
+            await self._handle_chat(exchange, request)
+
+    async def _handle_chat(self, exchange: Exchange, request: Request) -> None:
+        try:
+            chat = parse_chat_request(request.body)
+        except ChatRequestError as error:
+            await exchange.reply(400, _refusal(error.message, param=error.param))
+            return
+        profile = self._profiles.get(chat.model)
+        if profile is None:
+            exchange.model = UNKNOWN_MODEL
+            message = f"The model '{chat.model[:64]}' does not exist here."
+            await exchange.reply(404, _refusal(message, code="model_not_found", param="model"))
+            return
+        exchange.model = profile.name
+        await self._run_model(exchange, chat, profile)
+
+    async def _run_model(self, exchange: Exchange, chat: ChatRequest, profile: ModelProfile) -> None:
+        self._turns[profile.name] += 1
+        pace = Pace(profile, self._time_scale, self._dice[profile.name])
+        match profile.failure:
+            case Failure.HANG:
+                await wait_for_ever()
+            case Failure.RATE_LIMITED:
+                await self._refuse_for_rate(exchange, profile)
+            case Failure.SERVER_ERROR:
+                await _fail(exchange, pace)
+            case Failure.FLAKY if self._turns[profile.name] % _FLAKY_PERIOD == 0:
+                await _fail(exchange, pace)
+            case _:
+                await self._answer(exchange, chat, profile, pace)
+
+    async def _answer(self, exchange: Exchange, chat: ChatRequest, profile: ModelProfile, pace: Pace) -> None:
+        frame = ReplyFrame(f"chatcmpl-local-{next(self._answer_numbers):06d}", int(time.time()), profile.name)
+        cached_tokens = self._prefixes.cached_tokens(profile.name, chat.messages)
+        answer = ChatAnswer.compose(frame, chat, profile, cached_tokens)
+        if chat.stream:
+            await answer.send_stream(exchange, pace, include_usage=chat.include_usage)
+        else:
+            await answer.send_whole(exchange, pace)
+
+    async def _refuse_for_rate(self, exchange: Exchange, profile: ModelProfile) -> None:
+        wait_seconds = profile.retry_after_seconds * self._time_scale
+        message = f"Rate limit reached for {profile.name}; try again later."
+        await exchange.reply(
+            429,
+            error_document(message, "requests", code="rate_limit_exceeded"),
+            # Whole seconds are all that RFC 9110 allows; the finer header is the one OpenAI's clients read first.
+            ("Retry-After", str(max(1, math.ceil(wait_seconds)))),
+            ("Retry-After-Ms", str(math.ceil(wait_seconds * 1000))),
+        )
+
+
+def _has_bearer(request: Request) -> bool:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and bool(token.strip())
+
+
+def _refusal(message: str, *, code: str | None = None, param: str | None = None) -> bytes:
+    return error_document(message, "invalid_request_error", code=code, param=param)
+
+
+async def _fail(exchange: Exchange, pace: Pace) -> None:
+    await pace.until_token(0)
+    await exchange.reply(500, error_document("The model failed, as this model is meant to.", "server_error"))

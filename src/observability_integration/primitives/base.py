@@ -1,0 +1,120 @@
+"""What users compose: `WorkflowPrimitive`, and the ways to combine them.
+
+Data flow has operators: ``a >> b`` feeds the result of `a` to `b`, ``a | b`` gives the same input to both. Wrapping
+has none: a primitive that guards another takes it as its first argument, so the outermost is written first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from observability_integration.context import WorkflowContext
+
+if TYPE_CHECKING:
+    from .parallel import ParallelPrimitive
+    from .sequential import SequentialPrimitive
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+Next = TypeVar("Next")
+
+
+class Executable(Protocol[In_contra, Out_co]):
+    """Anything that can be executed like a primitive."""
+
+    async def execute(self, input_data: In_contra, context: Any = None, /) -> Out_co:
+        """Does its one thing."""
+        ...
+
+
+# What is accepted wherever a primitive is: another one, or an async function of (x) or (x, context).
+Step = Executable[In, Out] | Callable[[In], Awaitable[Out]] | Callable[[In, WorkflowContext], Awaitable[Out]]
+
+
+class ChunkStream(ABC):
+    """A running stream: an async context manager that yields itself, an async iterator over the chunks.
+
+    Leaving the ``async with`` block closes the stream, whether or not it was read to its end.
+    """
+
+    @abstractmethod
+    async def __aenter__(self) -> AsyncIterator[Any]: ...
+
+    @abstractmethod
+    async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None: ...
+
+
+class WorkflowPrimitive(ABC, Generic[In, Out]):
+    """One step of a workflow.
+
+    `execute` never changes its input, and an exception of the wrapped work passes through it unchanged.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name for descriptions and spans."""
+        return type(self).__name__
+
+    @abstractmethod
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the step.
+
+        Args:
+            input_data: what to work on; never changed.
+            context: identity and scratch space of the run; a fresh one is made when it is None.
+        """
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Runs the step and hands out its result in chunks: ``async with step.stream(x) as chunks``.
+
+        A step that does not stream yields its whole result as the only chunk.
+        """
+        from .streams import OneChunk
+
+        return OneChunk(lambda: self.execute(input_data, context))
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The primitives inside this one, with the part each plays, for `describe`."""
+        return ()
+
+    def describe(self) -> str:
+        """The chain as an indented tree, outermost first."""
+        return "\n".join(_describe(self, "", 0))
+
+    def _label(self) -> str:
+        return self.name
+
+    def __rshift__(self, other: Step[Out, Next]) -> SequentialPrimitive[In, Next]:
+        from .lifting import lift
+        from .sequential import SequentialPrimitive
+
+        return SequentialPrimitive([self, lift(other)])
+
+    def __rrshift__(self, other: Step[Any, In]) -> SequentialPrimitive[Any, Out]:
+        from .lifting import lift
+        from .sequential import SequentialPrimitive
+
+        return SequentialPrimitive([lift(other), self])
+
+    def __or__(self, other: Step[In, Any]) -> ParallelPrimitive[In, Any]:
+        from .lifting import lift
+        from .parallel import ParallelPrimitive
+
+        return ParallelPrimitive([self, lift(other)])
+
+    def __ror__(self, other: Step[In, Any]) -> ParallelPrimitive[In, Any]:
+        from .lifting import lift
+        from .parallel import ParallelPrimitive
+
+        return ParallelPrimitive([lift(other), self])
+
+
+def _describe(primitive: WorkflowPrimitive[Any, Any], role: str, depth: int) -> list[str]:
+    lines = [f"{'  ' * depth}{role + ': ' if role else ''}{primitive._label()}"]  # pyright: ignore[reportPrivateUsage]
+    for inner_role, inner in primitive.steps():
+        lines += _describe(inner, inner_role, depth + 1)
+    return lines

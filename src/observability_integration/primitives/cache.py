@@ -1,0 +1,421 @@
+"""CachePrimitive: returns a kept value instead of making the call, and makes equal calls only once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypedDict, TypeVar, cast, overload
+
+from observability_integration.caching.codec import Codec, Kept, Unreadable
+from observability_integration.caching.guarded import GuardedStore
+from observability_integration.caching.keys import GLOBAL, KeySpace
+from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.single_flight import SingleFlight
+from observability_integration.caching.stores.memory import MemoryStore
+from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore, SharedStore
+from observability_integration.context import WorkflowContext, remaining
+from observability_integration.errors import ConfigurationError, MissingDependencyError, PrimitiveTimeoutError
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.instruments import (
+    CACHE_BYPASSES,
+    CACHE_COST_SAVINGS,
+    CACHE_HITS,
+    CACHE_LATENCY,
+    CACHE_MISSES,
+)
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .cache_stream import PassedThrough
+from .lifting import call_of, lift, takes_context
+
+T = TypeVar("T")
+logger = logging.getLogger("observability_integration")
+KeyFunction = Callable[[Any, WorkflowContext], Any] | Callable[[Any], Any]
+
+
+class CacheStats(TypedDict):
+    """What `CachePrimitive.get_stats` returns; `hit_rate` is hits / total, from 0 to 1."""
+
+    operation: str
+    hits: int
+    misses: int
+    total: int
+    hit_rate: float
+    cost_savings_usd: float
+
+
+class _Lookup:
+    """One lookup on its way: when it began, on which span, and what a hit saves."""
+
+    __slots__ = ("cost", "from_backend", "span", "started")
+
+    def __init__(self, span: OperationSpan, cost: float) -> None:
+        self.span = span
+        self.cost = cost
+        self.started = time.perf_counter()
+        self.from_backend = False
+
+
+class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Caches a call. Two forms, told apart by their keywords.
+
+    *Wrapper form*: ``CachePrimitive(primitive, cache_key_fn)`` and `execute`.
+
+    *Model form*: ``CachePrimitive(redis_url=...)`` and `get_or_compute`.
+
+    Looks in memory (bounded), then in Redis if there is one, then makes the call; equal calls that overlap are made once.
+    Redis may be missing, refused, silent, paused or broken: the call goes on from memory, and no access to it takes
+    longer than ``policy.backend_budget_seconds``. A hit is a value returned instead of a call, and is counted when it is
+    returned. Exceptions are never kept; None is a value like any other.
+
+    Args:
+        primitive: what to call on a miss.
+        cache_key_fn: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns the key: text,
+            bytes, numbers or a structure of them. If it raises, the call is made without the cache.
+        ttl_seconds: how long a value is kept, > 0.
+        redis_client: ``redis.asyncio`` or synchronous client, also with ``decode_responses=True``; never closed by us.
+        cost_per_call: USD that a hit saves; an estimate of yours.
+        operation_name: label of the metrics and part of the key; by default the wrapped primitive's name.
+        redis_url: model form: where Redis is; connections are made when needed and closed by `aclose`.
+        backend: a store of your own in place of Redis (see `caching.stores.redis.SharedStore`).
+        scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them with everybody.
+        policy: bounds and budgets.
+        value_type: type of the values, if it is a pydantic model, dataclass or msgspec struct that Redis should keep.
+
+    Raises:
+        ConfigurationError: a ttl that is not a finite number > 0, a bad cost, or keywords of both forms.
+    """
+
+    @overload
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        cache_key_fn: KeyFunction,
+        ttl_seconds: float = 3600.0,
+        redis_client: Any = None,
+        cost_per_call: float = 0.01,
+        operation_name: str | None = None,
+        *,
+        backend: SharedStore | None = None,
+        scope: str | None = GLOBAL,
+        policy: CachePolicy | None = None,
+        value_type: type[Any] | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        redis_url: str | None = None,
+        ttl_seconds: float = 3600.0,
+        redis_client: Any = None,
+        cost_per_call: float = 0.01,
+        operation_name: str | None = None,
+        backend: SharedStore | None = None,
+        scope: str | None = GLOBAL,
+        policy: CachePolicy | None = None,
+        value_type: type[Any] | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        primitive: Any = None,
+        cache_key_fn: Any = None,
+        ttl_seconds: float = 3600.0,
+        redis_client: Any = None,
+        cost_per_call: float = 0.01,
+        operation_name: str | None = None,
+        *,
+        redis_url: str | None = None,
+        backend: SharedStore | None = None,
+        scope: str | None = GLOBAL,
+        policy: CachePolicy | None = None,
+        value_type: type[Any] | None = None,
+    ) -> None:
+        if (primitive is None) != (cache_key_fn is None):
+            raise ConfigurationError("primitive and cache_key_fn belong together")
+        if primitive is not None and redis_url is not None:
+            raise ConfigurationError("redis_url belongs to the form without a primitive; pass redis_client instead")
+        if sum(given is not None for given in (redis_url, redis_client, backend)) > 1:
+            raise ConfigurationError("give one of redis_url, redis_client and backend")
+        _check_positive("ttl_seconds", ttl_seconds)
+        _check_cost(cost_per_call)
+        self.ttl_seconds = ttl_seconds
+        self.cost_per_call = cost_per_call
+        self.redis_client = redis_client
+        self.policy = policy or CachePolicy()
+        self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
+        self._call = None if self._step is None else call_of(self._step)
+        self._key_fn = cache_key_fn
+        self._key_takes_context = cache_key_fn is not None and takes_context(cache_key_fn)
+        self._operation = operation_name or ("cache" if self._step is None else self._step.name)
+        self._span_name = f"cache {self._operation}"
+        self._keys = KeySpace(self._operation, scope)
+        self._codec = Codec(value_type)
+        self._memory = MemoryStore(self.policy.max_entries, self.policy.max_bytes)
+        self._flights = SingleFlight()
+        store = self._store_of(redis_url, redis_client, backend)
+        self._backend = None if store is None else GuardedStore(store, self._operation, self.policy)
+        self._total_hits = 0
+        self._total_misses = 0
+        self._saved_usd = 0.0
+        self._hits = CACHE_HITS.declare(self, self._operation)
+        self._misses = CACHE_MISSES.declare(self, self._operation)
+        self._savings = CACHE_COST_SAVINGS.declare(self, self._operation)
+        self._hit_latency = CACHE_LATENCY.declare(self, self._operation, "true")
+        self._miss_latency = CACHE_LATENCY.declare(self, self._operation, "false")
+
+    def _store_of(self, url: str | None, client: Any, backend: SharedStore | None) -> SharedStore | None:
+        if url is None:
+            return backend if client is None else RedisStore(client)
+        try:
+            return RedisUrlStore(url, self.policy.backend_budget_seconds)
+        except MissingDependencyError as error:
+            logger.warning("Cache '%s': %s; working from memory", self._operation, error)
+            return None
+        except ValueError as error:
+            raise ConfigurationError(f"redis_url: {error}") from None
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self._operation
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """What is called on a miss."""
+        return [] if self._step is None else [("", self._step)]
+
+    def _label(self) -> str:
+        where = "memory" if self._backend is None else "memory, then shared store"
+        return f"cache {self._operation} (ttl {self.ttl_seconds:g}s, {where})"
+
+    def get_stats(self) -> CacheStats:
+        """Counts since construction."""
+        hits, misses = self._total_hits, self._total_misses
+        total = hits + misses
+        return {
+            "operation": self._operation,
+            "hits": hits,
+            "misses": misses,
+            "total": total,
+            "hit_rate": hits / total if total else 0.0,
+            # Rounded to a ten-billionth of a dollar, which is below any price and above the noise of adding floats.
+            "cost_savings_usd": round(self._saved_usd, 10),
+        }
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Returns the kept value for this input, or makes the call and keeps what it returns.
+
+        Raises:
+            ConfigurationError: in the model form, which has `get_or_compute` instead.
+        """
+        call = self._call
+        if call is None:
+            raise ConfigurationError("this CachePrimitive wraps nothing; use get_or_compute(key, compute_func)")
+        if context is None and self._key_takes_context:
+            context = WorkflowContext()
+        span = spans.tracing.begin(self._span_name, {})
+        try:
+            if context is not None:
+                spans.identify(span, context)
+            lookup = _Lookup(span, self.cost_per_call)
+            try:
+                key = self._key_fn(input_data, context) if self._key_takes_context else self._key_fn(input_data)
+                if not isinstance(key, str) and inspect.isawaitable(key):
+                    key = await key
+                digest = self._keys.digest(key)
+            except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+                note_fault("cache.key_fn", error)
+                return cast("Out", await self._bypass(span, "key_error", lambda: call(input_data, context)))
+            kept = self._memory.get(digest)
+            if kept is not None:
+                return cast("Out", self._hit(lookup, "memory", self._codec.restore(kept)))
+            return cast("Out", await self._fly(lookup, digest, lambda: call(input_data, context)))
+        finally:
+            span.end()
+
+    async def get_or_compute(
+        self, key: Any, compute_func: Callable[[], T | Awaitable[T]], cost_per_call: float | None = None
+    ) -> T:
+        """Returns the value kept under `key`, or calls ``compute_func()`` and keeps what it returns.
+
+        Args:
+            key: text, bytes, numbers or a structure of them.
+            compute_func: async function, or a function that returns a value or an awaitable.
+            cost_per_call: USD that a hit saves here, if not the primitive's.
+
+        Raises:
+            TypeError: the key is of a type that has no canonical form.
+        """
+        if cost_per_call is not None:
+            _check_cost(cost_per_call)
+        digest = self._keys.digest(key)
+        span = spans.tracing.begin(self._span_name, {})
+        try:
+            lookup = _Lookup(span, self.cost_per_call if cost_per_call is None else cost_per_call)
+            kept = self._memory.get(digest)
+            if kept is not None:
+                return cast("T", self._hit(lookup, "memory", self._codec.restore(kept)))
+
+            async def compute() -> T:
+                value = compute_func()
+                return await value if inspect.isawaitable(value) else value
+
+            return cast("T", await self._fly(lookup, digest, compute))
+        finally:
+            span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the wrapped primitive; streams are not kept."""
+        if self._step is None:
+            raise ConfigurationError("this CachePrimitive wraps nothing to stream from")
+        CACHE_BYPASSES.series(self._operation, "stream").add()
+        return PassedThrough(self._span_name, self._step, input_data, context)
+
+    async def invalidate(self, key: Any) -> None:
+        """Forgets the value kept under `key` (what `cache_key_fn` returns), here and in the shared store.
+
+        A call under way for it still answers its callers, and its value is not kept.
+
+        Raises:
+            TypeError: the key is of a type that has no canonical form.
+        """
+        digest = self._keys.digest(key)
+        self._flights.forget(digest)
+        self._memory.delete(digest)
+        if self._backend is not None:
+            await self._backend.delete(self._keys.wire(digest))
+
+    async def clear(self) -> None:
+        """Forgets every value of this operation, here and in the shared store (in all scopes)."""
+        self._flights.forget_all()
+        self._memory.clear()
+        if self._backend is not None:
+            await self._backend.clear(self._keys.prefix)
+
+    async def aclose(self) -> None:
+        """Closes the connections this cache made itself."""
+        if self._backend is not None:
+            await self._backend.aclose()
+
+    def _hit(self, lookup: _Lookup, tier: str, value: T) -> T:
+        self._total_hits += 1
+        self._saved_usd += lookup.cost
+        self._hits.add()
+        self._savings.add(lookup.cost)
+        self._hit_latency.record(time.perf_counter() - lookup.started, lookup.span)
+        lookup.span.set_attribute("cache.hit", True)
+        lookup.span.set_attribute("cache.tier", tier)
+        return value
+
+    def _miss(self, lookup: _Lookup) -> None:
+        self._total_misses += 1
+        self._misses.add()
+        self._miss_latency.record(time.perf_counter() - lookup.started, lookup.span)
+        lookup.span.set_attribute("cache.hit", False)
+
+    async def _bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
+        CACHE_BYPASSES.series(self._operation, reason).add()
+        span.set_attribute("cache.bypass", reason)
+        token = spans.tracing.activate(span)
+        try:
+            return await compute()
+        except Exception as error:
+            spans.tracing.mark_failed(span, error)
+            raise
+        finally:
+            spans.tracing.deactivate(token)
+
+    async def _fly(self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]) -> Any:
+        while True:
+            flight = self._flights.join(digest)
+            joined = flight is not None
+            if flight is None:
+                token = spans.tracing.activate(lookup.span)  # the flight copies the context as it departs
+                try:
+                    flight = self._flights.depart(digest, lambda: self._look_further(lookup, digest, compute))
+                finally:
+                    spans.tracing.deactivate(token)
+            try:
+                value, kept = await asyncio.shield(flight)
+            except PrimitiveTimeoutError as error:
+                if joined and error.deadline_source == "inherited" and remaining() != 0.0:
+                    continue  # the one who made the call was in a greater hurry than we are
+                self._failed(lookup, joined, error)
+                raise
+            except Exception as error:
+                self._failed(lookup, joined, error)
+                raise
+            if joined:
+                # A structure is handed to each caller anew, so that none can change another's.
+                return self._hit(lookup, "flight", self._codec.restore(kept) if kept.encoded else value)
+            if lookup.from_backend:
+                return self._hit(lookup, "backend", value)
+            return value
+
+    def _failed(self, lookup: _Lookup, joined: bool, error: Exception) -> None:
+        if joined:
+            self._miss(lookup)
+        spans.tracing.mark_failed(lookup.span, error)
+
+    async def _look_further(
+        self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]
+    ) -> tuple[Any, Kept]:
+        if self._backend is not None:
+            found = await self._read(self._backend, digest)
+            if found is not None:
+                lookup.from_backend = True
+                return found
+        self._miss(lookup)
+        value = await compute()
+        return value, await self._keep(digest, value)
+
+    async def _read(self, backend: GuardedStore, digest: bytes) -> tuple[Any, Kept] | None:
+        wire_key = self._keys.wire(digest)
+        data = await backend.get(wire_key)
+        if data is None:
+            return None
+        try:
+            encoded, expires_ms = self._codec.unwrap(data)
+            value = self._codec.decode(encoded)
+        except Unreadable as error:
+            note_fault("cache.decode", error)
+            await backend.delete(wire_key)
+            return None
+        # What is left of the entry's life: memory must not keep it longer than Redis does.
+        left = min(self.ttl_seconds, expires_ms / 1000 - time.time())
+        kept = self._codec.keep(value, encoded)
+        if left > 0 and self._flights.is_current(digest):
+            self._memory.set(digest, kept, left)
+        return value, kept
+
+    async def _keep(self, digest: bytes, value: Any) -> Kept:
+        encoded = self._codec.encode(value) if self._needs_encoding(value) else None
+        kept = self._codec.keep(value, encoded)
+        if kept.size > self.policy.max_value_bytes or not self._flights.is_current(digest):
+            return kept
+        self._memory.set(digest, kept, self.ttl_seconds)
+        if self._backend is not None and encoded is not None:
+            ttl_ms = max(1, round(self.ttl_seconds * 1000))
+            expires_ms = int(time.time() * 1000) + ttl_ms
+            await self._backend.set(self._keys.wire(digest), self._codec.wrap(encoded, expires_ms), ttl_ms)
+        return kept
+
+    def _needs_encoding(self, value: Any) -> bool:
+        return self._backend is not None or not isinstance(value, str | bytes | int | float | bool | None)
+
+
+def _check_positive(knob: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{knob} must be a finite number > 0, got {value!r}")
+
+
+def _check_cost(value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"cost_per_call must be a finite number of USD >= 0, got {value!r}")

@@ -1,0 +1,102 @@
+"""ConditionalPrimitive and SwitchPrimitive: one of several steps, chosen by the input."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Any, Generic, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry import spans
+
+from .base import In, Out, Step, WorkflowPrimitive
+from .lifting import lift, takes_context
+
+Selector = Callable[[Any, WorkflowContext], Any | Awaitable[Any]] | Callable[[Any], Any | Awaitable[Any]]
+
+
+class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Runs the case that the selector names.
+
+    Args:
+        selector: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns a key of `cases`.
+        cases: key → primitive or async callable, at least one.
+        default: what to run for any other key; without it, the input is returned as it is.
+
+    Raises:
+        ConfigurationError: no cases.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        cases: Mapping[Any, Step[In, Out]],
+        default: Step[In, Out] | None = None,
+    ) -> None:
+        if not cases:
+            raise ConfigurationError("a switch needs at least one case")
+        self._selector: Callable[..., Any] = selector
+        self._with_context = takes_context(selector)
+        self._cases = {key: lift(case) for key, case in cases.items()}
+        self._default = None if default is None else lift(default)
+
+    @property
+    def name(self) -> str:
+        """``switch``."""
+        return "switch"
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The cases, and the default."""
+        steps: list[tuple[str, WorkflowPrimitive[Any, Any]]] = [(str(key), case) for key, case in self._cases.items()]
+        return steps if self._default is None else [*steps, ("default", self._default)]
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the case; an error of the selector passes through."""
+        context = WorkflowContext() if context is None else context
+        span = spans.tracing.begin(self.name, {})
+        token = spans.tracing.activate(span)
+        try:
+            key = self._selector(input_data, context) if self._with_context else self._selector(input_data)
+            if inspect.isawaitable(key):
+                key = await key
+            key = self._key(key)
+            case = self._cases.get(key, self._default)
+            # The key may be anything the input held, so only a known one is shown.
+            span.set_attribute(f"{self.name}.branch", str(key) if key in self._cases else "default")
+            return cast("Out", input_data) if case is None else await case.execute(input_data, context)
+        except Exception as error:
+            spans.tracing.mark_failed(span, error)
+            raise
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+
+    def _key(self, key: Any) -> Hashable:
+        return cast("Hashable", key)
+
+
+class ConditionalPrimitive(SwitchPrimitive[In, Out]):
+    """Runs one step if a condition holds, another (or none) if not.
+
+    Args:
+        condition: function of ``(input)`` or ``(input, context)``, synchronous or not.
+        then_primitive: what to run when it is true.
+        else_primitive: what to run when it is false; without it, the input is returned as it is.
+    """
+
+    def __init__(
+        self, condition: Selector, then_primitive: Step[In, Out], else_primitive: Step[In, Out] | None = None
+    ) -> None:
+        cases: dict[bool, Step[In, Out]] = {True: then_primitive}
+        if else_primitive is not None:
+            cases[False] = else_primitive
+        super().__init__(condition, cases)
+
+    @property
+    def name(self) -> str:
+        """``conditional``."""
+        return "conditional"
+
+    def _key(self, key: Any) -> Hashable:
+        return bool(key)

@@ -1,0 +1,168 @@
+"""Turns plain async callables into primitives.
+
+Accepted: an async function of ``(x)`` or ``(x, context)``, an async generator function of the same, and any object with
+an async ``execute(x, context)``. The context is passed when the second parameter is required, or is called ``context``
+or ``ctx``; a second parameter with a default (``temperature=0.2``) is left alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConfigurationError
+from observability_integration.tasks import DaemonThreads
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .streams import GeneratorStream, collect
+
+Call = Callable[[Any, WorkflowContext | None], Awaitable[Any]]
+
+_threads = DaemonThreads(max_threads=32, name="observability-sync-step")
+
+
+def _callable_name(func: Any) -> str:
+    return getattr(func, "__name__", None) or type(func).__name__
+
+
+def takes_context(func: Callable[..., Any]) -> bool:
+    """Whether `func` wants the context as its second argument.
+
+    Raises:
+        ConfigurationError: if it requires more than two arguments or accepts none.
+    """
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    required_keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(required) > 2 or required_keywords:
+        wanted = [p.name for p in required] + required_keywords
+        raise ConfigurationError(f"{_callable_name(func)} must take (x) or (x, context), but requires {wanted}")
+    if not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ConfigurationError(f"{_callable_name(func)} must take (x) or (x, context), but takes no argument")
+    return len(required) == 2 or (len(positional) > 1 and positional[1].name in ("context", "ctx"))
+
+
+def _is_async(func: Any) -> bool:
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+
+
+def _is_async_generator(func: Any) -> bool:
+    return inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(getattr(func, "__call__", None))  # noqa: B004
+
+
+class LambdaPrimitive(WorkflowPrimitive[In, Out]):
+    """A plain callable as a primitive.
+
+    Args:
+        func: async function of ``(x)`` or ``(x, context)``; a synchronous one only with `run_in_thread`.
+        name: shown by `describe`; the function's own name by default.
+        run_in_thread: call a synchronous function in a daemon thread. It cannot be stopped there: a timeout around it
+            frees the caller and leaves the thread to finish.
+
+    Raises:
+        ConfigurationError: `func` is synchronous and `run_in_thread` is not set, or its parameters do not fit.
+    """
+
+    def __init__(self, func: Callable[..., Any], *, name: str | None = None, run_in_thread: bool = False) -> None:
+        self._name = name or _callable_name(func)
+        if not callable(func):
+            raise ConfigurationError(f"expected a primitive or an async callable, got {type(func).__name__}")
+        with_context = takes_context(func)
+        self.call: Call = _direct(func, with_context)
+        if not _is_async(func):
+            if not run_in_thread:
+                raise ConfigurationError(
+                    f"{self._name} is synchronous and would block the event loop: "
+                    "make it `async def`, or pass LambdaPrimitive(func, run_in_thread=True)"
+                )
+            self.call = _threaded(func, with_context)
+
+    @property
+    def name(self) -> str:
+        """The name given, or the function's."""
+        return self._name
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Calls the function."""
+        return cast("Out", await self.call(input_data, context))
+
+
+def _direct(func: Callable[..., Any], with_context: bool) -> Call:
+    if with_context:
+        return lambda x, context: func(x, WorkflowContext() if context is None else context)
+    return lambda x, context: func(x)
+
+
+def _threaded(func: Callable[..., Any], with_context: bool) -> Call:
+    if with_context:
+        return lambda x, context: _threads.run(func, x, WorkflowContext() if context is None else context)
+    return lambda x, context: _threads.run(func, x)
+
+
+class StreamingPrimitive(WorkflowPrimitive[In, Any]):
+    """An async generator function as a primitive; `execute` collects (text is joined, anything else listed)."""
+
+    def __init__(self, func: Callable[..., AsyncGenerator[Any, None]], *, name: str | None = None) -> None:
+        self._name = name or _callable_name(func)
+        self._func = func
+        self._with_context = takes_context(func)
+
+    @property
+    def name(self) -> str:
+        """The name given, or the function's."""
+        return self._name
+
+    def _generator(self, input_data: In, context: WorkflowContext | None) -> AsyncGenerator[Any, None]:
+        if self._with_context:
+            return self._func(input_data, WorkflowContext() if context is None else context)
+        return self._func(input_data)
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Any:
+        """Reads the stream to its end."""
+        return await collect(self.stream(input_data, context))
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Opens the stream."""
+        return GeneratorStream(lambda: self._generator(input_data, context))
+
+
+class _Adapted(WorkflowPrimitive[In, Out]):
+    """An object that is no `WorkflowPrimitive` but has its ``execute``."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    @property
+    def name(self) -> str:
+        """The class of the adapted object."""
+        return type(self._target).__name__
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Calls the object's ``execute``."""
+        return cast("Out", await self._target.execute(input_data, WorkflowContext() if context is None else context))
+
+
+def lift(target: Step[In, Out]) -> WorkflowPrimitive[In, Out]:
+    """Makes a primitive of whatever is accepted as one.
+
+    Raises:
+        ConfigurationError: `target` is neither a primitive nor an async callable.
+    """
+    if isinstance(target, WorkflowPrimitive):
+        return cast("WorkflowPrimitive[In, Out]", target)
+    if callable(getattr(target, "execute", None)):
+        return _Adapted(target)
+    if _is_async_generator(target):
+        return cast("WorkflowPrimitive[In, Out]", StreamingPrimitive(cast("Any", target)))
+    return LambdaPrimitive(cast("Callable[..., Any]", target))
+
+
+def call_of(primitive: WorkflowPrimitive[In, Out]) -> Call:
+    """The cheapest way to run a primitive: a plain function's own coroutine, else ``execute``."""
+    return primitive.call if isinstance(primitive, LambdaPrimitive) else primitive.execute

@@ -1,0 +1,401 @@
+"""RouterPrimitive: sends each call to one of several routes, and counts why and what it saved."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeVar, cast, overload
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConfigurationError
+from observability_integration.routing.complexity import estimate_complexity
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.instruments import (
+    ROUTER_COST_SAVINGS,
+    ROUTER_DECISIONS,
+    ROUTER_ERRORS,
+    ROUTER_EXECUTION,
+    CounterSeries,
+    HistogramSeries,
+)
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .lifting import call_of, lift
+from .streams import ObservedStream, Outcome
+
+T = TypeVar("T")
+RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]]
+
+CHOSEN = "routing_function"
+INVALID = "invalid_route_fallback"
+FAILED = "routing_error_fallback"
+
+
+class Route(Enum):
+    """The two routes of the model form."""
+
+    CHEAP = "cheap"
+    PREMIUM = "premium"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """What the model form decided.
+
+    Attributes:
+        route: cheap or premium.
+        model: the model's name.
+        cost_savings: USD saved against the dearer of the two models, if the call succeeds.
+        reason: ``complexity_below_threshold``, ``complexity_above_threshold`` or ``complexity_error_fallback``.
+        complexity_score: the score that decided, from 0 to 1; None if it could not be had.
+    """
+
+    route: Route
+    model: str
+    cost_savings: float
+    reason: str
+    complexity_score: float | None
+
+
+class _Arm:
+    """One route: how to call it, and what is counted for it."""
+
+    __slots__ = ("call", "chosen", "errors", "execution", "name", "saving", "savings", "step")
+
+    def __init__(self, owner: object, name: str, step: WorkflowPrimitive[Any, Any] | None, saving: float) -> None:
+        self.name = name
+        self.step = step
+        self.call = None if step is None else call_of(step)
+        # Rounded to a ten-billionth of a dollar: 0.01 - 0.001 is 0.009, not 0.009000000000000001.
+        self.saving = round(saving, 10)
+        self.chosen: CounterSeries = ROUTER_DECISIONS.declare(owner, name, CHOSEN)
+        self.execution: HistogramSeries = ROUTER_EXECUTION.declare(owner, name)
+        self.savings: CounterSeries = ROUTER_COST_SAVINGS.declare(owner, name)
+
+    def decided(self, reason: str) -> None:
+        """Counts a decision for this route."""
+        (self.chosen if reason is CHOSEN else ROUTER_DECISIONS.series(self.name, reason)).add()
+
+    def ended(self, span: OperationSpan, started: float, error: BaseException | None) -> None:
+        """Counts how a call on this route ended."""
+        self.execution.record(time.perf_counter() - started, span)
+        if error is None:
+            if self.saving > 0:
+                self.savings.add(self.saving)
+        elif isinstance(error, Exception):
+            ROUTER_ERRORS.series(self.name, spans.error_type(error)).add()
+            spans.tracing.mark_failed(span, error)
+
+
+class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Routes calls. Two forms, told apart by their keywords.
+
+    *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` names the route; an unknown
+    name or an error in it leads to the default route, and is counted.
+
+    *Model form*: ``RouterPrimitive(cheap_model=..., premium_model=...)`` with `decide_route` and `execute_async`.
+
+    Args:
+        routes: route name → primitive or async callable.
+        router_fn: function of ``(input, context)``, synchronous or not, that returns a route name.
+        default_route: where to go when `router_fn` fails or names no route; ``default`` is the same.
+        cost_per_route: USD per call by route; the saving of a call is the dearest route's cost minus its own.
+        name: shown in spans and descriptions.
+        cheap_model: name of the cheap model.
+        premium_model: name of the premium model.
+        complexity_threshold: from 0 to 1; a question that scores below goes to the cheap model.
+        cheap_cost_per_call: USD.
+        premium_cost_per_call: USD.
+        complexity_fn: scores a question from 0 to 1; a heuristic of ours by default.
+
+    Raises:
+        ConfigurationError: empty routes, an unknown default, a bad cost, or keywords of both forms.
+    """
+
+    @overload
+    def __init__(
+        self,
+        routes: Mapping[str, Step[In, Out]],
+        router_fn: RouterFunction,
+        default_route: str = "fast",
+        cost_per_route: Mapping[str, float] | None = None,
+        *,
+        default: str | None = None,
+        name: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        cheap_model: str,
+        premium_model: str,
+        complexity_threshold: float = 0.5,
+        cheap_cost_per_call: float = 0.001,
+        premium_cost_per_call: float = 0.01,
+        complexity_fn: Callable[[str], float] | None = None,
+        name: str | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        routes: Mapping[str, Any] | None = None,
+        router_fn: RouterFunction | None = None,
+        default_route: str = "fast",
+        cost_per_route: Mapping[str, float] | None = None,
+        *,
+        default: str | None = None,
+        name: str | None = None,
+        cheap_model: str | None = None,
+        premium_model: str | None = None,
+        complexity_threshold: float = 0.5,
+        cheap_cost_per_call: float = 0.001,
+        premium_cost_per_call: float = 0.01,
+        complexity_fn: Callable[[str], float] | None = None,
+    ) -> None:
+        self._name = name or "router"
+        self._span_name = f"router {name}" if name else "router"
+        self._router_fn = router_fn
+        self._models: dict[Route, str] = {}
+        self._threshold = complexity_threshold
+        self._complexity_fn = complexity_fn or estimate_complexity
+        if cheap_model is not None or premium_model is not None:
+            if routes is not None or router_fn is not None or cost_per_route is not None:
+                raise ConfigurationError(
+                    "RouterPrimitive takes either routes, router_fn, default_route, cost_per_route "
+                    "or cheap_model, premium_model, complexity_threshold, *_cost_per_call; not keywords of both"
+                )
+            if not cheap_model or not premium_model:
+                raise ConfigurationError("cheap_model and premium_model belong together")
+            _check_cost("cheap_cost_per_call", cheap_cost_per_call)
+            _check_cost("premium_cost_per_call", premium_cost_per_call)
+            _check_score("complexity_threshold", complexity_threshold)
+            self._models = {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model}
+            costs = {Route.CHEAP.value: cheap_cost_per_call, Route.PREMIUM.value: premium_cost_per_call}
+            self._default_route = Route.PREMIUM.value
+            self._arms = {route: _Arm(self, route, None, max(costs.values()) - cost) for route, cost in costs.items()}
+            return
+        if not routes:
+            raise ConfigurationError("Routes cannot be empty")
+        if router_fn is None:
+            raise ConfigurationError("router_fn is required with routes")
+        self._default_route = default if default is not None else default_route
+        if self._default_route not in routes:
+            raise ConfigurationError(f"Default route '{self._default_route}' not in routes")
+        costs = dict(cost_per_route or {})
+        for route, cost in costs.items():
+            _check_cost(f"cost_per_route[{route!r}]", cost)
+        dearest = max((costs[route] for route in routes if route in costs), default=0.0)
+        self._arms = {
+            # A route without a stated cost has an unknown saving, which is none.
+            route: _Arm(self, route, lift(step), dearest - costs[route] if route in costs else 0.0)
+            for route, step in routes.items()
+        }
+
+    @property
+    def name(self) -> str:
+        """The name given, or ``router``."""
+        return self._name
+
+    def __repr__(self) -> str:
+        if self._models:
+            return f"RouterPrimitive(cheap={self._models[Route.CHEAP]!r}, premium={self._models[Route.PREMIUM]!r})"
+        return f"RouterPrimitive(routes={list(self._arms)}, default='{self._default_route}')"
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The routes, by name."""
+        return [(name, arm.step) for name, arm in self._arms.items() if arm.step is not None]
+
+    def _label(self) -> str:
+        return f"router {self._name} (default: {self._default_route})"
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the chosen route.
+
+        Raises:
+            ConfigurationError: in the model form, which has `execute_async` instead.
+        """
+        if context is None:
+            context = WorkflowContext()
+        span = self._begin(context)
+        token = spans.tracing.activate(span)
+        try:
+            arm, reason = await self._choose(input_data, context)
+            self._note(span, arm, reason)
+            started = time.perf_counter()
+            try:
+                result = await arm.call(input_data, context)  # type: ignore[misc]
+            except BaseException as error:
+                arm.ended(span, started, error)
+                raise
+            arm.ended(span, started, None)
+            return cast("Out", result)
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the chosen route."""
+        return _RouterStream(self, input_data, WorkflowContext() if context is None else context)
+
+    def _begin(self, context: WorkflowContext) -> OperationSpan:
+        if self._models:
+            raise ConfigurationError(
+                "the model form of RouterPrimitive has execute_async(func, query); no routes to run"
+            )
+        span = spans.tracing.begin(self._span_name, {})
+        spans.identify(span, context)
+        return span
+
+    def _note(self, span: OperationSpan, arm: _Arm, reason: str) -> None:
+        arm.decided(reason)
+        span.set_attribute("router.route", arm.name)
+        span.set_attribute("router.reason", reason)
+
+    async def _choose(self, input_data: In, context: WorkflowContext) -> tuple[_Arm, str]:
+        try:
+            chosen = self._router_fn(input_data, context)  # type: ignore[misc]
+            if not isinstance(chosen, str) and inspect.isawaitable(chosen):
+                chosen = await chosen
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            note_fault("router.router_fn", error)
+            ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
+            return self._arms[self._default_route], FAILED
+        arm = self._arms.get(chosen) if isinstance(chosen, str) else None
+        return (self._arms[self._default_route], INVALID) if arm is None else (arm, CHOSEN)
+
+    def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
+        """Decides between the two models, and counts the decision.
+
+        Args:
+            query: the question.
+            complexity_score: from 0 to 1, if you know better than `complexity_fn`.
+
+        Raises:
+            ConfigurationError: the score is not a number from 0 to 1, or this is the wrapper form.
+        """
+        if not self._models:
+            raise ConfigurationError("decide_route belongs to the model form (cheap_model=, premium_model=)")
+        score = complexity_score
+        if score is None:
+            score = self._score(query)
+        else:
+            _check_score("complexity_score", score)
+        if score is None:
+            route, reason = Route.PREMIUM, "complexity_error_fallback"
+        elif score < self._threshold:
+            route, reason = Route.CHEAP, "complexity_below_threshold"
+        else:
+            route, reason = Route.PREMIUM, "complexity_above_threshold"
+        arm = self._arms[route.value]
+        arm.decided(reason)
+        return RoutingDecision(route, self._models[route], arm.saving, reason, score)
+
+    def _score(self, query: str) -> float | None:
+        try:
+            score = float(self._complexity_fn(query))
+            _check_score("complexity_fn's result", score)
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            note_fault("router.complexity_fn", error)
+            return None
+        return score
+
+    async def execute_async(
+        self, func: Callable[..., Awaitable[T]], query: str, complexity_score: float | None = None, **kwargs: Any
+    ) -> T:
+        """Decides, and calls ``func`` with the decision.
+
+        Args:
+            func: async callable; gets ``model=`` and ``query=`` where its signature takes them.
+            query: the question.
+            complexity_score: from 0 to 1, if you know better than `complexity_fn`.
+            **kwargs: passed on to `func`.
+
+        Raises:
+            ConfigurationError: this is the wrapper form, or `func` returned no awaitable.
+        """
+        span = spans.tracing.begin(self._span_name, {})
+        token = spans.tracing.activate(span)
+        try:
+            decision = self.decide_route(query, complexity_score)
+            arm = self._arms[decision.route.value]
+            span.set_attribute("router.route", arm.name)
+            span.set_attribute("router.reason", decision.reason)
+            started = time.perf_counter()
+            try:
+                result = func(**_accepted(func, {"model": decision.model, "query": query}), **kwargs)
+                if not inspect.isawaitable(result):
+                    raise ConfigurationError("execute_async needs an async func; this one returned no awaitable")
+                value = await result
+            except BaseException as error:
+                arm.ended(span, started, error)
+                raise
+            arm.ended(span, started, None)
+            return value
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+
+
+class _RouterStream(ObservedStream):
+    def __init__(self, router: RouterPrimitive[Any, Any], input_data: Any, context: WorkflowContext) -> None:
+        self._router = router
+        self._input = input_data
+        self._context = context
+        self._arm: _Arm | None = None
+        self._inner: ChunkStream | None = None
+        self._chunks: Any = None
+        self._started = 0.0
+
+    def _begin(self) -> OperationSpan:
+        return self._router._begin(self._context)
+
+    async def _open(self) -> None:
+        router = self._router
+        self._arm, reason = await router._choose(self._input, self._context)
+        router._note(self._span, self._arm, reason)
+        self._started = time.perf_counter()
+        self._inner = self._arm.step.stream(self._input, self._context)  # type: ignore[union-attr]
+        self._chunks = await self._inner.__aenter__()
+
+    async def _next(self) -> Any:
+        return await anext(self._chunks)
+
+    async def _close(self) -> None:
+        if self._chunks is not None and self._inner is not None:
+            await self._inner.__aexit__(None, None, None)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if self._arm is not None:
+            self._arm.ended(self._span, self._started, None if outcome == "success" else error or CancelledError())
+
+
+def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(func).parameters
+    except (TypeError, ValueError):
+        return offered
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return offered
+    named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {name: value for name, value in offered.items() if name in named}
+
+
+def _check_cost(knob: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ConfigurationError(f"{knob} must be a finite number of USD >= 0, got {value!r}")
+
+
+def _check_score(knob: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{knob} must be a number from 0 to 1, got {value!r}")
+
+
+__all__ = ["Route", "RouterPrimitive", "RoutingDecision"]

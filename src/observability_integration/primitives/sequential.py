@@ -1,0 +1,61 @@
+"""SequentialPrimitive: each step gets what the one before returned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry import spans
+
+from .base import In, Out, WorkflowPrimitive
+from .lifting import lift
+
+
+class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Runs steps one after another; ``a >> b`` makes one. Sequences inside a sequence are flattened.
+
+    Args:
+        steps: primitives or async callables, at least one.
+
+    Raises:
+        ConfigurationError: no steps.
+    """
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self._steps: list[WorkflowPrimitive[Any, Any]] = []
+        for step in steps:
+            lifted = lift(step)
+            if isinstance(lifted, SequentialPrimitive):
+                self._steps += cast("SequentialPrimitive[Any, Any]", lifted)._steps
+            else:
+                self._steps.append(lifted)
+        if not self._steps:
+            raise ConfigurationError("a sequence needs at least one step")
+
+    @property
+    def name(self) -> str:
+        """``sequence``."""
+        return "sequence"
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The steps, numbered from 1."""
+        return [(str(number), step) for number, step in enumerate(self._steps, 1)]
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the steps; the first error ends the sequence and passes through."""
+        context = WorkflowContext() if context is None else context
+        span = spans.tracing.begin("sequence", {"sequence.steps": len(self._steps)})
+        token = spans.tracing.activate(span)
+        try:
+            value: Any = input_data
+            for step in self._steps:
+                value = await step.execute(value, context)
+            return cast("Out", value)
+        except Exception as error:
+            spans.tracing.mark_failed(span, error)
+            raise
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()

@@ -1,0 +1,384 @@
+"""TimeoutPrimitive: gives the caller control back in time, and says truthfully what happened to the work."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Literal, TypedDict, TypeVar, cast, overload
+
+from observability_integration.context import (
+    Deadline,
+    WorkflowContext,
+    current_deadline,
+    earliest,
+    reset_deadline,
+    set_deadline,
+)
+from observability_integration.errors import ConfigurationError, DeadlineSource, PrimitiveTimeoutError, TimeoutKind
+from observability_integration.resilience.bounded import Expired, Watch, run_bounded
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .lifting import call_of, lift
+from .timeout_record import TimeoutRecord
+
+T = TypeVar("T")
+GraceMode = Literal["cleanup", "finish"]
+
+TimeoutError = PrimitiveTimeoutError
+
+
+class TimeoutStats(TypedDict):
+    """What `TimeoutPrimitive.get_stats` returns; `timeout_rate` is failures / total, from 0 to 1."""
+
+    operation: str
+    successes: int
+    failures: int
+    total: int
+    timeout_rate: float
+    timeout_seconds: float
+    grace_period_seconds: float | None
+
+
+class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Bounds a call in time. Two forms, told apart by their keywords.
+
+    *Wrapper form*: ``TimeoutPrimitive(primitive, 30.0)`` and `execute`.
+
+    *Model form*: ``TimeoutPrimitive(timeout_seconds=30.0, grace_period=5.0)`` and `execute_with_timeout`.
+
+    The caller has control back after ``timeout_seconds + grace_period_seconds`` at the latest, plus the lag of the event
+    loop, whatever the work does: it runs in a task of its own, which is cancelled at the limit, waited for during the
+    grace, and left behind (and counted) if it ignores that.
+
+    Args:
+        primitive: what to bound.
+        timeout_seconds: the limit, > 0 and finite.
+        grace_period_seconds: how long to wait for the cancelled work to clean up; 0 not at all, None for ever.
+        operation_name: label of the metrics; by default the wrapped primitive's name.
+        grace_mode: ``cleanup`` cancels at the limit; ``finish`` lets the work go on during the grace, counts what
+            finishes then as a success with a warning, and cancels at the end of it.
+        first_chunk_seconds: for streams: limit from opening to the first content chunk.
+        idle_seconds: for streams: limit between two content chunks.
+        fallback: primitive or async callable to run instead, with the same input, when our clock ran out.
+        late_result: what to do with a value that the cancelled work returns: ``raise`` drops it, ``return`` uses it.
+        grace_period: the model form's name for `grace_period_seconds`.
+
+    Raises:
+        ConfigurationError: a limit that is not a finite number > 0, or keywords of both forms.
+    """
+
+    @overload
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        timeout_seconds: float,
+        grace_period_seconds: float | None = 5.0,
+        operation_name: str | None = None,
+        *,
+        grace_mode: GraceMode = "cleanup",
+        first_chunk_seconds: float | None = None,
+        idle_seconds: float | None = None,
+        fallback: Step[In, Out] | None = None,
+        late_result: Literal["raise", "return"] = "raise",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        grace_period: float | None = 5.0,
+        operation_name: str | None = None,
+        grace_mode: GraceMode = "cleanup",
+        late_result: Literal["raise", "return"] = "raise",
+    ) -> None: ...
+
+    def __init__(
+        self,
+        primitive: Any = None,
+        timeout_seconds: float = math.nan,
+        grace_period_seconds: float | None = 5.0,
+        operation_name: str | None = None,
+        *,
+        grace_mode: GraceMode = "cleanup",
+        first_chunk_seconds: float | None = None,
+        idle_seconds: float | None = None,
+        fallback: Any = None,
+        late_result: Literal["raise", "return"] = "raise",
+        grace_period: float | None = 5.0,
+    ) -> None:
+        if primitive is not None and grace_period != 5.0:
+            raise ConfigurationError("grace_period belongs to the form without a primitive; use grace_period_seconds")
+        if primitive is None and (fallback, first_chunk_seconds, idle_seconds) != (None, None, None):
+            raise ConfigurationError("fallback, first_chunk_seconds and idle_seconds need a primitive to wrap")
+        if primitive is None and grace_period_seconds != 5.0:
+            grace_period = grace_period_seconds
+        _check_limit("timeout_seconds", timeout_seconds)
+        for knob, limit in (("first_chunk_seconds", first_chunk_seconds), ("idle_seconds", idle_seconds)):
+            if limit is not None:
+                _check_limit(knob, limit)
+        self._grace = grace_period if primitive is None else grace_period_seconds
+        _check_grace(self._grace)
+        if grace_mode not in ("cleanup", "finish"):
+            raise ConfigurationError(f"grace_mode must be 'cleanup' or 'finish', got {grace_mode!r}")
+        if grace_mode == "finish" and self._grace is None:
+            raise ConfigurationError("grace_mode='finish' needs a grace period: without one the limit would never fire")
+        if late_result not in ("raise", "return"):
+            raise ConfigurationError(f"late_result must be 'raise' or 'return', got {late_result!r}")
+        self.timeout_seconds = timeout_seconds
+        self.first_chunk_seconds = first_chunk_seconds
+        self.idle_seconds = idle_seconds
+        self._finish = self._grace if grace_mode == "finish" and self._grace is not None else 0.0
+        self._keep_late = late_result == "return"
+        self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
+        self._call = None if self._step is None else call_of(self._step)
+        self._fallback: WorkflowPrimitive[Any, Any] | None = None if fallback is None else lift(fallback)
+        self._operation = operation_name or ("operation" if self._step is None else self._step.name)
+        self._record = TimeoutRecord(self, self._operation)
+        self._records = {self._operation: self._record}
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self._operation
+
+    @property
+    def grace_period_seconds(self) -> float | None:
+        """How long cancelled work is waited for."""
+        return self._grace
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """What is bounded, and the fallback."""
+        inner = [] if self._step is None else [("", self._step)]
+        return inner if self._fallback is None else [*inner, ("fallback", self._fallback)]
+
+    def _label(self) -> str:
+        return f"timeout {self._operation} ({self.timeout_seconds:g}s, grace {self._grace}s)"
+
+    def get_stats(self) -> TimeoutStats:
+        """Counts since construction, over all operations of this primitive."""
+        successes = sum(record.successes for record in self._records.values())
+        failures = sum(record.failures for record in self._records.values())
+        total = successes + failures
+        return {
+            "operation": self._operation,
+            "successes": successes,
+            "failures": failures,
+            "total": total,
+            "timeout_rate": failures / total if total else 0.0,
+            "timeout_seconds": self.timeout_seconds,
+            "grace_period_seconds": self._grace,
+        }
+
+    @property
+    def _total_successes(self) -> int:
+        return self.get_stats()["successes"]
+
+    @property
+    def _total_failures(self) -> int:
+        return self.get_stats()["failures"]
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the wrapped primitive within the limit.
+
+        Raises:
+            PrimitiveTimeoutError: our clock ran out, or nothing was left of an inherited deadline.
+            ConfigurationError: in the model form, which has `execute_with_timeout` instead.
+        """
+        call = self._call
+        if call is None:
+            raise ConfigurationError("this TimeoutPrimitive wraps nothing; use execute_with_timeout(func)")
+        run = self._bounded(lambda: call(input_data, context), self._record, context)
+        if self._fallback is None:
+            return cast("Out", await run)
+        try:
+            return cast("Out", await run)
+        except PrimitiveTimeoutError as error:
+            # A timeout from further in is the work's own error; an inherited deadline leaves no time for a fallback.
+            if error.operation != self._operation or error.deadline_source == "inherited":
+                raise
+        return cast("Out", await self._fallback.execute(input_data, context))
+
+    async def execute_with_timeout(
+        self, func: Callable[[], Awaitable[T]] | Awaitable[T], operation_name: str | None = None
+    ) -> T:
+        """Runs ``func()`` within the limit.
+
+        Args:
+            func: async callable without arguments, or an awaitable.
+            operation_name: label of the metrics for this call.
+
+        Raises:
+            PrimitiveTimeoutError: our clock ran out, or nothing was left of an inherited deadline.
+            ConfigurationError: `func` returned no awaitable.
+        """
+        operation = operation_name or self._operation
+        record = self._records.get(operation)
+        if record is None:
+            record = TimeoutRecord(self, operation)
+            if len(self._records) < 256:  # more names than that are not names
+                self._records[operation] = record
+            else:
+                record = self._record
+
+        def start() -> Awaitable[T]:
+            awaitable = func() if callable(func) else func
+            if not inspect.isawaitable(awaitable):
+                raise ConfigurationError("execute_with_timeout needs an async func; this one returned no awaitable")
+            return awaitable
+
+        return cast("T", await self._bounded(start, record, None))
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the wrapped primitive under three clocks: first chunk, idle and total.
+
+        They run only while the producer is being waited for, so a slow reader never trips them.
+        """
+        from .timeout_stream import TimeoutStream
+
+        if self._step is None:
+            raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")
+        return TimeoutStream(
+            self._step,
+            input_data,
+            context,
+            record=self._record,
+            timeout_seconds=self.timeout_seconds,
+            grace_seconds=self._grace,
+            first_chunk_seconds=self.first_chunk_seconds,
+            idle_seconds=self.idle_seconds,
+        )
+
+    async def _bounded(
+        self, start: Callable[[], Awaitable[Any]], record: TimeoutRecord, context: WorkflowContext | None
+    ) -> Any:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        limit, inherited = self._limit(began, context)
+        span = spans.tracing.begin(record.span_name, {"timeout.limit_seconds": limit})
+        if context is not None:
+            spans.identify(span, context)
+        if limit <= 0:
+            error = PrimitiveTimeoutError(
+                record.operation, 0.0, 0.0, kind="deadline", cleanup="refused", deadline_source="inherited",
+                deadline=inherited,
+            )  # fmt: skip
+            record.timed_out(span, 0.0, 0.0, error)
+            raise error
+        finish = 0.0 if inherited is not None else self._finish
+        deadline = inherited or Deadline(began + limit + finish, record.operation)
+        task = self._start(loop, start, span, deadline)
+        watch = Watch(lambda: span.add_event("timeout.cancel_sent"), record.abandoned)
+        try:
+            expired = await run_bounded(
+                task, limit, self._grace if finish == 0 else 0.0, finish_seconds=finish, watch=watch
+            )
+        except asyncio.CancelledError:
+            record.cancelled(span, loop.time() - began)
+            raise
+        elapsed = loop.time() - began
+        if expired is None:
+            return self._finished(task, record, span, elapsed, limit, deadline if inherited is None else None)
+        return self._expired(expired, record, span, elapsed, limit, inherited, deadline)
+
+    def _limit(self, now: float, context: WorkflowContext | None) -> tuple[float, Deadline | None]:
+        inherited = current_deadline()
+        if context is not None and context.deadline is not None:
+            inherited = earliest(inherited, context.deadline)
+        if inherited is None or inherited.when - now >= self.timeout_seconds:
+            return self.timeout_seconds, None
+        return inherited.when - now, inherited
+
+    def _start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        start: Callable[[], Awaitable[Any]],
+        span: OperationSpan,
+        deadline: Deadline,
+    ) -> asyncio.Task[Any]:
+        # The task copies the context as it is made, so span and deadline need to be in force for that moment only.
+        token = spans.tracing.activate(span)
+        deadline_token = set_deadline(deadline)
+        try:
+            return loop.create_task(_run(start), name=self._operation)
+        finally:
+            reset_deadline(deadline_token)
+            spans.tracing.deactivate(token)
+
+    def _finished(
+        self,
+        task: asyncio.Task[Any],
+        record: TimeoutRecord,
+        span: OperationSpan,
+        elapsed: float,
+        limit: float,
+        own_deadline: Deadline | None,
+    ) -> Any:
+        if task.cancelled():
+            record.cancelled(span, elapsed)
+            return task.result()
+        error = task.exception()
+        if error is None:
+            record.succeeded(span, elapsed, limit, late=elapsed > limit, blocked=self._finish == 0)
+            return task.result()
+        if own_deadline is not None and isinstance(error, PrimitiveTimeoutError) and error.deadline is own_deadline:
+            # A primitive further in ran out of the time that we set: the limit that passed is ours.
+            ours = PrimitiveTimeoutError(record.operation, limit, elapsed, deadline=own_deadline)
+            record.timed_out(span, elapsed, limit, ours)
+            raise ours from error
+        record.failed(span, elapsed, limit, error)
+        return task.result()
+
+    def _expired(
+        self,
+        expired: Expired,
+        record: TimeoutRecord,
+        span: OperationSpan,
+        elapsed: float,
+        limit: float,
+        inherited: Deadline | None,
+        deadline: Deadline,
+    ) -> Any:
+        record.cleaned_up(expired)
+        if expired.cleanup == "late_result" and self._keep_late:
+            record.succeeded(span, elapsed, limit, late=True, blocked=False)
+            return expired.value
+        kind: TimeoutKind = "total" if inherited is None else "deadline"
+        source: DeadlineSource = "own" if inherited is None else "inherited"
+        error = PrimitiveTimeoutError(
+            record.operation,
+            limit,
+            elapsed,
+            kind=kind,
+            cleanup=expired.cleanup,
+            deadline_source=source,
+            deadline=deadline,
+        )
+        if expired.cleanup == "late_result":
+            record.late(span)
+        record.timed_out(span, elapsed, limit, error)
+        raise error from expired.error
+
+
+async def _run(start: Callable[[], Awaitable[Any]]) -> Any:
+    return await start()
+
+
+def _check_limit(knob: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{knob} must be > 0, got {value}")
+
+
+def _check_grace(value: float | None) -> None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
+    ):
+        raise ConfigurationError(f"grace_period_seconds must be a finite number >= 0 or None, got {value!r}")
+
+
+assert issubclass(TimeoutError, builtins.TimeoutError)  # noqa: S101 - what callers of the older interface catch

@@ -1,0 +1,133 @@
+"""What a TimeoutPrimitive counts, logs and writes on its span, for one operation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from observability_integration.errors import PrimitiveTimeoutError
+from observability_integration.resilience.bounded import Expired
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import (
+    TIMEOUT_ABANDONED,
+    TIMEOUT_ABANDONED_ACTIVE,
+    TIMEOUT_CANCELLATIONS,
+    TIMEOUT_CLEANUP,
+    TIMEOUT_ERRORS,
+    TIMEOUT_EXECUTION,
+    TIMEOUT_FAILURES,
+    TIMEOUT_LATE_RESULTS,
+    TIMEOUT_SUCCESSES,
+    TIMEOUT_UTILIZATION,
+)
+from observability_integration.telemetry.spans import OperationSpan
+
+logger = logging.getLogger("observability_integration")
+
+
+class TimeoutRecord:
+    """Outcomes of one operation. Each call ends in exactly one of the first four methods."""
+
+    def __init__(self, owner: object, operation: str) -> None:
+        self.operation = operation
+        self.span_name = f"timeout {operation}"
+        self.successes = 0
+        self.failures = 0
+        self._warned_blocked = False
+        self._successes = TIMEOUT_SUCCESSES.declare(owner, operation)
+        self._failures = TIMEOUT_FAILURES.declare(owner, operation, "total")
+        self._execution = TIMEOUT_EXECUTION.declare(owner, operation)
+        self._utilization = TIMEOUT_UTILIZATION.declare(owner, operation)
+
+    def succeeded(
+        self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, *, late: bool, blocked: bool
+    ) -> None:
+        """The work returned; `late` after the limit, `blocked` because nothing could run when the limit passed."""
+        self.successes += 1
+        self._successes.add()
+        self._measure(span, elapsed_seconds, limit_seconds)
+        span.set_attribute("outcome", "success")
+        if late:
+            self.late(span)
+            self._warn_late(elapsed_seconds, limit_seconds, blocked)
+        span.end()
+
+    def failed(self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, error: BaseException) -> None:
+        """The work raised an error of its own, in time."""
+        TIMEOUT_ERRORS.series(self.operation, spans.error_type(error)).add()
+        self._measure(span, elapsed_seconds, limit_seconds)
+        span.set_attribute("outcome", "error")
+        spans.tracing.mark_failed(span, error)
+        span.end()
+
+    def timed_out(
+        self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, error: PrimitiveTimeoutError
+    ) -> None:
+        """Our clock ran out."""
+        self.failures += 1
+        (self._failures if error.kind == "total" else TIMEOUT_FAILURES.series(self.operation, error.kind)).add()
+        self._measure(span, elapsed_seconds, limit_seconds)
+        span.set_attribute("outcome", "timeout")
+        span.set_attribute("timeout.kind", error.kind)
+        span.set_attribute("timeout.cleanup", error.cleanup)
+        spans.tracing.mark_failed(span, error)
+        span.end()
+
+    def cancelled(self, span: OperationSpan, elapsed_seconds: float) -> None:
+        """The caller, or the work itself, cancelled."""
+        TIMEOUT_CANCELLATIONS.series(self.operation).add()
+        self._execution.record(elapsed_seconds, span)
+        span.set_attribute("outcome", "cancelled")
+        span.end()
+
+    def _measure(self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float) -> None:
+        self._execution.record(elapsed_seconds, span)
+        if limit_seconds > 0:
+            self._utilization.record(elapsed_seconds / limit_seconds, span)
+
+    def cleaned_up(self, expired: Expired) -> None:
+        """The cancelled work ended, or was left behind."""
+        TIMEOUT_CLEANUP.series(self.operation, expired.cleanup).record(expired.cleanup_seconds)
+
+    def late(self, span: OperationSpan) -> None:
+        """A value came after the limit."""
+        TIMEOUT_LATE_RESULTS.series(self.operation).add()
+        span.set_attribute("timeout.late", True)
+
+    def _warn_late(self, elapsed_seconds: float, limit_seconds: float, blocked: bool) -> None:
+        if not blocked:
+            logger.warning(
+                "Operation '%s' finished after its limit of %gs, within the grace (%.2fs)",
+                self.operation,
+                limit_seconds,
+                elapsed_seconds,
+            )
+        elif not self._warned_blocked:
+            self._warned_blocked = True
+            logger.warning(
+                "Operation '%s' returned %.2fs after it began, its limit being %gs: the event loop was blocked, so the "
+                "limit could not fire; call blocking code in a thread (logged once)",
+                self.operation,
+                elapsed_seconds,
+                limit_seconds,
+            )
+
+    def abandoned(self, task: asyncio.Task[Any]) -> None:
+        """The work ignored its cancellation and was left behind, running."""
+        TIMEOUT_ABANDONED.series(self.operation).add()
+        active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
+        active.add(1)
+        loop = task.get_loop()
+        left = loop.time()
+        logger.warning("Operation '%s' ignored its cancellation and was left running", self.operation)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            active.add(-1)
+            error = None if task.cancelled() else task.exception()
+            how = "cancelled" if task.cancelled() else "with a value" if error is None else type(error).__name__
+            logger.info(
+                "Abandoned work of operation '%s' ended %.2fs later (%s)", self.operation, loop.time() - left, how
+            )
+
+        task.add_done_callback(ended)

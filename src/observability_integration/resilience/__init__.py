@@ -1,0 +1,1 @@
+"""Engines under the primitives that bound a call."""

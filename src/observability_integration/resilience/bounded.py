@@ -1,0 +1,119 @@
+"""Runs work in a child task and gives control back in time, whatever the work does.
+
+The moments, for a limit T and a grace G (`run_bounded` implements exactly this table):
+
+=====================  ===============================================================================================
+work ends before T     its value or its own exception, unchanged
+T                      the work is cancelled once (``finish=True``: not before T + G)
+T .. T+G               the work ends: `Expired` says how (clean, failed, or with a late value)
+T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
+caller cancelled       the work is cancelled, waited for up to G, and the cancellation goes on; a second one: at once
+=====================  ===============================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from observability_integration.errors import Cleanup
+from observability_integration.tasks import own, wait_done
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """How work ended that did not end in time.
+
+    Attributes:
+        cleanup: ``clean``, ``failed``, ``late_result`` or ``abandoned``.
+        cleanup_seconds: time between the first cancel and the end (or the abandonment).
+        error: what the clean-up raised, for ``failed``.
+        value: what came late, for ``late_result``.
+    """
+
+    cleanup: Cleanup
+    cleanup_seconds: float
+    error: BaseException | None = None
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Callbacks for what the caller wants to know; each runs inside the loop and must not raise.
+
+    Attributes:
+        cancelling: the work is being cancelled because the limit passed.
+        abandoned: the task is left behind, still running.
+    """
+
+    cancelling: Callable[[], None]
+    abandoned: Callable[[asyncio.Task[Any]], None]
+
+
+async def run_bounded(
+    task: asyncio.Task[Any],
+    limit_seconds: float,
+    grace_seconds: float | None,
+    *,
+    finish_seconds: float = 0.0,
+    watch: Watch,
+) -> Expired | None:
+    """Waits for `task` within its limits; None when it ended by itself, in which case its result is the task's.
+
+    Args:
+        task: the work, in a task of its own.
+        limit_seconds: T, from now.
+        grace_seconds: G; None waits for the clean-up for ever, 0 not at all.
+        finish_seconds: time beyond T during which the work may still finish, before it is cancelled.
+        watch: told about rare turns.
+    """
+    try:
+        if await wait_done(task, limit_seconds):
+            return None
+        if finish_seconds > 0 and await wait_done(task, finish_seconds):
+            return None
+        watch.cancelling()
+        started = asyncio.get_running_loop().time()
+        task.cancel()
+        await _end(task, grace_seconds)
+    except asyncio.CancelledError:
+        await _end_for_cancelled_caller(task, grace_seconds, watch)
+        raise
+    waited = asyncio.get_running_loop().time() - started
+    if not task.done():
+        _abandon(task, watch)
+        return Expired("abandoned", waited)
+    if task.cancelled():
+        return Expired("clean", waited)
+    error = task.exception()
+    if error is not None:
+        return Expired("failed", waited, error)
+    return Expired("late_result", waited, value=task.result())
+
+
+async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
+    if grace_seconds is None or grace_seconds > 0:
+        await wait_done(task, grace_seconds)
+    if not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+
+
+async def _end_for_cancelled_caller(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> None:
+    task.cancel()
+    try:
+        await _end(task, grace_seconds)
+    except asyncio.CancelledError:
+        # Cancelled a second time: the caller is in a hurry.
+        task.cancel()
+    if not task.done():
+        _abandon(task, watch)
+    elif not task.cancelled():
+        task.exception()  # marks it as retrieved; the cancellation is what the caller hears of
+
+
+def _abandon(task: asyncio.Task[Any], watch: Watch) -> None:
+    own(task)
+    watch.abandoned(task)

@@ -1,0 +1,204 @@
+"""Providers that are installed once and delegate to whatever is in force.
+
+OpenTelemetry accepts a global provider only once in a process. Ours stays there for good; `initialise`, `shutdown` and
+`initialise` again exchange what stands behind it. A tracer, meter or instrument may be made at any time: it works
+while something is in force and is silent otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry import metrics as metrics_api
+from opentelemetry import trace as trace_api
+
+
+class DelegatingTracerProvider(trace_api.TracerProvider):
+    """The tracer provider this library installs globally."""
+
+    def __init__(self) -> None:
+        self.inner: Any = None
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Any = None,
+    ) -> trace_api.Tracer:
+        """A tracer that follows what is in force."""
+        identity = (instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
+        return _DelegatingTracer(self, identity)
+
+    def add_span_processor(self, span_processor: Any) -> None:
+        """Adds a processor to the provider in force, until the next shutdown."""
+        if self.inner is not None:
+            self.inner.add_span_processor(span_processor)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flushes the provider in force."""
+        return True if self.inner is None else bool(self.inner.force_flush(timeout_millis))
+
+
+class _DelegatingTracer(trace_api.Tracer):
+    def __init__(self, provider: DelegatingTracerProvider, identity: tuple[Any, ...]) -> None:
+        self._provider = provider
+        self._identity = identity
+        self._from: Any = None
+        self._tracer: trace_api.Tracer = trace_api.NoOpTracer()
+
+    def _current(self) -> trace_api.Tracer:
+        inner = self._provider.inner
+        if inner is not self._from:
+            self._tracer = trace_api.NoOpTracer() if inner is None else inner.get_tracer(*self._identity)
+            self._from = inner
+        return self._tracer
+
+    def start_span(self, *args: Any, **kwargs: Any) -> trace_api.Span:
+        """Starts a span with the tracer in force."""
+        return self._current().start_span(*args, **kwargs)
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        """Starts a span with the tracer in force and makes it current."""
+        return self._current().start_as_current_span(*args, **kwargs)
+
+
+class _Delegating:
+    """An instrument that records into the one in force."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._real: Any = None
+
+    def follow(self, meter: metrics_api.Meter | None) -> None:
+        """Takes the place of the same instrument of `meter`."""
+        self._real = None if meter is None else self._make(meter)
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        real = self._real
+        if real is not None:
+            real.add(*args, **kwargs)
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        real = self._real
+        if real is not None:
+            real.record(*args, **kwargs)
+
+    def set(self, *args: Any, **kwargs: Any) -> None:
+        real = self._real
+        if real is not None:
+            real.set(*args, **kwargs)
+
+
+class DelegatingMeterProvider(metrics_api.MeterProvider):
+    """The meter provider this library installs globally."""
+
+    def __init__(self) -> None:
+        self.inner: Any = None
+        self._lock = threading.Lock()
+        self._meters: dict[tuple[Any, ...], _DelegatingMeter] = {}
+
+    def get_meter(
+        self,
+        name: str,
+        version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Any = None,
+    ) -> metrics_api.Meter:
+        """A meter that follows what is in force."""
+        key = (name, version, schema_url, tuple(sorted((attributes or {}).items())))
+        with self._lock:
+            meter = self._meters.get(key)
+            if meter is None:
+                meter = self._meters[key] = _DelegatingMeter(name, version, schema_url, attributes)
+                meter.follow(self.inner)
+            return meter
+
+    def install(self, inner: Any) -> None:
+        """Puts `inner` in force (None: nothing) and moves every instrument made so far to it."""
+        with self._lock:
+            self.inner = inner
+            for meter in self._meters.values():
+                meter.follow(inner)
+
+
+class _DelegatingMeter(metrics_api.Meter):
+    def __init__(self, name: str, version: str | None, schema_url: str | None, attributes: Any) -> None:
+        super().__init__(name, version=version, schema_url=schema_url)
+        self._attributes = attributes
+        self._instrument_lock = threading.Lock()
+        self._instruments: dict[tuple[Any, ...], _Delegating] = {}
+        self._inner: metrics_api.Meter | None = None
+
+    def follow(self, provider: Any) -> None:
+        """Moves this meter's instruments to `provider`."""
+        with self._instrument_lock:
+            self._inner = (
+                None
+                if provider is None
+                else provider.get_meter(self.name, self.version, self.schema_url, self._attributes)
+            )
+            for instrument in self._instruments.values():
+                instrument.follow(self._inner)
+
+    def _instrument(self, key: tuple[Any, ...], make: Callable[[Any], Any]) -> Any:
+        with self._instrument_lock:
+            instrument = self._instruments.get(key)
+            if instrument is None:
+                instrument = self._instruments[key] = _Delegating(make)
+                instrument.follow(self._inner)
+            return instrument
+
+    def create_counter(self, name: str, unit: str = "", description: str = "") -> Any:
+        """A counter that follows what is in force."""
+        return self._instrument(("counter", name, unit), lambda m: m.create_counter(name, unit, description))
+
+    def create_up_down_counter(self, name: str, unit: str = "", description: str = "") -> Any:
+        """An up-down counter that follows what is in force."""
+        return self._instrument(("updown", name, unit), lambda m: m.create_up_down_counter(name, unit, description))
+
+    def create_gauge(self, name: str, unit: str = "", description: str = "") -> Any:
+        """A gauge that follows what is in force."""
+        return self._instrument(("gauge", name, unit), lambda m: m.create_gauge(name, unit, description))
+
+    def create_histogram(
+        self,
+        name: str,
+        unit: str = "",
+        description: str = "",
+        *,
+        explicit_bucket_boundaries_advisory: Sequence[float] | None = None,
+    ) -> Any:
+        """A histogram that follows what is in force."""
+        bounds = explicit_bucket_boundaries_advisory
+
+        def make(meter: Any) -> Any:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
+
+        return self._instrument(("histogram", name, unit), make)
+
+    def create_observable_counter(self, name: str, callbacks: Any = None, unit: str = "", description: str = "") -> Any:
+        """An observable counter that follows what is in force."""
+        return self._observable("create_observable_counter", name, callbacks, unit, description)
+
+    def create_observable_up_down_counter(
+        self, name: str, callbacks: Any = None, unit: str = "", description: str = ""
+    ) -> Any:
+        """An observable up-down counter that follows what is in force."""
+        return self._observable("create_observable_up_down_counter", name, callbacks, unit, description)
+
+    def create_observable_gauge(self, name: str, callbacks: Any = None, unit: str = "", description: str = "") -> Any:
+        """An observable gauge that follows what is in force."""
+        return self._observable("create_observable_gauge", name, callbacks, unit, description)
+
+    def _observable(self, method: str, name: str, callbacks: Any, unit: str, description: str) -> Any:
+        kept = list(callbacks or ())
+        # Keyed by its callbacks too: the SDK drops those of a second instrument of the same name without a word.
+        key = (method, name, unit, tuple(map(id, kept)))
+        return self._instrument(key, lambda meter: getattr(meter, method)(name, kept, unit, description))
+
+
+tracer_provider = DelegatingTracerProvider()
+meter_provider = DelegatingMeterProvider()

@@ -1,0 +1,32 @@
+"""Keeps the faults of telemetry, and of users' hooks, away from the user's call."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from . import instruments
+
+logger = logging.getLogger("observability_integration")
+
+_MAX_REMEMBERED = 256
+_logged: set[tuple[str, str]] = set()
+
+
+def note_fault(site: str, error: BaseException) -> None:
+    """Counts a fault that was kept away from the caller, and logs it the first time it is seen.
+
+    The message of the error is not logged, because a prompt may stand in it; its type and origin are.
+
+    Args:
+        site: where it happened, from a closed list (it becomes a label), e.g. ``cache.key_fn``.
+        error: what was raised.
+    """
+    instruments.TELEMETRY_FAULTS.series(site).add()
+    kind = type(error).__name__
+    if (site, kind) in _logged or len(_logged) >= _MAX_REMEMBERED:
+        return
+    _logged.add((site, kind))
+    frames = traceback.extract_tb(error.__traceback__)
+    origin = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    logger.warning("%s raised %s%s; the call went on without it (logged once)", site, kind, origin)

@@ -1,0 +1,100 @@
+"""Our own measurements as OpenTelemetry sees them: exported data, or a feed into the application's own provider."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    DataPointT,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from . import instruments
+from .catalogue import CATALOGUE, Kind, MetricSpec
+from .instruments import Point
+
+
+def _exemplars(point: Point) -> list[Exemplar]:
+    return [Exemplar({}, value, ns, context.span_id, context.trace_id) for value, ns, context in point.exemplars]
+
+
+def _data_point(spec: MetricSpec, point: Point, start_ns: int, now_ns: int) -> DataPointT:
+    if spec.kind is Kind.HISTOGRAM:
+        return HistogramDataPoint(
+            point.attributes,
+            start_ns,
+            now_ns,
+            sum(point.counts),
+            point.value,
+            point.counts,
+            spec.buckets,
+            point.minimum,
+            point.maximum,
+            _exemplars(point),
+        )
+    return NumberDataPoint(point.attributes, start_ns, now_ns, point.value)
+
+
+def _metric(spec: MetricSpec, points: Sequence[Point], now_ns: int) -> Metric:
+    data_points: list[Any] = [_data_point(spec, point, instruments.switch.started_ns, now_ns) for point in points]
+    data: Sum | Gauge | Histogram
+    if spec.kind is Kind.COUNTER:
+        data = Sum(data_points, AggregationTemporality.CUMULATIVE, True)
+    elif spec.kind is Kind.GAUGE:
+        data = Gauge(data_points)
+    else:
+        data = Histogram(data_points, AggregationTemporality.CUMULATIVE)
+    return Metric(spec.name, spec.description, spec.unit, data)
+
+
+def collect(scope: InstrumentationScope) -> list[ScopeMetrics]:
+    """A snapshot of all our metrics, as one scope."""
+    now_ns = time.time_ns()
+    metrics = [_metric(spec, points, now_ns) for spec, points in instruments.snapshot()]
+    return [ScopeMetrics(scope, metrics, scope.schema_url or "")] if metrics else []
+
+
+def _observe(spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        if not instruments.switch.on:
+            return []
+        return [Observation(point.value, point.attributes) for point in instruments.points_of(spec)]
+
+    return observe
+
+
+def feed(meter: Meter) -> None:
+    """Makes every measurement also go to an instrument of `meter`, so that the application's readers see it.
+
+    Needed where the provider is the application's, or where a reader wants deltas: a finished distribution cannot be
+    handed to the SDK, so each measurement is recorded there as well, at the SDK's usual cost.
+    """
+    for spec in CATALOGUE:
+        if spec.profile not in instruments.switch.profiles:
+            continue
+        if spec.kind is Kind.GAUGE:
+            meter.create_observable_gauge(spec.name, [_observe(spec)], spec.unit, spec.description)
+            continue
+        instrument = instruments.ALL[spec.name]
+        if spec.kind is Kind.COUNTER:
+            counter = meter.create_counter(spec.name, spec.unit, spec.description)
+            for series in instrument:
+                counter.add(0, series.attributes)
+            instrument.set_forward(counter.add)
+        else:
+            histogram = meter.create_histogram(
+                spec.name, spec.unit, spec.description, explicit_bucket_boundaries_advisory=list(spec.buckets)
+            )
+            instrument.set_forward(histogram.record)

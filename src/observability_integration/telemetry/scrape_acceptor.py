@@ -1,0 +1,130 @@
+"""The threads of the scrape server.
+
+One accepts, for all addresses, and hands every connection to a thread of its own, so that a slow client delays nobody.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from .scrape_connection import serve
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .scrape_pages import ScrapePages
+
+_CLIENT_SECONDS = 10.0  # silence after which a client is dropped; Prometheus's default scrape_timeout
+_MAX_CONNECTIONS = 64  # each holds a thread; a pair of Prometheus servers needs two
+
+
+def _shut(connection: socket.socket, how: int) -> None:
+    """Ends one or both directions, from whichever thread; an SSLSocket's own method would pull TLS from under it."""
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(connection, how)
+
+
+class Acceptor:
+    """The sockets and threads of a server between one start and its end."""
+
+    def __init__(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, pages: ScrapePages) -> None:
+        self._listeners = listeners
+        self._tls = tls
+        self._pages = pages
+        self._closing = threading.Event()
+        self._changed = threading.Condition()
+        self._connections: dict[socket.socket, None] = {}  # the oldest first
+        self._alarm, self._bell = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        for source in (*listeners, self._alarm):
+            self._selector.register(source, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="observability-scrape", daemon=True)
+
+    def start(self) -> None:
+        """Begins to accept.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                for key, _ in self._selector.select():
+                    if key.fileobj is not self._alarm and isinstance(key.fileobj, socket.socket):
+                        self._accept(key.fileobj)
+        finally:
+            self._selector.close()
+            self._alarm.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, address = listener.accept()
+        except BlockingIOError:
+            return  # the client left before we got to it
+        except OSError:
+            self._closing.wait(0.1)  # no file descriptor is free: the listener stays ready, and this would spin
+            return
+        try:
+            connection.settimeout(_CLIENT_SECONDS)
+            if self._tls is not None:
+                # Sends and awaits nothing yet: the handshake is for the connection's own thread.
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            self._admit(connection)
+            threading.Thread(
+                target=self._serve, args=(connection, address), name="observability-scrape-client", daemon=True
+            ).start()
+        except (OSError, RuntimeError):  # it has hung up already, or no thread can be started
+            self._dismiss(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        with self._changed:
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                # Whoever has been here longest is stuck, or means to be.
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                _shut(oldest, socket.SHUT_RDWR)
+            self._connections[connection] = None
+
+    def _serve(self, connection: socket.socket, address: object) -> None:
+        serve(connection, address, self._pages)
+        self._dismiss(connection)
+
+    def _dismiss(self, connection: socket.socket) -> None:
+        _shut(connection, socket.SHUT_RDWR)
+        connection.close()
+        with self._changed:
+            self._connections.pop(connection, None)
+            self._changed.notify_all()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Stops accepting, lets answers under way finish, cuts off what is left after `timeout_seconds`."""
+        deadline = time.monotonic() + timeout_seconds
+        self._closing.set()
+        with suppress(OSError):
+            self._bell.send(b"\0")
+        self._thread.join(timeout_seconds)
+        for listener in self._listeners:
+            listener.close()
+        with self._changed:
+            # Who has not finished asking sees the end at once; who is being answered may finish.
+            for connection in self._connections:
+                _shut(connection, socket.SHUT_RD)
+            self._changed.wait_for(lambda: not self._connections, max(0.0, deadline - time.monotonic()))
+            for connection in self._connections:
+                _shut(connection, socket.SHUT_RDWR)
+        self._bell.close()
+
+    def release(self) -> None:
+        """In a forked child: closes its copies, without a word to the peers or to the parent's threads and locks."""
+        # Connections too: as long as one copy is open, the client of the parent sees no end.
+        for inherited in (*self._listeners, *self._connections, self._alarm, self._bell):
+            with suppress(OSError):
+                socket.close(inherited.detach())
+        self._selector.close()

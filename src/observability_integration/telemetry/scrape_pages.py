@@ -1,0 +1,85 @@
+"""What the scrape endpoint answers, apart from how the answer travels."""
+
+from __future__ import annotations
+
+import gzip
+import hmac
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+
+from .guard import note_fault
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+    from prometheus_client.registry import Collector
+
+_PLAIN = ("Content-Type", "text/plain; charset=utf-8")
+_WELCOME = b"The metrics of this process, for Prometheus.\nSee /metrics\n"
+
+
+class Answer(NamedTuple):
+    """A response.
+
+    Attributes:
+        status: the HTTP status.
+        headers: in the order in which they are sent, without ``Content-Length``.
+        body: the bytes, already compressed if so announced.
+    """
+
+    status: HTTPStatus
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def _plain(status: HTTPStatus, body: bytes, *headers: tuple[str, str]) -> Answer:
+    return Answer(status, (_PLAIN, *headers), body)
+
+
+class ScrapePages:
+    """The pages of one registry, behind a bearer token if one is set."""
+
+    def __init__(self, registry: Collector, bearer_token: str | None) -> None:
+        self._registry = registry
+        self._token = None if bearer_token is None else bearer_token.encode("utf-8")
+
+    def answer(self, method: str, target: str, headers: Message) -> Answer:
+        """The response to a request; never raises, and never has a part of the metrics only."""
+        if not self._is_allowed(headers.get("Authorization", "")):
+            return _plain(HTTPStatus.UNAUTHORIZED, b"a bearer token is needed\n", ("WWW-Authenticate", "Bearer"))
+        if method not in {"GET", "HEAD"}:
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED, b"GET and HEAD only\n", ("Allow", "GET, HEAD"))
+        path = target.partition("?")[0]
+        if path == "/metrics":
+            return self._metrics(headers)
+        if path == "/":
+            return _plain(HTTPStatus.OK, _WELCOME)
+        return _plain(HTTPStatus.NOT_FOUND, b"there is only /metrics\n")
+
+    def _is_allowed(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, credentials = authorization.partition(" ")
+        # Header bytes arrive decoded as Latin-1, whatever they were; turned back, they are compared as bytes.
+        given = credentials.strip().encode("latin-1", "replace")
+        return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
+
+    def _metrics(self, headers: Message) -> Answer:
+        # White space may hold a folded line, which must not find its way back into a header of ours.
+        accept = " ".join(headers.get("Accept", "").split())
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
+        try:
+            body = encode(self._registry)
+        except Exception as error:  # noqa: BLE001 - whatever a callback or a point raises fails this scrape and no more
+            note_fault("prometheus.scrape", error)
+            reason = b"the metrics could not be collected; the log of the application says why\n"
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
+        if gzip_accepted(headers.get("Accept-Encoding", "")):
+            zipped = (("Content-Type", content_type), ("Content-Encoding", "gzip"))
+            return Answer(HTTPStatus.OK, zipped, gzip.compress(body))
+        return Answer(HTTPStatus.OK, (("Content-Type", content_type),), body)
