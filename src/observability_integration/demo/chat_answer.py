@@ -38,18 +38,24 @@ async def wait_for_ever() -> None:
 
 
 class Pace:
-    """When each token of one answer is due, counted from the moment this object is made."""
+    """When each token of one answer is due, counted from the moment this object is made.
+
+    Attributes:
+        first_token_seconds: time until the first token, in seconds, jittered and scaled.
+        seconds_per_token: time of each token after that, in seconds, jittered and scaled.
+    """
 
     def __init__(self, profile: ModelProfile, time_scale: float, dice: random.Random) -> None:
         factor = time_scale * (1.0 + profile.jitter_fraction * dice.uniform(-1.0, 1.0))
+        self.first_token_seconds = profile.first_token_seconds * factor
+        self.seconds_per_token = profile.seconds_per_token * factor
         self._loop = asyncio.get_running_loop()
-        self._first_token_due = self._loop.time() + profile.first_token_seconds * factor
-        self._seconds_per_token = profile.seconds_per_token * factor
+        self._start = self._loop.time()
 
     async def until_token(self, index: int) -> None:
         """Waits until the token of this index, from 0, is due; gives way to other tasks even if it is overdue."""
         # Due times are absolute: what one sleep takes too long, the next one makes up for.
-        due = self._first_token_due + index * self._seconds_per_token
+        due = self._start + self.first_token_seconds + index * self.seconds_per_token
         await asyncio.sleep(max(0.0, due - self._loop.time()))
 
 

@@ -44,7 +44,8 @@ class Limits:
 
     Attributes:
         line_bytes: longest request line or header line.
-        head_bytes: longest request line and headers together; also how far ahead of its turn a client may send.
+        head_bytes: longest request line and headers together. A client that sends more than this while its last
+            request is still being answered is dropped.
         body_bytes: longest body.
         read_seconds: longest wait for a request, idle or half sent, in seconds; never scaled.
         linger_seconds: longest wait for a client to take its last answer before the connection is dropped, in seconds.
@@ -109,12 +110,13 @@ class Connection:
             return None
 
     async def wait_for_disconnect(self) -> None:
-        """Returns once the client is gone. What it sends in the meantime is kept for the next request."""
+        """Returns once the client is gone, or has sent more ahead of its turn than it may.
+
+        What it sends in the meantime is kept for the next request.
+        """
         with contextlib.suppress(ConnectionError):
-            while len(self._ahead) < self._limits.head_bytes:
-                if not await self._fill():
-                    return
-            await asyncio.get_running_loop().create_future()
+            while len(self._ahead) <= self._limits.head_bytes and await self._fill():
+                pass
 
     async def write(self, data: bytes) -> None:
         """Sends, waiting while the client is slow to read.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 
 from . import instruments
 
@@ -27,6 +26,14 @@ def note_fault(site: str, error: BaseException) -> None:
     if (site, kind) in _logged or len(_logged) >= _MAX_REMEMBERED:
         return
     _logged.add((site, kind))
-    frames = traceback.extract_tb(error.__traceback__)
-    origin = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    logger.warning("%s raised %s%s; the call went on without it (logged once)", site, kind, origin)
+    logger.warning("%s raised %s%s; the call went on without it (logged once)", site, kind, _origin_of(error))
+
+
+def _origin_of(error: BaseException) -> str:
+    # By hand, because `traceback` reads the source files, and this may be the event loop's thread.
+    place = error.__traceback__
+    if place is None:
+        return ""
+    while place.tb_next is not None:
+        place = place.tb_next
+    return f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}"

@@ -1,11 +1,11 @@
 """Instruments bound to the catalogue: counted here, in the process, and read by whatever exports.
 
 A synchronous instrument of the OpenTelemetry SDK costs 5 to 10 µs a measurement, most of it spent on finding the
-attribute set again. Here a primitive holds its series and adds to it; the exporters take a snapshot when they are asked.
+attribute set again. Here a primitive holds its series and adds to it; the exporters take a snapshot when asked.
 Nothing in this file needs OpenTelemetry: without it, or before it is switched on, a measurement returns at once.
 
-Every instrument is capped at `MAX_SERIES` label sets. What comes after is added up in one series labelled
-``otel.metric.overflow="true"``, as the OpenTelemetry metrics SDK specification has it.
+Every instrument is capped at `MAX_SERIES` label sets. What comes after is added up in one series with the attribute
+``otel.metric.overflow`` = true, as the OpenTelemetry metrics SDK specification has it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ MAX_LABEL_LENGTH = 128  # the longest model and operation names in use are well 
 OVERFLOW = "otel.metric.overflow"
 
 Labels = tuple[str | None, ...]
+Attributes = Mapping[str, str | bool]  # the only bool is the mark of the overflow series
 Exemplar = tuple[float, int, Any]  # value, Unix time in ns, span context
-Forward = Callable[[float, Mapping[str, str]], None]
+Forward = Callable[[float, Attributes], None]
 
 # Re-entrant: a finaliser (an abandoned stream) may record while this very thread is recording.
 _lock = threading.RLock()
@@ -54,10 +55,13 @@ class Series:
 
     __slots__ = ("attributes", "forward", "owners")
 
-    def __init__(self, attributes: Mapping[str, str], forward: Forward | None) -> None:
+    def __init__(self, attributes: Attributes, forward: Forward | None) -> None:
         self.attributes = attributes
         self.forward = forward
         self.owners: weakref.WeakSet[Any] | None = None
+
+    def show(self) -> None:
+        """Makes the series known where measurements are forwarded to, if it can be without one."""
 
     def reset(self) -> None:
         """Starts again from nothing."""
@@ -73,7 +77,7 @@ class CounterSeries(Series):
 
     __slots__ = ("value",)
 
-    def __init__(self, attributes: Mapping[str, str], forward: Forward | None) -> None:
+    def __init__(self, attributes: Attributes, forward: Forward | None) -> None:
         super().__init__(attributes, forward)
         self.value: float = 0
 
@@ -86,6 +90,11 @@ class CounterSeries(Series):
         if self.forward is not None:
             self.forward(amount, self.attributes)
 
+    def show(self) -> None:
+        """Forwards a 0."""
+        if self.forward is not None:
+            self.forward(0, self.attributes)
+
     def reset(self) -> None:
         """Starts again from 0."""
         self.value = 0
@@ -96,7 +105,7 @@ class GaugeSeries(Series):
 
     __slots__ = ("value",)
 
-    def __init__(self, attributes: Mapping[str, str], forward: Forward | None) -> None:
+    def __init__(self, attributes: Attributes, forward: Forward | None) -> None:
         super().__init__(attributes, forward)
         self.value: float = 0
 
@@ -120,9 +129,15 @@ class HistogramSeries(Series):
 
     __slots__ = ("bounds", "count", "counts", "exemplars", "maximum", "minimum", "total")
 
-    def __init__(self, attributes: Mapping[str, str], forward: Forward | None, bounds: Sequence[float]) -> None:
+    def __init__(self, attributes: Attributes, forward: Forward | None, bounds: Sequence[float]) -> None:
         super().__init__(attributes, forward)
         self.bounds = bounds
+        self.counts: list[int]
+        self.exemplars: dict[int, Exemplar]
+        self.count: int
+        self.total: float
+        self.minimum: float
+        self.maximum: float
         self.reset()
 
     def record(self, value: float, span: object = None) -> None:
@@ -148,14 +163,14 @@ class HistogramSeries(Series):
     def reset(self) -> None:
         """Starts again from nothing."""
         self.counts = [0] * (len(self.bounds) + 1)
-        self.exemplars: dict[int, Exemplar] = {}
+        self.exemplars = {}
         self.count = 0
         self.total = 0.0
         self.minimum = float("inf")
         self.maximum = float("-inf")
 
 
-S = TypeVar("S", CounterSeries, GaugeSeries, HistogramSeries)
+S = TypeVar("S", bound=Series)
 
 
 def _clip(value: str | None) -> str | None:
@@ -167,7 +182,7 @@ class Instrument(Generic[S]):
 
     __slots__ = ("_make", "_overflow", "_series", "forward", "spec")
 
-    def __init__(self, spec: MetricSpec, make: Callable[[Mapping[str, str], Forward | None], S]) -> None:
+    def __init__(self, spec: MetricSpec, make: Callable[[Attributes, Forward | None], S]) -> None:
         self.spec = spec
         self.forward: Forward | None = None
         self._make = make
@@ -189,7 +204,7 @@ class Instrument(Generic[S]):
                 return found
             if len(self._series) >= MAX_SERIES:
                 if self._overflow is None:
-                    self._overflow = self._make({OVERFLOW: "true"}, self.forward)
+                    self._overflow = self._make({OVERFLOW: True}, self.forward)
                 return self._overflow
             pairs = zip(self.spec.labels, values, strict=True)
             made = self._make({label: value for label, value in pairs if value is not None}, self.forward)
@@ -203,14 +218,16 @@ class Instrument(Generic[S]):
             if series.owners is None:
                 series.owners = weakref.WeakSet()
             series.owners.add(owner)
+        series.show()
         return series
 
     def reset(self) -> None:
         """Starts every declared series again and forgets the others."""
         with _lock:
-            self._overflow = None
             self._series = {values: series for values, series in self._series.items() if series.in_use}
-            for series in self._series.values():
+            if self._overflow is not None and not self._overflow.in_use:
+                self._overflow = None
+            for series in self:
                 series.reset()
 
     def set_forward(self, forward: Forward | None) -> None:
@@ -241,7 +258,7 @@ def _gauge(spec: MetricSpec) -> Instrument[GaugeSeries]:
 
 
 def _histogram(spec: MetricSpec) -> Instrument[HistogramSeries]:
-    def make(attributes: Mapping[str, str], forward: Forward | None) -> HistogramSeries:
+    def make(attributes: Attributes, forward: Forward | None) -> HistogramSeries:
         return HistogramSeries(attributes, forward, spec.buckets)
 
     instrument = Instrument(spec, make)
@@ -298,7 +315,7 @@ class Point:
         exemplars: of a histogram: (value, Unix time in ns, span context), one a bucket at most.
     """
 
-    attributes: Mapping[str, str]
+    attributes: Attributes
     value: float
     counts: tuple[int, ...] = ()
     minimum: float = 0.0
@@ -322,7 +339,7 @@ def _point(series: CounterSeries | GaugeSeries | HistogramSeries) -> Point:
 
 def _ratio_points(spec: MetricSpec) -> Iterable[Point]:
     part, *whole = spec.ratio
-    sums: dict[str, list[float]] = {}
+    sums: dict[str | bool, list[float]] = {}
     for position, names in ((0, (part,)), (1, whole)):
         for name in names:
             for series in ALL[name]:
@@ -369,16 +386,25 @@ def stop() -> None:
         instrument.set_forward(None)
 
 
+def _before_fork() -> None:
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
 def _after_fork_in_child() -> None:
-    # The parent's lock may have been held by a thread that does not exist here, and its counts are its own.
-    global _lock
-    _lock = threading.RLock()
     for instrument in ALL.values():
-        instrument.reset()
+        instrument.reset()  # the parent's counts are the parent's
+    _lock.release()
 
 
+# Held while forking: no other thread is then half-way through a measurement, and the child can let go of the lock.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
 
 assert set(ALL) == {spec.name for spec in catalogue.CATALOGUE if not spec.ratio}  # noqa: S101 - the table is complete
 assert all(ALL[name].spec.kind is Kind.COUNTER for spec in catalogue.CATALOGUE for name in spec.ratio)  # noqa: S101

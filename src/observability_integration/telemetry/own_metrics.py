@@ -23,7 +23,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from . import instruments
 from .catalogue import CATALOGUE, Kind, MetricSpec
-from .instruments import Point
+from .guard import note_fault
+from .instruments import Attributes, Forward, Point
 
 
 def _exemplars(point: Point) -> list[Exemplar]:
@@ -89,12 +90,27 @@ def feed(meter: Meter) -> None:
             continue
         instrument = instruments.ALL[spec.name]
         if spec.kind is Kind.COUNTER:
-            counter = meter.create_counter(spec.name, spec.unit, spec.description)
-            for series in instrument:
-                counter.add(0, series.attributes)
-            instrument.set_forward(counter.add)
+            instrument.set_forward(_guarded(meter.create_counter(spec.name, spec.unit, spec.description).add))
         else:
             histogram = meter.create_histogram(
                 spec.name, spec.unit, spec.description, explicit_bucket_boundaries_advisory=list(spec.buckets)
             )
-            instrument.set_forward(histogram.record)
+            instrument.set_forward(_guarded(histogram.record))
+        for series in instrument:
+            series.show()
+
+
+def _guarded(record: Callable[[float, Any], None]) -> Forward:
+    noting = False
+
+    def forward(amount: float, attributes: Attributes) -> None:
+        nonlocal noting
+        try:
+            record(amount, attributes)
+        except Exception as error:  # noqa: BLE001 - the provider is somebody else's, and this is the user's call
+            if not noting:  # the count of faults may be what is being forwarded
+                noting = True
+                note_fault("metrics.forward", error)
+                noting = False
+
+    return forward

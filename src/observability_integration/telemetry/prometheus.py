@@ -7,9 +7,10 @@ nor start times; what it decides about temporality and about its identity toward
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import (
@@ -21,17 +22,13 @@ from opentelemetry.sdk.metrics import (
     UpDownCounter,
     _Gauge,  # pyright: ignore[reportPrivateUsage] - underscored, yet the one public place to get it from
 )
+from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric as Family
 
 from .prometheus_exemplars import ExemplarStore
 from .prometheus_families import FamilySet, Notices
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
-    from opentelemetry.sdk.resources import Resource
-    from prometheus_client.core import Metric as Family
 
 _INSTRUMENTS = (
     Counter,
@@ -104,7 +101,7 @@ class PrometheusReader(PrometheusMetricReader):
         self.registry.register(self._scraped)
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        # Kept, not translated: a flush of the provider also ends here, and must not fail on a broken point.
+        # Not translated yet: a flush of the provider ends here as well, and whatever comes last is complete.
         self._delivered = metrics_data
 
     def _scrape(self) -> list[Family]:

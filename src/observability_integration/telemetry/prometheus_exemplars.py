@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
+from opentelemetry.sdk.metrics import Exemplar as OTelExemplar
 from prometheus_client.core import Exemplar, Timestamp
 
 from .prometheus_names import number_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from opentelemetry.sdk.metrics import Exemplar as OTelExemplar
 
 LabelKey = tuple[tuple[str, str], ...]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -24,17 +25,13 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
     Sum,
 )
+from opentelemetry.sdk.resources import Resource
 from prometheus_client.core import Metric as Family
 from prometheus_client.core import Sample
 from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType] - not annotated
 
 from .prometheus_exemplars import ExemplarKey, ExemplarStore, LabelKey
 from .prometheus_names import family_name, labels_of, number_of, scope_labels_of, text, unit_word
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from opentelemetry.sdk.resources import Resource
 
 logger = logging.getLogger("observability_integration")
 
@@ -47,6 +44,7 @@ _SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "histogram": ("", "_bucket", "_count", "_sum", "_created"),
     "info": ("", "_info"),
 }
+_NS_PER_SECOND = 1_000_000_000  # an int, as a float would first round the time to some 200 ns
 _MAX_NOTICES = 1000
 
 
@@ -89,7 +87,9 @@ class _Series:
 
     def created(self, family: str) -> list[Sample]:
         """The sample with the time at which counting began, if that is known."""
-        return [Sample(f"{family}_created", self.labels, self.start_ns / 1e9)] if self.start_ns else []
+        if not self.start_ns:
+            return []
+        return [Sample(f"{family}_created", self.labels, self.start_ns / _NS_PER_SECOND)]
 
 
 @dataclass(slots=True)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 # UCUM, as far as the OpenTelemetry Collector translates it (pkg/translator/prometheus, normalize_name.go). The
 # specification would have "1" be "ratio"; the official exporters leave it out, and so do we.

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from .scrape_connection import serve
-
-if TYPE_CHECKING:
-    import ssl
-
-    from .scrape_pages import ScrapePages
+from .scrape_pages import ScrapePages
 
 _CLIENT_SECONDS = 10.0  # silence after which a client is dropped; Prometheus's default scrape_timeout
 _MAX_CONNECTIONS = 64  # each holds a thread; a pair of Prometheus servers needs two

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from http.server import BaseHTTPRequestHandler
+from socket import socket
+from socketserver import BaseServer
 from ssl import SSLSocket
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from .guard import note_fault
-
-if TYPE_CHECKING:
-    from socket import socket
-    from socketserver import BaseServer
-
-    from .scrape_pages import ScrapePages
+from .scrape_pages import ScrapePages
 
 _UNREAD_BYTES = 65_536
 _UNREAD_SECONDS = 1.0

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hmac
+from email.message import Message
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.registry import Collector
 
 from .guard import note_fault
-
-if TYPE_CHECKING:
-    from email.message import Message
-
-    from prometheus_client.registry import Collector
 
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 _WELCOME = b"The metrics of this process, for Prometheus.\nSee /metrics\n"

@@ -8,15 +8,13 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from typing import TYPE_CHECKING
+
+from prometheus_client.registry import Collector
 
 from observability_integration.errors import ConfigurationError
 
 from .scrape_acceptor import Acceptor
 from .scrape_pages import ScrapePages
-
-if TYPE_CHECKING:
-    from prometheus_client.registry import Collector
 
 _BACKLOG = 16
 _PORT_ATTEMPTS = 10

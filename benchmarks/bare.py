@@ -1,0 +1,198 @@
+"""The same guarantees in plain asyncio, without any telemetry: what ours is compared with where OpenTelemetry is absent.
+
+Kept: a routing rule that fails or names no route leads to the default; a cache that is bounded, expires, hashes its
+keys, hands each caller a structure of its own, makes overlapping calls once and survives a cancelled caller; a limit
+that gives control back even if the work ignores its cancellation. Left out, though ours has it: deadlines handed down,
+label-safe accounting, key functions that may fail or be async, a shared store behind the memory, streaming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from . import workload
+from .measure import Call
+from .workload import Runnable, Work
+
+MISSING = object()
+_IMMUTABLE = (str, bytes, int, float, bool, type(None))
+_left_behind: set[asyncio.Task[Any]] = set()
+
+
+class Router:
+    """Routes by a rule, and by default where the rule fails."""
+
+    def __init__(self, routes: Mapping[str, Call], choose: Callable[[Any], str], default: str) -> None:
+        self._routes = routes
+        self._choose = choose
+        self._default = default
+
+    async def execute(self, request: Any) -> Any:
+        """Run the chosen route."""
+        try:
+            call = self._routes.get(self._choose(request))
+        except Exception:
+            call = None
+        if call is None:
+            call = self._routes[self._default]
+        return await call(request)
+
+
+class Store:
+    """Values by key, bounded by number and age; a structure is kept as JSON, so that no two callers share it."""
+
+    def __init__(self, ttl_seconds: float, max_entries: int) -> None:
+        self._ttl_seconds = ttl_seconds
+        self._max_entries = max_entries
+        self._entries: OrderedDict[bytes, tuple[float, bool, Any]] = OrderedDict()
+
+    def get(self, key: bytes) -> Any:
+        """The value, or MISSING."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return MISSING
+        expires, encoded, value = entry
+        if expires <= monotonic():
+            del self._entries[key]
+            return MISSING
+        self._entries.move_to_end(key)
+        return msgspec.json.decode(value) if encoded else value
+
+    def put(self, key: bytes, value: Any) -> None:
+        """Keep a value; the least recently used goes when there are too many."""
+        encoded = not isinstance(value, _IMMUTABLE)
+        self._entries[key] = (
+            monotonic() + self._ttl_seconds,
+            encoded,
+            msgspec.json.encode(value) if encoded else value,
+        )
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+
+def hashed(key: str) -> bytes:
+    """The key under which a value is kept."""
+    return blake2b(key.encode(), digest_size=32).digest()
+
+
+class Cache:
+    """Returns a kept value instead of making the call; calls that overlap are made once."""
+
+    def __init__(self, call: Call, key_of: Callable[[Any], str]) -> None:
+        self._call = call
+        self._key_of = key_of
+        self._store = Store(workload.TTL_SECONDS, workload.MAX_ENTRIES)
+        self._flights: dict[bytes, asyncio.Task[Any]] = {}
+        self.hits = 0
+        self.misses = 0
+        self.saved_usd = 0.0
+
+    async def execute(self, request: Any) -> Any:
+        """The kept value, or a new one."""
+        key = hashed(self._key_of(request))
+        value = self._store.get(key)
+        if value is MISSING:
+            flight = self._flights.get(key)
+            if flight is None:
+                self.misses += 1
+                flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
+                return await asyncio.shield(flight)
+            await asyncio.shield(flight)
+            value = self._store.get(key)
+        self.hits += 1
+        self.saved_usd += workload.SAVED_PER_HIT_USD
+        return value
+
+    async def _fly(self, key: bytes, request: Any) -> Any:
+        try:
+            value = await self._call(request)
+            self._store.put(key, value)
+            return value
+        finally:
+            del self._flights[key]
+
+    def get_stats(self) -> dict[str, Any]:
+        """Hits and misses."""
+        return {"hits": self.hits, "misses": self.misses}
+
+
+async def finished_within(task: asyncio.Task[Any], limit_seconds: float, grace_seconds: float) -> bool:
+    """Whether `task` ended in time; if not, it was cancelled and given the grace to clean up, or is left behind."""
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_seconds)
+        if done:
+            return True
+        task.cancel()
+        await asyncio.wait({task}, timeout=grace_seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=grace_seconds)
+        raise
+    if not task.done():
+        _left_behind.add(task)
+        task.add_done_callback(_left_behind.discard)
+    return False
+
+
+class Timeout:
+    """Gives control back in time, whatever the work does."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.successes = 0
+        self.failures = 0
+
+    async def execute(self, request: Any) -> Any:
+        """The answer, or a TimeoutError."""
+        task = asyncio.create_task(self._call(request))  # type: ignore[arg-type]
+        if not await finished_within(task, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS):
+            self.failures += 1
+            raise TimeoutError
+        answer = task.result()
+        self.successes += 1
+        return answer
+
+    def get_stats(self) -> dict[str, Any]:
+        """Successes and failures."""
+        return {"successes": self.successes, "failures": self.failures}
+
+
+class Unwrapped:
+    """An LLM call without telemetry is just the call."""
+
+    def __init__(self, call: Call) -> None:
+        self.execute = call
+
+
+class Bare:
+    """Makes each primitive's equivalent around some work."""
+
+    name = "bare asyncio"
+
+    def router(self, work: Work) -> Runnable:
+        """The equivalent of RouterPrimitive."""
+        return Router({workload.FAST: work.answer, workload.PREMIUM: work.answer}, workload.choose, workload.FAST)
+
+    def cache(self, work: Work) -> Runnable:
+        """The equivalent of CachePrimitive."""
+        return Cache(work.answer, workload.key_of_prompt)
+
+    def timeout(self, work: Work) -> Runnable:
+        """The equivalent of TimeoutPrimitive."""
+        return Timeout(work.answer)
+
+    def llm_call(self, work: Work) -> Runnable:
+        """The equivalent of LLMCallPrimitive."""
+        return Unwrapped(work.answer)
+
+    def chain(self, work: Work) -> Runnable:
+        """The equivalents of all four, one in the other."""
+        routes = {route: Timeout(work.answer).execute for route in workload.COST_PER_ROUTE_USD}
+        return Cache(Router(routes, workload.choose, workload.FAST).execute, workload.key_of_request)

@@ -1,0 +1,90 @@
+"""The task that all contestants are given: the same requests, answers, routing rule, key and limits for everybody."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, Protocol
+
+OPERATION = "answers"
+MODEL = "gpt-4o-mini"
+PROVIDER = "openai"
+FAST, PREMIUM = "fast", "premium"
+COST_PER_ROUTE_USD = {FAST: 0.001, PREMIUM: 0.01}
+SAVED_PER_HIT_USD = 0.01
+TTL_SECONDS = 3600.0
+MAX_ENTRIES = 10_000
+TIMEOUT_SECONDS = 30.0
+GRACE_SECONDS = 5.0
+DISTINCT_PROMPTS = 16  # asked again and again where hits are timed
+
+TEXT = "Paris has been the capital of France for most of the time since 987. " * 9
+COMPLETION: dict[str, Any] = {
+    "id": "chatcmpl-0001",
+    "object": "chat.completion",
+    "model": f"{MODEL}-2024-07-18",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}],
+    "usage": {"prompt_tokens": 57, "completion_tokens": 138, "total_tokens": 195},
+}
+
+
+class Work:
+    """The call that all the rest is wrapped around. It answers at once, so what remains is what the wrapping costs."""
+
+    def __init__(self, answer: Any) -> None:
+        self.calls = 0
+        self._answer = answer
+
+    async def answer(self, request: Any) -> Any:
+        """Answer."""
+        self.calls += 1
+        return self._answer
+
+
+class Runnable(Protocol):
+    """What each style makes: something with `execute`, and counts of its own where it keeps some."""
+
+    async def execute(self, request: Any, /) -> Any:
+        """Make one call."""
+
+
+def choose(request: dict[str, Any], context: Any = None) -> str:
+    """The routing rule: short questions go to the fast route."""
+    return FAST if len(request["messages"][0]["content"]) < 4000 else PREMIUM
+
+
+def key_of_request(request: dict[str, Any]) -> str:
+    """The cache key of a request."""
+    prompt: str = request["messages"][0]["content"]
+    return prompt
+
+
+def key_of_prompt(prompt: str) -> str:
+    """The cache key of a prompt: itself."""
+    return prompt
+
+
+_numbers = count()
+
+
+def new_prompts(number: int) -> list[str]:
+    """Prompts that nobody has asked before, of about 200 characters."""
+    return [f"Question {next(_numbers):012d}: " + "what is the capital of France? " * 6 for _ in range(number)]
+
+
+def new_requests(number: int) -> list[dict[str, Any]]:
+    """The same as requests to a chat model."""
+    return [
+        {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0.2, "max_tokens": 256}
+        for prompt in new_prompts(number)
+    ]
+
+
+class Repeated:
+    """Makes arguments by asking a few prompts again and again."""
+
+    def __init__(self) -> None:
+        self._prompts = new_prompts(DISTINCT_PROMPTS)
+
+    def __call__(self, number: int) -> list[str]:
+        """That many prompts."""
+        return [self._prompts[index % DISTINCT_PROMPTS] for index in range(number)]

@@ -1,0 +1,192 @@
+"""The main job, for real: a thousand requests through cache, router and timeout, scraped and traced.
+
+Run with ``python -m observability_integration.demo``; ``--help`` lists the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from observability_integration import initialize_observability, observability_status, shutdown_observability
+from observability_integration.errors import ObservabilityError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .pipeline import Pipeline
+    from .provider import LocalProvider
+    from .report import Proof
+    from .run import Outcome
+    from .scrape import Samples
+
+LOCAL_MODELS = {"fast": "local-small", "premium": "local-large", "slow": "local-slow", "flaky": "local-flaky"}
+COST_PER_ROUTE = {"fast": 0.0001, "premium": 0.0015}  # USD a call, simulated, for the savings metrics
+COST_PER_CALL = 0.00025  # USD, simulated: what an upstream call costs on average in this workload
+SPEED = 20.0  # the local provider and the arrivals run this many times as fast as life
+TIMEOUT_SECONDS = 30.0
+REQUESTS_PER_SECOND = 3.0  # before the speed-up
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="observability_integration.demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--requests", type=int, help="how many (default: 1200; with --base-url: 20)")
+    parser.add_argument(
+        "--seed", type=int, default=7, help="the same seed gives the same workload (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=9464, help="where to serve metrics, 0 for any (default: %(default)s)"
+    )
+    parser.add_argument("--otlp-endpoint", help="also send traces there, e.g. http://localhost:4318 for Jaeger")
+    parser.add_argument("--serve", action="store_true", help="go on, at a gentle pace, until interrupted")
+    real = parser.add_argument_group("a real provider instead of the local one (its bill is yours)")
+    real.add_argument("--base-url", help="OpenAI-compatible API, e.g. https://api.openai.com/v1")
+    real.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY"), help="default: $OPENAI_API_KEY")
+    real.add_argument("--fast-model", default="gpt-4o-mini", help="default: %(default)s")
+    real.add_argument("--premium-model", default="gpt-4o", help="default: %(default)s")
+    return parser
+
+
+def _switch_on(console: Console, port: int, otlp_endpoint: str | None) -> str | None:
+    for candidate in (port, 0):
+        initialize_observability("demo", prometheus_port=candidate, otlp_endpoint=otlp_endpoint)
+        status = observability_status()
+        if status.prometheus_url is not None:
+            console.print(f"Metrics are served at {status.prometheus_url}")
+            return status.prometheus_url
+        console.print(f"{'; '.join(status.problems) or status.reason}", style="yellow")
+        shutdown_observability()
+    return None
+
+
+async def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .model_profiles import DEFAULT_PROFILES
+    from .pipeline import Pipeline
+    from .provider import LocalProvider
+    from .report import print_scrape, print_table, print_trace
+    from .run import cost
+    from .scrape import scrape
+
+    console = Console()
+    url = _switch_on(console, options.port, options.otlp_endpoint)
+    if url is None:
+        return 1
+    from observability_integration.telemetry.trace_memory import remember_traces
+
+    memory = remember_traces()
+    async with AsyncExitStack() as stack:
+        provider = None
+        if options.base_url is None:
+            provider = await stack.enter_async_context(LocalProvider(time_scale=1 / SPEED, seed=options.seed))
+        pipeline = Pipeline(
+            base_url=options.base_url or provider.base_url,  # type: ignore[union-attr]
+            api_key=options.api_key or "local",
+            models=LOCAL_MODELS if provider else {"fast": options.fast_model, "premium": options.premium_model},
+            cost_per_route=COST_PER_ROUTE if provider else {},
+            cost_per_call=COST_PER_CALL if provider else 0.0,
+            timeout_seconds=TIMEOUT_SECONDS / SPEED if provider else TIMEOUT_SECONDS,
+        )
+        stack.push_async_callback(pipeline.aclose)
+        console.print(pipeline.cache.describe(), highlight=False)
+        outcome = await _drive(console, pipeline, options, local=provider is not None)
+        samples = await scrape(url)
+        paid = None
+        if provider is not None:
+            profiles = {profile.name: profile for profile in DEFAULT_PROFILES}
+            paid = cost(outcome, pipeline.upstream, profiles, LOCAL_MODELS["premium"])
+        print_table(console, outcome, samples, paid, SPEED if provider else 1)
+        agree = print_scrape(console, url, samples, _proofs(samples, outcome, pipeline, provider))
+        for trace in reversed(memory.traces() if memory else []):
+            if [span.name.split()[0] for span in trace] == ["cache", "router", "timeout", "chat"]:
+                print_trace(console, trace)
+                break
+        if options.serve:
+            await _serve(console, pipeline, url, options)
+        return 0 if agree else 1
+
+
+def _proofs(samples: Samples, outcome: Outcome, pipeline: Pipeline, provider: LocalProvider | None) -> list[Proof]:
+    from .report import Proof
+
+    hits, misses = samples.total("cache_hits_total"), samples.total("cache_misses_total")
+    upstream = sum(used.calls for used in pipeline.upstream.values())
+    # Callers who joined a flight that failed are misses without a call of their own.
+    failed_calls = samples.total("timeout_failures_total") + samples.total("timeout_errors_total")
+    joined_failures = outcome.outcomes["timed out"] + outcome.outcomes["failed"] - failed_calls
+    proofs = [
+        Proof("lookups = requests", hits + misses, len(outcome.latencies_seconds)),
+        Proof("router decisions = calls to the client", samples.total("router_decisions_total"), upstream),
+        Proof("misses, less shared failures = calls to the client", misses - joined_failures, upstream),
+        Proof(
+            "successes = answered by a call",
+            samples.total("timeout_successes_total"),
+            outcome.outcomes["answered"] - hits,
+        ),
+    ]
+    if provider is not None:
+        received = sum(provider.requests.values()) + provider.in_flight
+        proofs.append(Proof("calls = requests the provider received", upstream, received))
+    return proofs
+
+
+async def _drive(console: Console, pipeline: Pipeline, options: argparse.Namespace, *, local: bool) -> Outcome:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .run import drive
+    from .workload import plan
+
+    requests = options.requests or (1200 if local else 20)
+    rate = REQUESTS_PER_SECOND * (SPEED if local else 1)
+    arrivals = plan(requests, requests_per_second=rate, seed=options.seed, with_faults=local)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        bar = progress.add_task("requests", total=len(arrivals))
+        return await drive(pipeline, arrivals, check_answers=local, on_done=lambda: progress.advance(bar))
+
+
+async def _serve(console: Console, pipeline: Pipeline, url: str, options: argparse.Namespace) -> None:
+    from .run import drive
+    from .workload import plan
+
+    console.print(f"\nServing {url} until interrupted (Ctrl-C)", style="bold")
+    seed = options.seed
+    while True:
+        seed += 1
+        local = options.base_url is None
+        arrivals = plan(60, requests_per_second=2.0 if local else 0.1, seed=seed, with_faults=local)
+        await drive(pipeline, arrivals, check_answers=False, on_done=lambda: None)
+
+
+def main() -> int:
+    """Runs the demonstration; 0 when every figure of the scrape agrees with what others counted."""
+    options = _arguments().parse_args()
+    if options.base_url is not None and not options.api_key:
+        _arguments().error("--base-url needs --api-key or $OPENAI_API_KEY")
+    if options.requests is not None and options.requests < 1:
+        _arguments().error("--requests must be at least 1")
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        return asyncio.run(_run(options))
+    except KeyboardInterrupt:
+        return 0
+    except ObservabilityError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(
+            f"The demo needs {error.name}. Install with: pip install 'observability-integration[demo]'", file=sys.stderr
+        )
+        return 2
+    finally:
+        shutdown_observability()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What every test gets: skips for absent packages, private servers, and guards against leftovers and blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import threading
+from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+from pytest_asyncio import is_async_test
+
+from tests.processes import RedisProcess
+
+_PACKAGE_OF_MARKER = {"needs_otel": "opentelemetry", "needs_redis_package": "redis"}
+
+# How long a thread that was told to stop may take to end, and how many turns of the loop a cancelled task may take.
+_THREAD_END_SECONDS = 2.0
+_TASK_END_TURNS = 10
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a package that is not installed, or that tests/absent.py hides."""
+    for marker, package in _PACKAGE_OF_MARKER.items():
+        if importlib.util.find_spec(package) is None:
+            skip = pytest.mark.skip(reason=f"the package {package} is absent")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves threads or tasks running: what it started is still at work in the tests after it."""
+    before = set(threading.enumerate())
+    if is_async_test(request.node):
+        request.getfixturevalue("_no_task_left_behind")
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in left:
+        thread.join(_THREAD_END_SECONDS)
+    running = [thread.name for thread in left if thread.is_alive()]
+    assert not running, f"threads left running: {running}"
+
+
+@pytest.fixture
+async def _no_task_left_behind() -> AsyncIterator[None]:
+    yield
+    for _ in range(_TASK_END_TURNS):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0)
+    names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in left)
+    pytest.fail(f"tasks left pending: {names}")
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail an async test in which the library makes a blocking call inside the event loop."""
+    if not is_async_test(request.node):
+        yield
+        return
+    detector = _detector()
+    detector.activate()
+    yield
+    detector.deactivate()
+
+
+@cache
+def _detector() -> BlockBuster:
+    detector = BlockBuster("observability_integration")
+    for function in detector.functions.values():
+        # An import reads files, and switching telemetry on or off reads entry points: each happens once in a process.
+        function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
+        function.can_block_in(
+            "observability_integration/apm_setup.py", {"initialize_observability", "shutdown_observability"}
+        )
+    return detector
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A Redis for the whole run: use keys of your own, and do not stop it (`redis_process` may be stopped)."""
+    yield from _running_redis(tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture
+def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A Redis for this test alone, which may pause, kill and restart it."""
+    yield from _running_redis(tmp_path)
+
+
+def _running_redis(directory: Path) -> Iterator[RedisProcess]:
+    server = RedisProcess(directory)
+    yield server
+    server.kill()

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from observability_integration.demo.http1 import Limits
+from observability_integration.demo.provider import LocalProvider
+
+CHAT = json.dumps({"model": "local-small", "messages": [{"role": "user", "content": "2+2?"}]}).encode()
+CHAT_PATH = "/v1/chat/completions"
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[LocalProvider]:
+    async with LocalProvider(time_scale=0.0) as provider:
+        yield provider
+
+
+class Raw:
+    """A client that sends exactly the bytes it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
+        return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines)
+
+    async def reply(self) -> Reply:
+        status, headers = await self.head()
+        return status, headers, await self._reader.readexactly(int(headers["content-length"]))
+
+    async def rest(self) -> bytes:
+        return await self._reader.read()
+
+    def end(self) -> None:
+        self._writer.write_eof()
+
+
+@contextlib.asynccontextmanager
+async def connect(provider: LocalProvider) -> AsyncIterator[Raw]:
+    port = int(provider.base_url.rsplit(":", 1)[1].removesuffix("/v1"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def request(
+    *headers: str, method: str = "POST", path: str = CHAT_PATH, body: bytes = CHAT, version: str = "1.1"
+) -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: local", "Authorization: Bearer k", *headers]
+    return ("\r\n".join([*lines, f"Content-Length: {len(body)}"]) + "\r\n\r\n").encode("latin-1") + body
+
+
+async def exchange(provider: LocalProvider, data: bytes) -> tuple[Reply, bytes]:
+    """Sends, and returns the reply and whatever comes after it until the provider closes."""
+    async with connect(provider) as raw:
+        await raw.send(data)
+        return await raw.reply(), await raw.rest()
+
+
+HOST = b"Host: local\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET  /v1/models HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"\r\n\r\nGET /v1/models HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\n" + HOST + b"\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/2.0\r\n" + HOST + b"\r\n", 505),
+        (b"GET /v1/models HTTP/1.1\r\nHost : local\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b" folded\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx", 400),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: \xb2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1048577\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n", 413),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
+        (b"GET /" + b"a" * 9_000, 414),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 9_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: aaaaaaaaaa\r\n" * 3_000 + b"\r\n", 431),
+    ],
+)
+async def test_what_cannot_be_read_is_refused_and_the_connection_closed(
+    provider: LocalProvider, data: bytes, status: int
+) -> None:
+    """After a request whose end is in doubt nothing on the connection can be trusted; the client is told and left."""
+    (replied, headers, body), rest = await exchange(provider, data)
+
+    assert status == replied
+    assert "close" == headers["connection"]
+    assert "invalid_request_error" == json.loads(body)["error"]["type"]
+    assert b"" == rest
+    assert Counter({("none", status): 1}) == provider.requests
+
+
+async def test_an_unknown_path_and_a_wrong_method_keep_the_connection(provider: LocalProvider) -> None:
+    """These are well-formed requests: told apart, answered, and the next one works."""
+    async with connect(provider) as raw:
+        await raw.send(request(path="/v1/nothing"))
+        assert 404 == (await raw.reply())[0]
+        await raw.send(request(method="GET"))
+        status, headers, _ = await raw.reply()
+        assert (405, "post") == (status, headers["allow"])
+        await raw.send(request())
+        assert 200 == (await raw.reply())[0]
+
+
+async def test_a_head_request_has_no_body_in_its_reply(provider: LocalProvider) -> None:
+    """A body after HEAD would be taken for the next reply."""
+    async with connect(provider) as raw:
+        await raw.send(request(method="HEAD", path="/v1/models") + request())
+        assert 405 == (await raw.head())[0]
+        assert 200 == (await raw.reply())[0]
+
+
+async def test_requests_sent_ahead_are_answered_in_order(provider: LocalProvider) -> None:
+    """What arrives while a request is being answered belongs to the next one and must not be lost."""
+    async with connect(provider) as raw:
+        await raw.send(request() + request(path="/v1/nothing") + request("Connection: close"))
+        assert [200, 404, 200] == [(await raw.reply())[0] for _ in range(3)]
+        assert b"" == await raw.rest()
+
+
+async def test_a_request_may_come_in_any_number_of_pieces(provider: LocalProvider) -> None:
+    """TCP keeps no boundaries; neither lines nor bodies arrive whole."""
+    data = b"\r\n" + request("Connection: close")
+    async with connect(provider) as raw:
+        for index in range(len(data)):
+            await raw.send(data[index : index + 1])
+            await asyncio.sleep(0)
+        assert b'"content":"4"' in (await raw.reply())[2]
+
+
+async def test_the_target_may_carry_a_host_and_a_query(provider: LocalProvider) -> None:
+    """Proxies send the absolute form, and a query does not change what is asked for."""
+    (status, _, _), _ = await exchange(provider, request("Connection: close", path=f"http://local{CHAT_PATH}?x=1"))
+
+    assert 200 == status
+
+
+async def test_a_client_that_asks_before_it_sends_is_told_to_go_on(provider: LocalProvider) -> None:
+    """Some clients wait for this before a large body; one that is too large is refused without it."""
+    data = request("Expect: 100-continue")
+    async with connect(provider) as raw:
+        await raw.send(data[: -len(CHAT)])
+        assert 100 == (await raw.head())[0]
+        await raw.send(CHAT)
+        assert 200 == (await raw.reply())[0]
+        await raw.send(b"POST / HTTP/1.1\r\nHost: local\r\nExpect: 100-continue\r\nContent-Length: 9999999\r\n\r\n")
+        assert 413 == (await raw.reply())[0]
+
+
+async def test_an_old_client_gets_a_stream_that_ends_with_the_connection(provider: LocalProvider) -> None:
+    """HTTP/1.0 knows no chunks: the bytes are the events, and the end of the connection is their end."""
+    body = CHAT.replace(b"{", b'{"stream":true,', 1)
+    async with connect(provider) as raw:
+        await raw.send(request(body=body, version="1.0"))
+        status, headers = await raw.head()
+        events = await raw.rest()
+
+    assert (200, "close") == (status, headers["connection"])
+    assert "transfer-encoding" not in headers
+    assert events.startswith(b"data: {")
+    assert events.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_stream_is_chunked_ends_and_keeps_the_connection(provider: LocalProvider) -> None:
+    """The end of a stream is marked within the connection, so that the next request can use it."""
+    body = CHAT.replace(b"{", b'{"stream":true,', 1)
+    async with connect(provider) as raw:
+        await raw.send(request(body=body) + request("Connection: close"))
+        _, headers = await raw.head()
+        rest = await raw.rest()
+
+    assert ("chunked", "text/event-stream; charset=utf-8") == (headers["transfer-encoding"], headers["content-type"])
+    stream, end, second = rest.partition(b"\r\n0\r\n\r\n")
+    assert stream.endswith(b"\r\ndata: [DONE]\n\n")
+    assert end
+    assert second.startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("data", [request()[:40], request()[:-3]])
+async def test_a_request_that_stops_in_the_middle_is_refused(provider: LocalProvider, data: bytes) -> None:
+    """Half a request is never served, even if its headers are complete."""
+    async with connect(provider) as raw:
+        await raw.send(data)
+        raw.end()
+        assert 400 == (await raw.reply())[0]
+
+    assert Counter({("none", 400): 1}) == provider.requests
+
+
+async def test_slow_and_idle_clients_do_not_stay_for_ever() -> None:
+    """Half a request is answered with 408; a connection without any is closed without a word."""
+    async with LocalProvider(limits=Limits(read_seconds=0.05)) as provider:
+        async with connect(provider) as raw:
+            assert b"" == await raw.rest()
+        async with connect(provider) as raw:
+            await raw.send(request()[:-1])
+            assert 408 == (await raw.reply())[0]
+
+        assert Counter({("none", 408): 1}) == provider.requests
+
+
+async def test_a_client_that_floods_while_it_waits_is_dropped(provider: LocalProvider) -> None:
+    """What is sent ahead is kept in memory, so there is an end to it."""
+    hang = CHAT.replace(b"local-small", b"local-hang")
+    async with connect(provider) as raw:
+        with contextlib.suppress(ConnectionError):
+            await raw.send(request(body=hang) + b"x" * 1_000_000)
+            await raw.rest()
+        await provider.wait_for_in_flight(0)
+
+    assert Counter({("local-hang", 499): 1}) == provider.requests
+
+
+async def test_a_wrong_chat_request_names_its_field(provider: LocalProvider) -> None:
+    """The error has the API's shape, and the connection is still good."""
+    async with connect(provider) as raw:
+        await raw.send(request(body=b'{"model":"local-small"}'))
+        status, headers, body = await raw.reply()
+
+    assert (400, "keep-alive") == (status, headers["connection"])
+    assert "messages" == json.loads(body)["error"]["param"]
+
+
+async def test_text_that_utf8_cannot_say_is_answered(provider: LocalProvider) -> None:
+    """JSON can carry half a surrogate pair, in the model's name as in the question."""
+    async with connect(provider) as raw:
+        await raw.send(request(body=CHAT.replace(b"2+2?", b"\\ud800")))
+        assert 200 == (await raw.reply())[0]
+        await raw.send(request(body=CHAT.replace(b"local-small", b"\\ud800")))
+        assert 404 == (await raw.reply())[0]
+
+
+async def test_keys_and_prompts_appear_in_no_log(provider: LocalProvider, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a good request nor a malformed one may leave its secrets behind, in the log or in the reply."""
+    caplog.set_level(logging.DEBUG)
+    secret = "sk-0123456789-secret"
+    ask = request("Connection: close", body=CHAT.replace(b"2+2?", b"my prompt is secret too")).replace(
+        b"Bearer k", f"Bearer {secret}".encode()
+    )
+    replies = [await exchange(provider, ask), await exchange(provider, ask.replace(b"Host:", b"Host :"))]
+
+    assert [200, 400] == [reply[0] for reply, _ in replies]
+    assert "secret" not in caplog.text
+    assert all(b"secret" not in body for (_, _, body), _ in replies)
+
+
+async def test_closing_is_quick_with_clients_that_neither_send_nor_leave() -> None:
+    """Idle connections, half requests and unread replies are dropped, and no task is left."""
+    before = asyncio.all_tasks()
+    async with contextlib.AsyncExitStack() as stack:
+        provider = LocalProvider(time_scale=0.0)
+        await provider.open()
+        idle, half, pending = [await stack.enter_async_context(connect(provider)) for _ in range(3)]
+        await half.send(request()[:50])
+        await pending.send(request(body=CHAT.replace(b"local-small", b"local-hang")))
+        await provider.wait_for_in_flight(1)
+        async with asyncio.timeout(2):
+            await provider.close()
+
+        assert before == asyncio.all_tasks()
+        assert b"" == await idle.rest()
+
+
+async def test_a_thousand_requests_share_a_few_connections(provider: LocalProvider) -> None:
+    """The demonstration sends this many; each is answered and counted once."""
+
+    async def client() -> int:
+        async with connect(provider) as raw:
+            for _ in range(250):
+                await raw.send(request())
+                assert b'"content":"4"' in (await raw.reply())[2]
+        return 250
+
+    assert 1_000 == sum(await asyncio.gather(*(client() for _ in range(4))))
+    assert Counter({("local-small", 200): 1_000}) == provider.requests
+    assert 0 == provider.in_flight
