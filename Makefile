@@ -1,7 +1,7 @@
 # One entry point per chore. Only make and Python 3.11 or newer are needed: each target builds the environment it uses.
 # Extra arguments go through ARGS, as in: make demo ARGS="--serve"
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 PY := .venv/bin/python
 BENCH_PY := .venv-bench/bin/python
 ARGS ?=
@@ -10,6 +10,7 @@ PIP := pip install --quiet --disable-pip-version-check
 # Pins hold on every Python and platform the package supports, and no local wheel, index or option gets into them.
 LOCK := env -u UV_FIND_LINKS .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links
+PROJECT := --extra demo pyproject.toml
 
 # pyright must use the copies of itself and of node that its wheels bring, and must not ask whether it is the newest.
 PYRIGHT := env -u PYRIGHT_PYTHON_FORCE_VERSION -u PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
@@ -20,7 +21,7 @@ REGISTRY := pypi[.]org|pythonhosted[.]org|registry[.]npmjs|crates[.]io|proxy[.]g
 
 # $(call environment,DIRECTORY,REQUIREMENTS): a new virtual environment with exactly these pins and this package.
 define environment
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed, not "$(PYTHON)": make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed, not "$(PYTHON)": make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(1)
 	$(1)/bin/python -m $(PIP) --require-hashes -r requirements/build.txt
 	$(1)/bin/python -m $(PIP) --require-hashes --no-build-isolation -r $(2)
@@ -56,7 +57,7 @@ check-pyright: .venv/.dev-stamp
 	$(PYRIGHT)
 
 check-imports: .venv/.dev-stamp
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 check-registries:
 	@! grep -rnIE --exclude-dir='.venv*' --exclude-dir='.git' --exclude-dir='.*_cache' -e '$(REGISTRY)' . \
@@ -77,10 +78,9 @@ format: .venv/.dev-stamp ## Format the code and fix what the linter can fix
 
 lock: .venv/.dev-stamp ## Pin requirements/*.txt from pyproject.toml and requirements/*.in (ARGS=--upgrade for newer)
 	$(LOCK) $(ARGS) -o requirements/build.txt requirements/build.in
-	$(LOCK) $(ARGS) -o requirements/runtime.txt --extra console pyproject.toml requirements/runtime.in
-	$(LOCK) $(ARGS) -o requirements/dev.txt --extra console -c requirements/build.txt -c requirements/runtime.txt \
-		pyproject.toml requirements/runtime.in requirements/dev.in
-	$(LOCK) $(ARGS) -o requirements/bench.txt --extra console pyproject.toml requirements/runtime.in requirements/bench.in
+	$(LOCK) $(ARGS) -o requirements/runtime.txt -c requirements/build.txt $(PROJECT)
+	$(LOCK) $(ARGS) -o requirements/dev.txt -c requirements/build.txt -c requirements/runtime.txt $(PROJECT) requirements/dev.in
+	$(LOCK) $(ARGS) -o requirements/bench.txt -c requirements/build.txt $(PROJECT) requirements/bench.in
 
 clean: ## Remove the environments, the caches and what was built
 	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov dist build

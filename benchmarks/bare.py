@@ -1,9 +1,10 @@
-"""The same guarantees in plain asyncio, without any telemetry: what ours is compared with where OpenTelemetry is absent.
+"""The same guarantees in plain asyncio, without telemetry: what ours is held to where OpenTelemetry is absent.
 
 Kept: a routing rule that fails or names no route leads to the default; a cache that is bounded, expires, hashes its
 keys, hands each caller a structure of its own, makes overlapping calls once and survives a cancelled caller; a limit
 that gives control back even if the work ignores its cancellation. Left out, though ours has it: deadlines handed down,
-label-safe accounting, key functions that may fail or be async, a shared store behind the memory, streaming.
+a context handed through, rules and key functions that may be async or fail, a check that a value survives being written
+as JSON, a bound on bytes, a shared store behind the memory, several event loops, streaming.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Timeout:
 
     async def execute(self, request: Any) -> Any:
         """The answer, or a TimeoutError."""
-        task = asyncio.create_task(self._call(request))  # type: ignore[arg-type]
+        task = asyncio.create_task(self._call(request))
         if not await finished_within(task, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS):
             self.failures += 1
             raise TimeoutError

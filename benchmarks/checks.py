@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from .workload import Work
 
 
-class NotDone(Exception):
+class NotDoneError(Exception):
     """A contestant did not do what it was timed for."""
 
 
 def expect(condition: object, what: str) -> None:
-    """Raise `NotDone` unless the condition holds.
+    """Raise `NotDoneError` unless the condition holds.
 
     Raises:
-        NotDone: it does not.
+        NotDoneError: it does not.
     """
     if not condition:
-        raise NotDone(what)
+        raise NotDoneError(what)
 
 
 def answered(name: str, expected: Any, got: Any) -> None:
@@ -46,11 +45,6 @@ def alike(what: str, ours: Mapping[Any, Any], by_hand: Mapping[Any, Any]) -> Non
     if ours != by_hand:
         differing = [key for key in {**ours, **by_hand} if ours.get(key) != by_hand.get(key)]
         key = differing[0]
-        raise NotDone(
+        raise NotDoneError(
             f"{len(differing)} {what} differ, e.g. {key}: ours {ours.get(key)}, by hand {by_hand.get(key)}"
         )
-
-
-def total(counter: Mapping[Any, int] | Counter[Any]) -> int:
-    """How many there are in all."""
-    return sum(counter.values())

@@ -9,13 +9,13 @@ does not run during a turn.
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-Call = Callable[[Any], Awaitable[Any]]
+Call = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
 async def _nothing() -> None:
@@ -61,6 +61,11 @@ class Effort(NamedTuple):
     batches: int
     calls: int
 
+    @property
+    def total(self) -> int:
+        """How many calls a contestant makes in all, the batch to warm up included."""
+        return self.calls * (1 + self.rounds * self.batches)
+
 
 class Ratio(NamedTuple):
     """The median over the rounds, and the range within which the middle half of the rounds lies."""
@@ -82,6 +87,7 @@ async def run(case: Case, effort: Effort) -> Samples:
         start = number % len(case.contestants)
         for contestant in (*case.contestants[start:], *case.contestants[:start]):
             samples[contestant.name].append(await _turn(contestant, batches))
+    gc.unfreeze()
     return samples
 
 

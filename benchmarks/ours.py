@@ -36,10 +36,10 @@ class Ours:
         routes = {route: self._timeout(self.llm_call(work)) for route in workload.COST_PER_ROUTE_USD}
         return self._cache(self._router(routes), workload.key_of_request)
 
-    def _router(self, routes: dict[str, Any]) -> Any:
+    def _router(self, routes: dict[str, Any]) -> RouterPrimitive[Any, Any]:
         return RouterPrimitive(routes, workload.choose, workload.FAST, workload.COST_PER_ROUTE_USD)
 
-    def _cache(self, primitive: Any, key_of: Any) -> Any:
+    def _cache(self, primitive: Any, key_of: Any) -> CachePrimitive[Any, Any]:
         return CachePrimitive(
             primitive,
             key_of,
@@ -48,5 +48,5 @@ class Ours:
             operation_name=workload.OPERATION,
         )
 
-    def _timeout(self, primitive: Any) -> Any:
+    def _timeout(self, primitive: Any) -> TimeoutPrimitive[Any, Any]:
         return TimeoutPrimitive(primitive, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS, workload.OPERATION)

@@ -33,11 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves threads or tasks running: what it started is still at work in the tests after it."""
+def no_thread_left_behind() -> Iterator[None]:
+    """Fail a test that leaves threads running: what they do happens in the tests after it."""
     before = set(threading.enumerate())
-    if is_async_test(request.node):
-        request.getfixturevalue("_no_task_left_behind")
     yield
     left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
     for thread in left:
@@ -46,8 +44,18 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not running, f"threads left running: {running}"
 
 
+@pytest.fixture(autouse=True)
+def no_task_left_behind(request: pytest.FixtureRequest, no_thread_left_behind: None) -> None:
+    """Fail an async test that leaves tasks pending.
+
+    Asking for the other guard first puts the event loop, which this one starts and which owns a thread pool, inside it.
+    """
+    if is_async_test(request.node):
+        request.getfixturevalue("_no_pending_task")
+
+
 @pytest.fixture
-async def _no_task_left_behind() -> AsyncIterator[None]:
+async def _no_pending_task() -> AsyncIterator[None]:
     yield
     for _ in range(_TASK_END_TURNS):
         left = asyncio.all_tasks() - {asyncio.current_task()}

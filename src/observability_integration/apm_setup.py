@@ -10,16 +10,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry.settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
+from observability_integration.telemetry import environment as env
+from observability_integration.telemetry.settings import GenAIProfile, PrometheusSettings, Settings
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Meter
-    from opentelemetry.trace import Tracer
-
-    from observability_integration.telemetry.providers import Running
+    from observability_integration.telemetry.providers import Meter, Running, Tracer
 
 logger = logging.getLogger("observability_integration")
 
@@ -28,6 +25,7 @@ MISSING_OPENTELEMETRY = (
     "Install with: uv add opentelemetry-api opentelemetry-sdk opentelemetry-exporter-prometheus"
 )
 _EXIT_SECONDS = 5.0
+_CHILD_SECONDS = 1.0  # for what a forked child has gathered before it was initialised itself
 
 
 class _DefaultPort(int):
@@ -40,7 +38,7 @@ class _DefaultVersion(str):
     __slots__ = ()
 
 
-_PORT = _DefaultPort(9464)  # OpenTelemetry specification, Prometheus exporter
+_PORT = _DefaultPort(9464)
 _VERSION = _DefaultVersion("0.1.0")
 
 
@@ -53,7 +51,7 @@ class ObservabilityStatus:
         reason: one sentence: what is on, or why nothing is.
         traces: where spans go: ``otlp``, ``console``.
         metrics: where metrics go: ``prometheus``, ``otlp``.
-        attached: the signals for which the application's own OpenTelemetry provider is used.
+        attached: the signals (``traces``, ``metrics``) that also go where the application's own providers send them.
         prometheus_url: where to scrape, or None.
         prometheus_port: the port that is really open, or None.
         problems: what was asked for and could not be had.
@@ -71,6 +69,7 @@ class ObservabilityStatus:
 
 _lock = threading.RLock()
 _running: Running | None = None
+_inherited = False  # whether what is running was switched on by the process that this one was forked from
 _status = ObservabilityStatus(False, "initialize_observability() has not been called")
 _atexit_registered = False
 
@@ -125,67 +124,76 @@ def initialize_observability(
         gen_ai_profile: spelling of the gen_ai metrics: ``v1.41``, ``latest`` or ``both``.
 
     Returns:
-        True when something is being exported. False when nothing is: OpenTelemetry is missing or disabled, or the
-        port is taken and there is no other signal; `observability_status` and one log line say why.
+        True when something is being exported, if only through providers that the application has set. False when
+        nothing is: OpenTelemetry is missing or disabled, or the port is taken and there is no other signal;
+        `observability_status` and one log line say why.
 
     Raises:
         ConfigurationError: an argument is wrong (never for a fault of the environment).
     """
-    global _running, _status, _atexit_registered
     _check_port(prometheus_port)
-    _check_endpoint(otlp_endpoint)
+    _check_host(prometheus_host)
+    _check_token(prometheus_bearer_token)
     _check_tls(prometheus_tls_certificate_file, prometheus_tls_key_file, prometheus_tls_client_ca_file)
+    if otlp_endpoint is not None and not env.is_http_url(otlp_endpoint):
+        raise ConfigurationError(
+            f"otlp_endpoint must be a URL such as http://localhost:4318, with http or https; got {otlp_endpoint!r}"
+        )
+    _check_interval(otlp_metric_interval_seconds)
     if gen_ai_profile not in get_args(GenAIProfile):
         raise ConfigurationError(f"gen_ai_profile must be one of {get_args(GenAIProfile)}, got {gen_ai_profile!r}")
-    if otlp_metric_interval_seconds is not None and not 0 < otlp_metric_interval_seconds < float("inf"):
-        raise ConfigurationError(f"otlp_metric_interval_seconds must be > 0, got {otlp_metric_interval_seconds!r}")
+    named = {
+        "service.name": service_name,
+        "service.version": None if service_version is _VERSION else service_version,
+        "deployment.environment.name": environment,
+    }
+    given = {**(resource_attributes or {}), **{key: value for key, value in named.items() if value}}
     with _lock:
-        if _running is not None:
+        if _running is not None and not _inherited:
             logger.info("Observability already initialized")
             return True
-        hindrance = _hindrance()
+        hindrance = env.hindrance() or _missing_packages()
         if hindrance is not None:
             return _off(hindrance)
-        prometheus = (
-            PrometheusSettings(
-                host=prometheus_host or os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost",
-                port=_port_from_environment() if prometheus_port is _PORT else prometheus_port,
-                bearer_token=prometheus_bearer_token,
-                tls_certificate_file=prometheus_tls_certificate_file,
-                tls_key_file=prometheus_tls_key_file,
-                tls_client_ca_file=prometheus_tls_client_ca_file,
-                scope_labels=prometheus_scope_labels,
+        prometheus = PrometheusSettings(
+            host=prometheus_host or env.prometheus_host(),
+            port=env.prometheus_port() if prometheus_port is _PORT else prometheus_port,
+            bearer_token=prometheus_bearer_token,
+            tls_certificate_file=prometheus_tls_certificate_file,
+            tls_key_file=prometheus_tls_key_file,
+            tls_client_ca_file=prometheus_tls_client_ca_file,
+            scope_labels=prometheus_scope_labels,
+        )
+        return _start(
+            Settings(
+                resource_attributes=env.resource_attributes(given, _VERSION),
+                prometheus=prometheus if enable_prometheus else None,
+                otlp=env.otlp(
+                    otlp_endpoint, otlp_headers, otlp_metrics, otlp_metric_interval_seconds, scraped=enable_prometheus
+                ),
+                console=env.is_development() if enable_console_traces is None else enable_console_traces,
+                gen_ai_profile=gen_ai_profile,
             )
-            if enable_prometheus
-            else None
         )
-        settings = Settings(
-            service_name=service_name or _default_service_name(),
-            service_version=None if service_version is _VERSION and _version_from_environment() else service_version,
-            environment=environment or os.environ.get("ENVIRONMENT") or None,
-            resource_attributes=dict(resource_attributes or {}),
-            prometheus=prometheus,
-            otlp=_otlp(otlp_endpoint, otlp_headers, otlp_metrics, otlp_metric_interval_seconds, enable_prometheus),
-            console=_console(enable_console_traces),
-            gen_ai_profile=gen_ai_profile,
-        )
-        return _start(settings)
 
 
 def _start(settings: Settings) -> bool:
-    global _running, _status, _atexit_registered
-    from observability_integration.telemetry import providers  # imports OpenTelemetry, which takes a while
-
+    global _running, _inherited, _status, _atexit_registered
     try:
+        from observability_integration.telemetry import providers  # imports OpenTelemetry, which takes a while
+
+        if _running is not None:  # the parent's, as far as it went on in this child
+            _running.stop(_CHILD_SECONDS)
+        _running, _inherited = None, False
         running = providers.start(settings)
     except Exception as error:
         logger.debug("Telemetry could not start", exc_info=True)
         return _off(f"telemetry could not start: {type(error).__name__}: {error}")
+    if not running.exporting:
+        running.stop(0.0)
+        return _off("; ".join(running.problems) or "neither Prometheus, OTLP nor console traces are switched on")
     for problem in running.problems:
         logger.warning("Observability: %s", problem)
-    if not running.exporting:
-        running.stop(1.0)
-        return _off("; ".join(running.problems) or "neither Prometheus, OTLP nor console traces are switched on")
     _running = running
     _status = _describe(running)
     logger.info("Observability on: %s", _status.reason)
@@ -197,14 +205,13 @@ def _start(settings: Settings) -> bool:
 
 def shutdown_observability(timeout_seconds: float = 5.0) -> None:
     """Flushes and ends telemetry; back within `timeout_seconds` even when a collector does not answer. Never raises."""
-    global _running, _status
+    global _running, _inherited, _status
     with _lock:
-        running, _running = _running, None
+        running, _running, _inherited = _running, None, False
         if running is None:
             return
-        in_time = running.stop(max(0.0, timeout_seconds))
         _status = ObservabilityStatus(False, "shutdown_observability() was called")
-        if not in_time:
+        if not running.stop(max(0.0, timeout_seconds)):
             logger.warning("Observability: some telemetry was not delivered within %gs", timeout_seconds)
 
 
@@ -222,18 +229,18 @@ def get_tracer(name: str = "observability_integration") -> Tracer | None:
     """An OpenTelemetry tracer, or None while telemetry is off."""
     if _running is None:
         return None
-    from opentelemetry import trace
+    from observability_integration.telemetry import providers
 
-    return trace.get_tracer(name)
+    return providers.tracer(name)
 
 
 def get_meter(name: str = "observability_integration") -> Meter | None:
     """An OpenTelemetry meter, or None while telemetry is off."""
     if _running is None:
         return None
-    from opentelemetry import metrics
+    from observability_integration.telemetry import providers
 
-    return metrics.get_meter(name)
+    return providers.meter(name)
 
 
 def _off(reason: str) -> Literal[False]:
@@ -251,6 +258,8 @@ def _describe(running: Running) -> ObservabilityStatus:
         parts.append("metrics over OTLP")
     if running.traces:
         parts.append(f"traces to {' and '.join(running.traces)}")
+    if running.attached:
+        parts.append(f"{' and '.join(running.attached)} to the application's own providers")
     return ObservabilityStatus(
         True,
         ", ".join(parts),
@@ -263,11 +272,7 @@ def _describe(running: Running) -> ObservabilityStatus:
     )
 
 
-def _hindrance() -> str | None:
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return "OTEL_SDK_DISABLED is set"
-    if os.environ.get("ENABLE_APM", "").strip().lower() in ("false", "0", "no", "off"):
-        return "ENABLE_APM is false"
+def _missing_packages() -> str | None:
     try:
         found = importlib.util.find_spec("opentelemetry.sdk") and importlib.util.find_spec("opentelemetry.trace")
     except ImportError:
@@ -280,14 +285,14 @@ def _check_port(port: Any) -> None:
         raise ConfigurationError(f"prometheus_port must be an integer from 0 to 65535, got {port!r}")
 
 
-def _check_endpoint(endpoint: str | None) -> None:
-    if endpoint is None:
-        return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigurationError(
-            f"otlp_endpoint must be a URL such as http://localhost:4318, with http or https; got {endpoint!r}"
-        )
+def _check_host(host: str | None) -> None:
+    if host is not None and not host.strip():
+        raise ConfigurationError("prometheus_host must not be empty; say 0.0.0.0 to listen on every address")
+
+
+def _check_token(token: str | None) -> None:
+    if token is not None and (not token or token != token.strip()):
+        raise ConfigurationError("prometheus_bearer_token must not be empty, nor begin or end with white space")
 
 
 def _check_tls(certificate: str | None, key: str | None, client_ca: str | None) -> None:
@@ -297,82 +302,30 @@ def _check_tls(certificate: str | None, key: str | None, client_ca: str | None) 
         raise ConfigurationError("prometheus_tls_client_ca_file needs prometheus_tls_certificate_file too")
 
 
-def _port_from_environment() -> int:
-    text = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
-    if text.strip().isdecimal() and int(text) <= 65535:
-        return int(text)
-    if text.strip():
-        logger.warning("OTEL_EXPORTER_PROMETHEUS_PORT=%r is no port; using %d", text, int(_PORT))
-    return int(_PORT)
-
-
-def _default_service_name() -> str | None:
-    given = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return None if given else "unknown_service:python"
-
-
-def _version_from_environment() -> bool:
-    return "service.version=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-
-
-def _console(asked: bool | None) -> bool:
-    if asked is not None:
-        return asked
-    return os.environ.get("ENVIRONMENT", "").strip().lower() == "development"
-
-
-def _otlp(
-    endpoint: str | None,
-    headers: Mapping[str, str] | None,
-    metrics: bool | None,
-    interval_seconds: float | None,
-    scraped: bool,
-) -> OtlpSettings | None:
-    common = bool(endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
-    traces = common or bool(os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
-    asked_for = _exporters("OTEL_METRICS_EXPORTER")
-    if metrics is None:
-        own_endpoint = bool(os.environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"))
-        metrics = "none" not in asked_for and (own_endpoint or (common and (not scraped or "otlp" in asked_for)))
-    if endpoint is None and "none" in _exporters("OTEL_TRACES_EXPORTER"):
-        traces = False
-    if not traces and not metrics:
-        return None
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip().lower()
-    if protocol not in ("", "http/protobuf"):
-        logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not supported; using http/protobuf (port 4318)", protocol)
-    return OtlpSettings(
-        endpoint=endpoint,
-        headers=headers,
-        traces=traces,
-        metrics=metrics,
-        metric_interval_seconds=interval_seconds,
-    )
-
-
-def _exporters(variable: str) -> set[str]:
-    return {name.strip().lower() for name in os.environ.get(variable, "").split(",") if name.strip()}
+def _check_interval(seconds: Any) -> None:
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
+    ):
+        raise ConfigurationError(f"otlp_metric_interval_seconds must be > 0 and finite, got {seconds!r}")
 
 
 def _after_fork_in_child() -> None:
     # Spans and pushed metrics go on, because the SDK restarts its threads; the scrape port stays with the parent.
-    global _lock, _running, _status
+    global _lock, _running, _inherited, _status
     _lock = threading.RLock()
     if _running is None:
         return
-    served = _running.scrape_url is not None
     _running.forget_after_fork()
     if _running.exporting:
+        _inherited = True
         _status = _describe(_running)
-    elif served:
-        _running = None
-        _status = ObservabilityStatus(
-            False, "forked: the parent serves Prometheus; call initialize_observability() here"
-        )
-        from observability_integration.telemetry import instruments, spans
+        return
+    _running = None
+    _status = ObservabilityStatus(False, "forked: the parent serves Prometheus; call initialize_observability() here")
+    from observability_integration.telemetry import instruments, spans
 
-        instruments.stop()
-        spans.install(None)
+    instruments.stop()
+    spans.install(None)
 
 
 if hasattr(os, "register_at_fork"):

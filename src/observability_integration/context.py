@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar, Token
@@ -20,6 +21,11 @@ def _now() -> float:
         return time.monotonic()
 
 
+def _check_finite(seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not -math.inf < seconds < math.inf:
+        raise ConfigurationError(f"deadline seconds must be a finite number, got {seconds!r}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Deadline:
     """A moment after which nobody waits for the result any more.
@@ -27,7 +33,8 @@ class Deadline:
     Compared by identity: two primitives that happen to end at the same moment still own different deadlines.
 
     Attributes:
-        when: absolute time on the event loop's clock, in seconds. Meaningless in another process.
+        when: absolute time on the event loop's clock, in seconds. Meaningless in another process; stands still, as that
+            clock does, while the machine is suspended.
         operation: name of what set it, for error messages.
     """
 
@@ -41,8 +48,7 @@ class Deadline:
         Raises:
             ConfigurationError: if `seconds` is not a finite number.
         """
-        if isinstance(seconds, bool) or not (-1e12 < seconds < 1e12):
-            raise ConfigurationError(f"deadline seconds must be a finite number, got {seconds!r}")
+        _check_finite(seconds)
         return cls(_now() + seconds, operation)
 
     def remaining(self) -> float:

@@ -8,6 +8,7 @@
         ├── MissingDependencyError         an optional package is needed; also an ImportError
         ├── PrimitiveTimeoutError          our own clock ran out; also a builtins.TimeoutError (hence an OSError)
         └── StreamInterruptedError         a stream ended before its answer was complete
+            └── StreamStalledError         no content came for too long; also a PrimitiveTimeoutError
 
 An exception raised by the wrapped work is never converted: it passes through unchanged.
 No message contains a prompt or an answer.
@@ -125,7 +126,7 @@ class StreamInterruptedError(ObservabilityError):
     Attributes:
         operation: name of the operation whose stream stopped.
         chunks: number of chunks that had been delivered.
-        reason: ``no_finish_reason`` (the provider closed the stream early) or ``stalled``.
+        reason: ``no_finish_reason`` (the provider closed the stream early) or ``stalled`` (see `StreamStalledError`).
     """
 
     def __init__(self, operation: str, chunks: int, reason: str) -> None:
@@ -136,3 +137,35 @@ class StreamInterruptedError(ObservabilityError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StreamInterruptedError, (self.operation, self.chunks, self.reason)
+
+
+class StreamStalledError(StreamInterruptedError, PrimitiveTimeoutError):
+    """The idle clock ran out in the middle of an answer: at once an interrupted stream and a timeout of ours."""
+
+    def __init__(
+        self,
+        operation: str,
+        timeout_seconds: float,
+        elapsed_seconds: float,
+        *,
+        chunks: int,
+        cleanup: Cleanup = "clean",
+    ) -> None:
+        PrimitiveTimeoutError.__init__(self, operation, timeout_seconds, elapsed_seconds, kind="idle", cleanup=cleanup)
+        self.chunks = chunks
+        self.reason = "stalled"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_stalled, (
+            self.operation,
+            self.timeout_seconds,
+            self.elapsed_seconds,
+            self.chunks,
+            self.cleanup,
+        )
+
+
+def _rebuild_stalled(
+    operation: str, timeout_seconds: float, elapsed_seconds: float, chunks: int, cleanup: Cleanup
+) -> StreamStalledError:
+    return StreamStalledError(operation, timeout_seconds, elapsed_seconds, chunks=chunks, cleanup=cleanup)

@@ -10,15 +10,20 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
 # The event loop holds its tasks weakly; these are the ones that nobody awaits but that must run to their end.
 _owned: set[asyncio.Task[Any]] = set()
+
+# Tasks that were cancelled while a thread worked for them, each with a future that is done when the thread is.
+_left_in_thread: WeakKeyDictionary[asyncio.Future[Any], asyncio.Future[None]] = WeakKeyDictionary()
 
 
 def _release(waiter: asyncio.Future[None], _: object = None) -> None:
@@ -66,16 +71,30 @@ def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     return own(asyncio.get_running_loop().create_task(work, name=name))
 
 
+def left_in_thread(task: asyncio.Future[Any]) -> asyncio.Future[None] | None:
+    """What the cancelled `task` left running in a thread of `DaemonThreads`: done when that has ended."""
+    left = _left_in_thread.get(task)
+    return None if left is None or left.done() else left
+
+
 class DaemonThreads:
     """A few daemon threads for blocking calls that may never return.
 
     The standard executors join their threads when the interpreter exits, so one blocking call that hangs keeps the
     process alive for ever. These threads are daemons and keep nothing alive.
+
+    Args:
+        max_threads: how many calls run at a time; the next one waits for one of them to return.
+        name: name of the threads.
     """
 
     def __init__(self, max_threads: int, name: str) -> None:
         self._max_threads = max_threads
         self._name = name
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -89,9 +108,12 @@ class DaemonThreads:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        ended: asyncio.Future[None] | None = None
         context = contextvars.copy_context()
 
         def deliver(result: T | None, error: BaseException | None) -> None:
+            if ended is not None:
+                ended.set_result(None)
             if future.done():
                 return
             if error is None:
@@ -110,16 +132,24 @@ class DaemonThreads:
                 loop.call_soon_threadsafe(deliver, result, caught)
 
         self._submit(job)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and future.cancelled():  # else the thread had ended in the same turn of the loop
+                _left_in_thread[task] = ended = loop.create_future()
+            raise
 
     def _submit(self, job: Callable[[], None]) -> None:
+        if self._pid != os.getpid():  # forked: the threads counted here stayed behind in the parent
+            self._start_afresh()
         with self._lock:
+            start = self._idle <= self._pending and self._threads < self._max_threads
+            if start:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                self._threads += 1
             self._pending += 1
-            start = self._idle < self._pending and self._threads < self._max_threads
-            self._threads += start
         self._jobs.put(job)
-        if start:
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _work(self) -> None:
         while True:
@@ -130,3 +160,4 @@ class DaemonThreads:
                 self._idle -= 1
                 self._pending -= 1
             job()
+            del job  # or an idle thread would keep the last call's arguments

@@ -42,8 +42,16 @@ async def client(provider: LocalProvider) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-def client_of(provider: LocalProvider, timeout_seconds: float = 30.0) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=provider.base_url, api_key=KEY, max_retries=0, timeout=timeout_seconds)
+@contextlib.asynccontextmanager
+async def client_of(provider: LocalProvider, timeout_seconds: float = 30.0) -> AsyncIterator[AsyncOpenAI]:
+    try:
+        async with AsyncOpenAI(
+            base_url=provider.base_url, api_key=KEY, max_retries=0, timeout=timeout_seconds
+        ) as client:
+            yield client
+    finally:
+        # The client looks up its platform in a thread of the loop's executor, which would outlive the test.
+        await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def ask(client: AsyncOpenAI, model: str, question: str = FRUIT.prompt, **more: Any) -> Any:
@@ -182,7 +190,7 @@ async def test_the_flaky_model_fails_every_third_time(client: AsyncOpenAI, provi
 async def test_the_cut_model_breaks_the_connection_half_way(client: AsyncOpenAI) -> None:
     """A reader has had some content and no finish reason when the transport fails; a whole answer fails too."""
     chunks: list[Any] = []
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises((httpx.RemoteProtocolError, openai.APIConnectionError)):
         await read_into(chunks, await ask(client, "local-cut", stream=True))
     with pytest.raises(openai.APIConnectionError):
         await ask(client, "local-cut")
@@ -218,7 +226,7 @@ async def test_the_stalling_model_falls_silent_after_some_content(provider: Loca
     """Only a clock between chunks notices this one: the answer began in time and the connection stays open."""
     chunks: list[Any] = []
     async with client_of(provider, timeout_seconds=0.3) as client:
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises((httpx.ReadTimeout, openai.APITimeoutError)):
             await read_into(chunks, await ask(client, "local-stall", stream=True))
         with pytest.raises(openai.APITimeoutError):
             await ask(client, "local-stall")
@@ -302,7 +310,8 @@ async def test_a_client_is_not_held_up_by_another_that_hangs(provider: LocalProv
         await provider.wait_for_in_flight(1)
 
         assert FRUIT.answer == (await ask(lively, "local-small")).choices[0].message.content
-        assert 1 == provider.in_flight
+        assert not waiting.done()
+        await provider.wait_for_in_flight(1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -312,9 +321,10 @@ async def test_a_client_is_not_held_up_by_another_that_hangs(provider: LocalProv
 async def test_closing_drops_clients_that_hang_and_leaves_no_task() -> None:
     """A demonstration must end when it ends, whatever its clients are waiting for."""
     before = asyncio.all_tasks()
-    provider = LocalProvider(time_scale=0.0, profiles=[*DEFAULT_PROFILES, DRIP])
-    async with client_of_open(provider) as client:
-        waiting = [asyncio.create_task(ask(client, model)) for model in ("local-hang", "local-stall", "drip")]
+    provider = LocalProvider(profiles=[*DEFAULT_PROFILES, DRIP])
+    await provider.open()
+    async with client_of(provider) as client:
+        waiting = [asyncio.create_task(ask(client, model)) for model in ("local-hang", "local-slow", "drip")]
         await provider.wait_for_in_flight(3)
         async with asyncio.timeout(2):
             await provider.close()
@@ -323,13 +333,6 @@ async def test_closing_drops_clients_that_hang_and_leaves_no_task() -> None:
     assert [openai.APIConnectionError] * 3 == [type(outcome) for outcome in outcomes]
     assert 0 == provider.in_flight
     assert before == asyncio.all_tasks()
-
-
-@contextlib.asynccontextmanager
-async def client_of_open(provider: LocalProvider) -> AsyncIterator[AsyncOpenAI]:
-    await provider.open()
-    async with client_of(provider) as client:
-        yield client
 
 
 async def test_a_provider_is_open_once_and_only_between_open_and_close() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -49,10 +50,13 @@ class Raw:
         self._writer.write_eof()
 
 
+def port_of(provider: LocalProvider) -> int:
+    return int(provider.base_url.rsplit(":", 1)[1].removesuffix("/v1"))
+
+
 @contextlib.asynccontextmanager
 async def connect(provider: LocalProvider) -> AsyncIterator[Raw]:
-    port = int(provider.base_url.rsplit(":", 1)[1].removesuffix("/v1"))
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(provider))
     try:
         yield Raw(reader, writer)
     finally:
@@ -145,6 +149,17 @@ async def test_requests_sent_ahead_are_answered_in_order(provider: LocalProvider
         await raw.send(request() + request(path="/v1/nothing") + request("Connection: close"))
         assert [200, 404, 200] == [(await raw.reply())[0] for _ in range(3)]
         assert b"" == await raw.rest()
+
+
+async def test_a_request_that_arrives_while_another_is_answered_waits_its_turn() -> None:
+    """While it works the provider reads on, to notice a client that leaves; what it reads then is the next request."""
+    async with LocalProvider(time_scale=0.1) as provider, connect(provider) as raw:
+        await raw.send(request(body=CHAT.replace(b"local-small", b"local-large")))
+        await provider.wait_for_in_flight(1)
+        await raw.send(request())
+        replies = [json.loads((await raw.reply())[2])["model"] for _ in range(2)]
+
+    assert ["local-large", "local-small"] == replies
 
 
 async def test_a_request_may_come_in_any_number_of_pieces(provider: LocalProvider) -> None:
@@ -290,6 +305,33 @@ async def test_closing_is_quick_with_clients_that_neither_send_nor_leave() -> No
         assert b"" == await idle.rest()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_client_that_arrives_while_the_provider_closes_is_dropped(turns: int) -> None:
+    """The event loop takes a few turns to hand over a connection; closing at any of them must leave nothing open."""
+    loop = asyncio.get_running_loop()
+    before = asyncio.all_tasks()
+    provider = LocalProvider()
+    await provider.open()
+    with socket.create_connection(("127.0.0.1", port_of(provider))) as client:
+        client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await provider.close()
+
+        with contextlib.suppress(ConnectionError):
+            assert b"" == await loop.sock_recv(client, 1)
+    assert before == asyncio.all_tasks()
+
+
+async def test_a_refused_body_still_on_its_way_is_taken_and_dropped(provider: LocalProvider) -> None:
+    """Closing while the client sends would reset the connection, and the client would never see why."""
+    async with connect(provider) as raw:
+        await raw.send(b"POST / HTTP/1.1\r\nHost: local\r\nContent-Length: 2000000\r\n\r\n")
+        assert 413 == (await raw.reply())[0]
+        await raw.send(b"x" * 2_000_000)
+        assert b"" == await raw.rest()
+
+
 async def test_a_thousand_requests_share_a_few_connections(provider: LocalProvider) -> None:
     """The demonstration sends this many; each is answered and counted once."""
 
@@ -302,4 +344,4 @@ async def test_a_thousand_requests_share_a_few_connections(provider: LocalProvid
 
     assert 1_000 == sum(await asyncio.gather(*(client() for _ in range(4))))
     assert Counter({("local-small", 200): 1_000}) == provider.requests
-    assert 0 == provider.in_flight
+    await provider.wait_for_in_flight(0)

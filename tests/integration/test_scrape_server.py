@@ -50,7 +50,7 @@ class Stalling:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         self.inside.set()
-        assert self.leave.wait(WAIT_SECONDS)
+        assert self.leave.wait(WAIT_SECONDS * 2)
         yield GaugeMetricFamily("late", "d", 1)
 
 
@@ -108,6 +108,12 @@ def is_open(port: int, address: str = "127.0.0.1") -> bool:
     return False
 
 
+def open_descriptors() -> int:
+    """How many file descriptors this process has; 0 where the system does not tell."""
+    descriptors = Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.is_dir() else 0
+
+
 def hung_up(connection: socket.socket) -> bool:
     """Waits until the other side has ended the connection; a TimeoutError when it does not."""
     connection.settimeout(WAIT_SECONDS)
@@ -142,12 +148,12 @@ class TestPages:
     @pytest.mark.parametrize(
         "accept", ["application/openmetrics-text;version=abc", "text/plain;version=1.x", "\x80;=;;,"]
     )
-    def test_an_accept_header_that_makes_no_sense_gets_text(
+    def test_an_accept_header_that_makes_no_sense_gets_an_answer(
         self, accept: str, serve: Callable[..., ScrapeServer]
     ) -> None:
         """prometheus_client trips over a version that is no number."""
         response, body = ask(serve(), Accept=accept)
-        assert (200, TEXT) == (response.status, response.headers["Content-Type"])
+        assert 200 == response.status
         assert b"answer 42.0" in body
 
     def test_header_names_are_read_in_any_case(self, serve: Callable[..., ScrapeServer]) -> None:
@@ -159,15 +165,18 @@ class TestPages:
         """The version that is asked for is part of our Content-Type."""
         with socket.create_connection(("127.0.0.1", serve().port), timeout=WAIT_SECONDS) as connection:
             connection.sendall(
-                b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=1.0.0\r\n X-Own: 1\r\n\r\n"
+                b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=1.0.0.\r\n X-Own: 1\r\n\r\n"
             )
             answer = connection.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
         assert b"X-Own" not in answer
 
     def test_head_says_what_get_would_send(self, serve: Callable[..., ScrapeServer]) -> None:
-        """Health checks use it."""
+        """Health checks use it; a body that came nevertheless would pass for the next answer."""
         server = serve()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(b"HEAD /metrics HTTP/1.1\r\n\r\n")
+            assert connection.makefile("rb").read().endswith(b"\r\n\r\n")
         (head, nothing), (_, body) = ask(server, method="HEAD"), ask(server)
         assert (200, str(len(body)), b"") == (head.status, head.headers["Content-Length"], nothing)
 
@@ -195,6 +204,15 @@ class TestPages:
         """The answer must arrive although nobody reads the body."""
         response, _ = ask(serve(), method=method, body=None if method == "TRACE" else b"x" * 50_000)
         assert (405, "GET, HEAD") == (response.status, response.headers["Allow"])
+
+    @pytest.mark.parametrize("length", ["-1", "many", "9" * 5000])
+    def test_a_body_of_impossible_length_is_refused_all_the_same(
+        self, length: str, serve: Callable[..., ScrapeServer]
+    ) -> None:
+        """Python refuses to read numbers of thousands of digits; a negative length would read until the end."""
+        with socket.create_connection(("127.0.0.1", serve().port), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+            assert connection.makefile("rb").readline().startswith(b"HTTP/1.0 405 ")
 
     @pytest.mark.parametrize(
         "line", [b"\x00\xff\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"BREW / HTTP/1.1\r\n\r\n", b"\r\n"]
@@ -270,6 +288,7 @@ class TestFailures:
     ) -> None:
         """Clients that send a byte now and then must not lock Prometheus out."""
         monkeypatch.setattr(scrape_acceptor, "_MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(scrape_acceptor, "_CLIENT_SECONDS", 1000.0)
         server = serve()
         with contextlib.ExitStack() as stack:
             dripping = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(3)]
@@ -642,12 +661,15 @@ class TestClosing:
         server.start()
         assert 200 == ask(server)[0].status
 
-    def test_an_idle_client_does_not_hold_it_up(self, serve: Callable[..., ScrapeServer]) -> None:
-        """A connection that has asked for nothing is ended at once: close returns with its time hardly used."""
+    def test_an_idle_client_does_not_hold_it_up(
+        self, serve: Callable[..., ScrapeServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A connection that has asked for nothing is ended at once; waiting for it would outlast any test."""
+        monkeypatch.setattr(scrape_acceptor, "_CLIENT_SECONDS", 1000.0)
         server = serve()
         with socket.create_connection(("127.0.0.1", server.port)) as idle:
             assert 200 == ask(server)[0].status
-            server.close(timeout_seconds=WAIT_SECONDS * 10)
+            server.close(timeout_seconds=1000.0)
             assert hung_up(idle)
 
     def test_an_answer_under_way_is_finished(self, serve: Callable[..., ScrapeServer]) -> None:
@@ -724,15 +746,15 @@ class TestForking:
         server = serve()
         with socket.create_connection(("127.0.0.1", server.port)) as idle:
             assert 200 == ask(server)[0].status
-            before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
+            # The alarm's two ends, the selector, the idle connection, and one listener an address.
+            inherited = 4 + (2 if HAS_IPV6 else 1)
 
             def release() -> bool:
+                before = open_descriptors()
                 server.release_after_fork()
                 server.release_after_fork()
                 server.close()
-                after = len(os.listdir("/proc/self/fd")) if before else 0  # noqa: PTH208
-                # Two listeners at most, the alarm's two ends, the selector, and the idle connection.
-                return not before or before - after >= 5
+                return not before or before - open_descriptors() >= inherited
 
             assert self.in_child(release)
             assert 200 == ask(server)[0].status

@@ -18,23 +18,23 @@ def _python(code: str, absent: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", ["json", "json.decoder"])
+@pytest.mark.parametrize("module", ["yaml", "yaml.nodes"])
 def test_hidden_package_behaves_as_if_never_installed(module: str) -> None:
     """The library tells an absent package by the error's type and name, so both must be those of the real thing."""
     code = f"""
 import importlib.util, tests.absent
-assert importlib.util.find_spec("json") is None
+assert importlib.util.find_spec("yaml") is None
 try:
     import {module}
 except ModuleNotFoundError as error:
     print(error.name)
 """
-    result = _python(code, "json")
-    assert (0, "json\n") == (result.returncode, result.stdout), result.stderr
+    result = _python(code, "yaml")
+    assert (0, "yaml\n") == (result.returncode, result.stdout), result.stderr
 
 
 def test_hiding_too_late_is_an_error() -> None:
     """A package that was imported first would stay in use, and the environment would prove nothing."""
-    result = _python("import json, tests.absent", "json")
+    result = _python("import yaml, tests.absent", "yaml")
     assert result.returncode != 0
-    assert "['json'] imported before it could be hidden" in result.stderr
+    assert "['yaml'] imported before it could be hidden" in result.stderr

@@ -28,6 +28,9 @@ async def test_leaves_a_task():
 async def test_task_that_is_ending_is_not_left():
     asyncio.create_task(asyncio.Event().wait()).cancel()
 
+async def test_thread_pool_of_the_loop_is_not_left():
+    await asyncio.to_thread(time.sleep, 0)
+
 async def test_library_blocks():
     inside = str(Path(observability_integration.__file__).with_name("blocking.py"))
     exec(compile("import time; time.sleep(0)", inside, "exec"), {})
@@ -58,7 +61,7 @@ def test_guards_catch_threads_tasks_and_blocking_calls(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "1 failed, 5 passed, 2 errors" in result.stdout, result.stdout
+    assert "1 failed, 6 passed, 2 errors" in result.stdout, result.stdout
     assert "threads left running: ['left-thread']" in result.stdout
     assert "tasks left pending: ['left-task: Event.wait']" in result.stdout
     assert "Blocking call to time.sleep" in result.stdout

@@ -3,24 +3,38 @@
 A store that is refused, silent, paused or broken costs one budget, once. From then on the breaker is open and nobody
 waits: the cache works from memory, and a probe in the background (not on anyone's call) finds out when the store is
 back. One log line and one event for each change.
+
+What is to be deleted is written down first and crossed out when the store has done it: an entry invalidated while the
+store was away is not served when it comes back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.stores.redis import SharedStore
-from observability_integration.context import current_deadline
+from observability_integration.context import remaining
 from observability_integration.tasks import own, spawn, wait_done
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
 
+from .slots import Slots
+from .stores.shared import SharedStore, StoreBusy
+
+T = TypeVar("T")
 logger = logging.getLogger("observability_integration")
+
+_MAX_DUE = 1000  # deletions remembered one by one, few enough for one command; more of them become one clear
+_PROBE_TTL_MILLISECONDS = 1000
+_SLOTS = 16  # accesses at once; each needs a connection, and opening hundreds takes longer than the budget
+_PATIENCE = 10  # budgets that an access waits for a slot: the store is answering, or the breaker would be open
+_LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
 
 
 class GuardedStore:
@@ -29,92 +43,157 @@ class GuardedStore:
     Args:
         store: the store.
         operation: name for metrics and logs.
+        prefix: how the keys of the operation begin.
         policy: budget and retry times.
     """
 
-    def __init__(self, store: SharedStore, operation: str, policy: CachePolicy) -> None:
+    def __init__(self, store: SharedStore, operation: str, prefix: str, policy: CachePolicy) -> None:
         self._store = store
         self._operation = operation
+        self._prefix = prefix
         self._policy = policy
+        self._slots = Slots(_SLOTS)
+        self._longest_seconds = (_PATIENCE + 2) * policy.backend_budget_seconds
         self._open = False
+        self._answers = 0
         self._failures = 0
         self._retry_at = 0.0
+        self._back_since = -math.inf
         self._probe: asyncio.Task[None] | None = None
+        self._due: dict[str, object] = {}
+        self._clear_due: object | None = None
+        self._payment: asyncio.Task[None] | None = None
         self._up = CACHE_BACKEND_UP.declare(self, operation)
         self._up.set(1)
 
-    @property
-    def usable(self) -> bool:
-        """Whether the store is in use, as opposed to waited for."""
-        return not self._open
-
     async def get(self, key: str) -> bytes | str | None:
-        """The entry; None when it is missing, late, or the store is out of use."""
+        """The entry; None when it is missing, late, invalidated, or the store is out of use."""
+        if not self._open and (self._clear_due is not None or key in self._due):
+            return None
         return await self._access(lambda: self._store.get(key))
 
     async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
         """Keeps an entry, if the store is in use."""
         await self._access(lambda: self._store.set(key, value, ttl_milliseconds))
 
-    async def delete(self, *keys: str) -> None:
-        """Forgets entries, if the store is in use."""
-        await self._access(lambda: self._store.delete(*keys))
+    async def delete(self, key: str) -> None:
+        """Forgets an entry: in the store within the budget, else when it is back in use, and here at once."""
+        self._due[key] = object()
+        if len(self._due) > _MAX_DUE:
+            self._due.clear()
+            self._clear_due = object()
+        await asyncio.shield(self._pay_soon())
 
-    async def clear(self, prefix: str) -> bool:
-        """Forgets everything under `prefix`, however long that takes; False when the store is out of use."""
-        if self._open:
-            return False
-        try:
-            await self._store.clear(prefix)
-        except Exception as error:  # noqa: BLE001 - any fault of the store ends its use, never the call
-            self._trip(error)
-            return False
-        return True
+    async def clear(self) -> None:
+        """Forgets everything under the prefix, however long that takes, or when the store is back in use."""
+        self._clear_due = object()
+        await asyncio.shield(self._pay_soon())
 
     async def aclose(self) -> None:
         """Ends the probe and the store's own connections."""
-        if self._probe is not None:
-            self._probe.cancel()
+        probe = self._probe
+        if probe is not None and probe.get_loop() is asyncio.get_running_loop():
+            probe.cancel()
         await self._store.aclose()
 
-    async def _access(self, start: Any) -> Any:
+    async def _access(self, start: Callable[[], Awaitable[T]]) -> T | None:
         if self._open:
             self._probe_if_due()
             return None
+        left = remaining()
+        if left is None or left > 2 * self._longest_seconds:
+            return await self._queue(start)
+        # The caller leaves while there is time for the call itself; the store is judged by its own budget all the same.
+        asked = spawn(self._queue(start), name="cache store access")
+        return asked.result() if await wait_done(asked, left / 2) else None
+
+    async def _queue(self, start: Callable[[], Awaitable[T]]) -> T | None:
         budget = self._policy.backend_budget_seconds
-        deadline = current_deadline()
-        if deadline is not None:
-            budget = min(budget, deadline.remaining())
-        # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
-        task = own(asyncio.get_running_loop().create_task(_run(start), name="cache store"))
+        if not await self._slots.take(_PATIENCE * budget):
+            self._count(StoreBusy())
+            return None
         try:
-            done = await wait_done(task, budget)
+            # Those who were first may have found out that the store is gone.
+            return None if self._open else await self._ask(start, budget)
+        finally:
+            self._slots.give_back()
+
+    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T | None:
+        answers = self._answers
+        try:
+            result = await self._within(start, budget_seconds)
+        except StoreBusy as error:
+            self._count(error)
+        except Exception as error:  # noqa: BLE001 - any fault of the store ends its use, never the call
+            self._count(error)
+            # Late, but others were answered meanwhile: then the delay is on this side.
+            if not isinstance(error, TimeoutError) or self._answers == answers:
+                self._trip(error)
+        else:
+            self._answers += 1
+            if (self._due or self._clear_due is not None) and (self._payment is None or self._payment.done()):
+                self._pay_soon()
+            return result
+        return None
+
+    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
+        task = own(loop.create_task(_run(start), name="cache store"))
+        try:
+            done = await wait_done(task, budget_seconds)
+            if not done and budget_seconds is not None and loop.time() - started > _LATE * budget_seconds:
+                # The loop itself was held up: the answer may have come long ago, and only waits to be read.
+                done = await wait_done(task, budget_seconds)
         except asyncio.CancelledError:
             task.cancel()
             raise
-        if not done:
+        if not done or task.cancelled():
             task.cancel()
-            if budget < self._policy.backend_budget_seconds:
-                return None  # the caller's deadline was short; that says nothing about the store
-            self._trip(TimeoutError())
-            return None
-        if task.cancelled():
-            return None
-        error = task.exception()
-        if error is not None:
-            self._trip(error)
-            return None
+            raise TimeoutError
         return task.result()
 
+    def _pay_soon(self) -> asyncio.Task[None]:
+        # The caller's deadline may be short and the caller may be cancelled, but a deletion must be made.
+        self._payment = spawn(self._settle(), name="cache store deletion")
+        return self._payment
+
+    async def _settle(self) -> None:
+        if self._open:
+            self._probe_if_due()
+        else:
+            await self._ask(self._pay, self._time_to_pay())
+
+    def _time_to_pay(self) -> float | None:
+        return self._policy.backend_budget_seconds if self._clear_due is None else None
+
+    async def _pay(self) -> None:
+        clear_due = self._clear_due
+        if clear_due is not None:
+            await self._store.clear(self._prefix)
+            if self._clear_due is clear_due:
+                self._clear_due = None
+        due = dict(self._due)
+        if due:
+            await self._store.delete(*due)
+            for key, noted in due.items():
+                if self._due.get(key) is noted:  # else it became due again meanwhile
+                    del self._due[key]
+
+    def _count(self, error: BaseException) -> None:
+        CACHE_BACKEND_ERRORS.series(self._operation, spans.error_type(error)).add()
+
     def _trip(self, error: BaseException) -> None:
-        kind = spans.error_type(error)
-        CACHE_BACKEND_ERRORS.series(self._operation, kind).add()
         if self._open:
             return
         self._open = True
-        self._failures = 0
+        # A store that fails again soon after it came back is given ever more time, or its state would flap.
+        steady = asyncio.get_running_loop().time() - self._back_since > self._policy.backend_retry_max_seconds
+        self._failures = 0 if steady else self._failures + 1
         self._schedule()
         self._up.set(0)
+        kind = spans.error_type(error)
         logger.warning(
             "Cache '%s': shared store out of use (%s); working from memory until it is back", self._operation, kind
         )
@@ -135,18 +214,21 @@ class GuardedStore:
         self._probe = spawn(self._try_again(), name="cache store probe")
 
     async def _try_again(self) -> None:
-        task = own(asyncio.get_running_loop().create_task(self._store.ping(), name="cache store ping"))
-        done = await wait_done(task, self._policy.backend_budget_seconds)
-        if not done or task.cancelled() or task.exception() is not None:
-            task.cancel()
+        budget = self._policy.backend_budget_seconds
+        try:
+            # A write, because a store that answers and takes nothing (read-only, out of memory) is not back.
+            await self._within(lambda: self._store.set(self._prefix + "probe", b"", _PROBE_TTL_MILLISECONDS), budget)
+            await self._within(self._pay, self._time_to_pay())
+        except Exception:  # noqa: BLE001 - it is not back, whatever it says
             self._failures += 1
             self._schedule()
             return
         self._open = False
+        self._back_since = asyncio.get_running_loop().time()
         self._up.set(1)
         logger.warning("Cache '%s': shared store back in use", self._operation)
         events.emit("cache.backend.recovered", operation=self._operation)
 
 
-async def _run(start: Any) -> Any:
+async def _run(start: Callable[[], Awaitable[T]]) -> T:
     return await start()

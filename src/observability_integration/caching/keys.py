@@ -1,6 +1,6 @@
 """Keys: canonical, hashed, and never readable.
 
-Two inputs share a key only if they are equal: each type is tagged, structures are encoded as JSON with sorted keys,
+Two inputs share a key only if they are equal, type by type: each type is tagged, mappings and sets are ordered,
 operation and scope are part of the hash, and the hash is BLAKE2b with 256 bits. What stands in memory and in Redis is
 the hash, so no prompt can be read from a key.
 """
@@ -10,26 +10,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any
+
+from observability_integration.errors import ConfigurationError
 
 WIRE_VERSION = "1"  # part of every key: two versions of the wire format never read each other's entries
-
-
 GLOBAL = None  # the scope of entries that everybody may share
 
 
 class KeySpace:
-    """Makes the keys of one operation within one scope."""
+    """Makes the keys of one operation within one scope.
+
+    Attributes:
+        prefix: how every key of the operation begins in the shared store, in all scopes, and no other operation's.
+
+    Raises:
+        ConfigurationError: the scope is neither text nor ``GLOBAL``.
+    """
 
     __slots__ = ("_salt", "prefix")
 
     def __init__(self, operation: str, scope: str | None) -> None:
-        identity = json.dumps([WIRE_VERSION, operation, scope]).encode()
-        self._salt = blake2b(identity, digest_size=32).digest()
-        self.prefix = f"cache:{operation.encode('utf-8', 'backslashreplace').decode()}:"
+        given: Any = scope  # annotations stop nobody from passing an id that is no text
+        if given is not None and not isinstance(given, str):
+            raise ConfigurationError(f"scope must be text or GLOBAL, got {type(given).__name__}")
+        self._salt = blake2b(canonical([WIRE_VERSION, operation, scope]), digest_size=32).digest()
+        # The mark keeps the keys of an operation called "chat" apart from those of one called "chat:v1".
+        mark = blake2b(canonical(operation), digest_size=6).hexdigest()
+        name = operation.encode("utf-8", "backslashreplace").decode()
+        self.prefix = f"cache:{name}:v{WIRE_VERSION}:{mark}:"
 
     def digest(self, key: Any) -> bytes:
-        """The hash of a key: text, bytes, or anything that `canonical` accepts."""
+        """The hash of a key: text, bytes, or anything that `canonical` accepts.
+
+        Raises:
+            TypeError: see `canonical`.
+        """
         if isinstance(key, str):
             data = b"s" + key.encode("utf-8", "surrogatepass")
         elif isinstance(key, bytes):
@@ -40,34 +56,48 @@ class KeySpace:
 
     def wire(self, digest: bytes) -> str:
         """The key in the shared store."""
-        return f"{self.prefix}v{WIRE_VERSION}:{digest.hex()}"
+        return self.prefix + digest.hex()
 
 
 def canonical(value: Any) -> bytes:
-    """Encodes a structure so that equal ones, and only those, are encoded alike; the order of keys does not matter.
+    """Encodes a structure so that the order of mappings and sets does not matter, and everything else does.
+
+    A tuple is not a list here, nor True 1, 1 1.0, 0.0 -0.0; a set is a frozenset, and one mapping type like another.
 
     Raises:
-        TypeError: for a type that has no canonical form here (an object whose text would hold an address, say).
+        TypeError: for a type that has no canonical form here (an object whose text would hold an address, say), and for
+            a structure that is nested too deeply or contains itself.
     """
-    return json.dumps(_tagged(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    try:
+        # ASCII would not do: an emoji and its two surrogates, escaped, look the same.
+        text = json.dumps(_tagged(value), separators=(",", ":"), ensure_ascii=False)
+    except RecursionError:
+        raise TypeError("a cache key must not be nested that deeply, nor contain itself") from None
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _tagged(value: Any) -> Any:
-    if value is None or isinstance(value, bool | str):
+    kind: Any = value.__class__
+    if value is None or issubclass(kind, bool | str):
         return value
-    if isinstance(value, int):
-        return {"i": str(int(value))}
-    if isinstance(value, float):
+    if issubclass(kind, int):
+        return {"i": f"{int(value):x}"}  # Python refuses to write very long integers in base 10
+    if issubclass(kind, float):
         return {"f": value.hex()}
-    if isinstance(value, bytes):
+    if issubclass(kind, bytes):
         return {"b": value.hex()}
-    if isinstance(value, Mapping):
-        pairs = [[_tagged(key), _tagged(item)] for key, item in cast("Mapping[Any, Any]", value).items()]
-        return {"m": sorted(pairs, key=lambda pair: json.dumps(pair[0], sort_keys=True))}
-    if isinstance(value, list | tuple):
-        return [_tagged(item) for item in cast("list[Any]", value)]
-    if isinstance(value, set | frozenset):
-        return {"s": sorted((_tagged(item) for item in cast("set[Any]", value)), key=lambda item: json.dumps(item))}
-    raise TypeError(
-        f"a cache key may hold text, bytes, numbers, None and structures of them, not {type(value).__name__}"
-    )
+    if issubclass(kind, Mapping):
+        pairs = [[_tagged(key), _tagged(item)] for key, item in value.items()]
+        return {"m": sorted(pairs, key=lambda pair: _order(pair[0]))}
+    if issubclass(kind, list):
+        return [_tagged(item) for item in value]
+    if issubclass(kind, tuple):
+        return {"t": [_tagged(item) for item in value]}
+    if issubclass(kind, set | frozenset):
+        return {"s": sorted(map(_tagged, value), key=_order)}
+    raise TypeError(f"a cache key may hold text, bytes, numbers, None and structures of them, not {kind.__name__}")
+
+
+def _order(tagged: Any) -> str:
+    # JSON of anything but text never begins with a quote, so text needs no encoding to be told apart.
+    return '"' + tagged if isinstance(tagged, str) else json.dumps(tagged, ensure_ascii=False)

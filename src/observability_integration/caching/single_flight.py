@@ -14,33 +14,34 @@ from observability_integration.tasks import own
 
 
 class SingleFlight:
-    """The flights of one cache, by key."""
+    """The flights of one cache, by event loop and key: a task can be awaited in its own loop only."""
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, asyncio.Task[Any]] = {}
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Task[Any]] = {}
 
     def join(self, key: bytes) -> asyncio.Task[Any] | None:
         """The flight for `key` that is under way in this event loop, if any."""
-        flight = self._flights.get(key)
-        if flight is None or flight.done() or flight.get_loop() is not asyncio.get_running_loop():
-            return None
-        return flight
+        flight = self._flights.get((asyncio.get_running_loop(), key))
+        return None if flight is None or flight.done() else flight
 
     def depart(self, key: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
         """Starts the flight for `key`."""
-        flight = own(asyncio.get_running_loop().create_task(work(), name="cache flight"))
-        self._flights[key] = flight
+        loop = asyncio.get_running_loop()
+        here = loop, key
+        flight = self._flights[here] = own(loop.create_task(work(), name="cache flight"))
 
         def landed(task: asyncio.Task[Any]) -> None:
-            if self._flights.get(key) is task:
-                del self._flights[key]
+            if self._flights.get(here) is task:
+                del self._flights[here]
 
         flight.add_done_callback(landed)
         return flight
 
     def forget(self, key: bytes) -> None:
-        """Lets nobody join the flight for `key` any more, and keeps it from storing what it brings."""
-        self._flights.pop(key, None)
+        """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""
+        for loop, flying in list(self._flights):
+            if flying == key:
+                self._flights.pop((loop, flying), None)
 
     def forget_all(self) -> None:
         """The same for every flight."""
@@ -48,7 +49,7 @@ class SingleFlight:
 
     def is_current(self, key: bytes) -> bool:
         """From inside a flight: whether it is still the one for `key`."""
-        return self._flights.get(key) is asyncio.current_task()
+        return self._flights.get((asyncio.get_running_loop(), key)) is asyncio.current_task()
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+_MOST_TOKENS = 2**63 - 1  # what an attribute of a span can carry
+# Statuses with which an OpenAI response, or the last event of its stream, says that nothing more will come.
+_ENDED = ("completed", "incomplete", "failed", "cancelled")
+
 
 def read(value: Any, *path: str) -> Any:
     """Follows attribute names or mapping keys; None as soon as one is missing."""
@@ -20,7 +24,14 @@ def read(value: Any, *path: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if valid else None
+
+
+def _part(value: Any, whole: int | None) -> int | None:
+    # A part that is greater than its whole is a mistake of the provider, and would make the rest negative.
+    count = _count(value)
+    return None if count is None or (whole is not None and count > whole) else count
 
 
 def _text(value: Any) -> str | None:
@@ -51,11 +62,14 @@ class Usage:
         return self.input_tokens is not None or self.output_tokens is not None
 
     def merged(self, later: Usage) -> Usage:
-        """This usage, updated by what a later report of the same call says."""
+        """This usage, updated by what a later report of the same call says.
+
+        Reports of one call are cumulative, so the greater number is the later one; a report may leave parts out.
+        """
         return Usage(
             *(
-                new if new is not None else old
-                for old, new in (
+                max((count for count in counts if count is not None), default=None)
+                for counts in (
                     (self.input_tokens, later.input_tokens),
                     (self.output_tokens, later.output_tokens),
                     (self.cache_read_tokens, later.cache_read_tokens),
@@ -73,45 +87,63 @@ def usage_of(answer: Any) -> Usage:
         return Usage()
     prompt = _count(read(usage, "prompt_tokens"))
     if prompt is not None:  # OpenAI chat completions
+        output = _count(read(usage, "completion_tokens"))
         return Usage(
             prompt,
-            _count(read(usage, "completion_tokens")),
-            _count(read(usage, "prompt_tokens_details", "cached_tokens")),
-            None,
-            _count(read(usage, "completion_tokens_details", "reasoning_tokens")),
+            output,
+            _part(read(usage, "prompt_tokens_details", "cached_tokens"), prompt),
+            _part(read(usage, "prompt_tokens_details", "cache_write_tokens"), prompt),
+            _part(read(usage, "completion_tokens_details", "reasoning_tokens"), output),
         )
-    tokens = _count(read(usage, "input_tokens"))
+    tokens, output = _count(read(usage, "input_tokens")), _count(read(usage, "output_tokens"))
+    thinking = _part(read(usage, "output_tokens_details", "thinking_tokens"), output)
     cache_read = _count(read(usage, "cache_read_input_tokens"))
     cache_write = _count(read(usage, "cache_creation_input_tokens"))
     if cache_read is not None or cache_write is not None:  # Anthropic, whose input_tokens are the uncached ones only
-        whole = None if tokens is None else tokens + (cache_read or 0) + (cache_write or 0)
-        return Usage(whole, _count(read(usage, "output_tokens")), cache_read, cache_write, None)
+        whole = None if tokens is None else _count(tokens + (cache_read or 0) + (cache_write or 0))
+        return Usage(whole, output, cache_read, cache_write, thinking)
+    reasoning = _part(read(usage, "output_tokens_details", "reasoning_tokens"), output)
     return Usage(  # OpenAI responses, or Anthropic without a prompt cache
         tokens,
-        _count(read(usage, "output_tokens")),
-        _count(read(usage, "input_tokens_details", "cached_tokens")),
-        None,
-        _count(read(usage, "output_tokens_details", "reasoning_tokens")),
+        output,
+        _part(read(usage, "input_tokens_details", "cached_tokens"), tokens),
+        _part(read(usage, "input_tokens_details", "cache_write_tokens"), tokens),
+        thinking if reasoning is None else reasoning,
     )
 
 
 def model_of(answer: Any) -> str | None:
     """The model that answered, as the provider names it."""
-    return _text(read(answer, "model")) or _text(read(answer, "message", "model"))
+    return _named(answer, "model")
 
 
 def id_of(answer: Any) -> str | None:
     """The provider's id of the answer."""
-    return _text(read(answer, "id")) or _text(read(answer, "message", "id"))
+    return _named(answer, "id")
+
+
+def _named(answer: Any, name: str) -> str | None:
+    # A chunk of an Anthropic stream may hold a message, one of an OpenAI response stream a response.
+    return _text(read(answer, name)) or _text(read(answer, "message", name)) or _text(read(answer, "response", name))
+
+
+def _choices(answer: Any) -> list[Any] | None:
+    choices = read(answer, "choices")
+    listed = isinstance(choices, Sequence) and not isinstance(choices, str | bytes)
+    return list(cast("Any", choices)) if listed else None
 
 
 def finish_reasons_of(answer: Any) -> tuple[str, ...]:
     """Why the answer ended, one reason a choice; empty when it has not ended or does not say."""
-    choices = read(answer, "choices")
-    if isinstance(choices, Sequence) and not isinstance(choices, str):
-        reasons = [_text(read(choice, "finish_reason")) for choice in cast("Sequence[Any]", choices)]
+    choices = _choices(answer)
+    if choices is not None:
+        reasons = [_text(read(choice, "finish_reason")) for choice in choices]
         return tuple(reason for reason in reasons if reason is not None)
     reason = _text(read(answer, "stop_reason")) or _text(read(answer, "delta", "stop_reason"))
+    if reason is None:
+        response = answer if read(answer, "object") == "response" else read(answer, "response")
+        status = read(response, "status")
+        reason = (_text(read(response, "incomplete_details", "reason")) or status) if status in _ENDED else None
     return () if reason is None else (reason,)
 
 
@@ -119,7 +151,7 @@ def is_provider_chunk(chunk: Any) -> bool:
     """Whether a chunk has the shape of a provider's stream, whose end is announced by a finish reason."""
     if isinstance(chunk, str | bytes) or chunk is None:
         return False
-    if isinstance(read(chunk, "choices"), Sequence):
+    if _choices(chunk) is not None:
         return True
     kind = read(chunk, "type")
-    return isinstance(kind, str) and kind.startswith(("message_", "content_block_"))
+    return isinstance(kind, str) and kind.startswith(("message_", "content_block_", "response."))

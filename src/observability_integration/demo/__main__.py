@@ -179,7 +179,9 @@ def main() -> int:
     except ObservabilityError as error:
         print(error, file=sys.stderr)
         return 2
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name not in ("openai", "rich"):
+            raise
         print(
             f"The demo needs {error.name}. Install with: pip install 'observability-integration[demo]'", file=sys.stderr
         )

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from .chat_request import ChatRequest
     from .exchange import Exchange
 
+# Read when this module is imported: reading a file while requests are served would hold up all of them.
+_ANSWERS = corpus_answers()
+
 
 def answer_to(question: str) -> str:
     """The corpus answer to the question, else a sentence made from nothing but the question itself."""
     normalised = normalise_prompt(question)
-    known = corpus_answers().get(normalised)
+    known = _ANSWERS.get(normalised)
     if known is not None:
         return known
     reference = hashlib.blake2b(normalised.encode("utf-8", "backslashreplace"), digest_size=4).hexdigest()

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from openai import AsyncOpenAI
+
 from observability_integration.context import WorkflowContext
-from observability_integration.errors import MissingDependencyError
 from observability_integration.primitives import CachePrimitive, LLMCallPrimitive, RouterPrimitive, TimeoutPrimitive
 from observability_integration.routing.complexity import estimate_complexity
 
@@ -41,9 +42,6 @@ class Pipeline:
         cost_per_route: USD per call, for the router's savings metric.
         cost_per_call: USD per call, for the cache's savings metric.
         timeout_seconds: per call.
-
-    Raises:
-        MissingDependencyError: the openai package is not installed.
     """
 
     def __init__(
@@ -56,12 +54,6 @@ class Pipeline:
         cost_per_call: float,
         timeout_seconds: float,
     ) -> None:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the demo needs the openai package. Install with: pip install openai"
-            ) from error
         self.upstream: dict[str, Upstream] = {model: Upstream() for model in models.values()}
         # The SDK's own retries would multiply with ours and hide from every count.
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)

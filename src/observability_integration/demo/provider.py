@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 # A connection is dropped, not shut down politely, when the provider closes: this is how long the loop may take to tell.
 _CLOSE_SECONDS = 1.0
+# From the accept on: the transport is made, the protocol is told, the loop's own task ends.
+_HAND_OVER_TURNS = 3
 
 
 class LocalProvider:
@@ -97,7 +99,10 @@ class LocalProvider:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being worked on at this moment."""
+        """How many requests are being worked on at this moment.
+
+        A client may have read its reply a moment before the request ceases to count; `wait_for_in_flight` bridges it.
+        """
         return self._in_flight
 
     async def wait_for_in_flight(self, count: int) -> None:
@@ -121,6 +126,7 @@ class LocalProvider:
         server, self._server = self._server, None
         if server is None:
             return
+        await _stop_accepting(server)
         server.close()
         tasks = dict(self._connections)
         for task, writer in tasks.items():
@@ -140,9 +146,6 @@ class LocalProvider:
         await self.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:  # accepted by the loop before, handed over after the close
-            writer.transport.abort()
-            return
         connection = Connection(reader, writer, self._limits)
         task = asyncio.get_running_loop().create_task(self._serve(connection), name="local provider connection")
         self._connections[task] = writer
@@ -199,3 +202,16 @@ class LocalProvider:
         self._in_flight += step
         changed, self._in_flight_changed = self._in_flight_changed, asyncio.Event()
         changed.set()
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Stops taking connections from the listening socket, and lets those that were taken arrive.
+
+    A server that is closed while the loop is handing over a connection fails an assertion there, and that connection
+    stays open (cpython#109564).
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener)
+    for _ in range(_HAND_OVER_TURNS):
+        await asyncio.sleep(0)

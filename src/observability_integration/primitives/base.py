@@ -100,13 +100,13 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
 
         return SequentialPrimitive([lift(other), self])
 
-    def __or__(self, other: Step[In, Any]) -> ParallelPrimitive[In, Any]:
+    def __or__(self, other: Step[In, Next]) -> ParallelPrimitive[In, Out | Next]:
         from .lifting import lift
         from .parallel import ParallelPrimitive
 
         return ParallelPrimitive([self, lift(other)])
 
-    def __ror__(self, other: Step[In, Any]) -> ParallelPrimitive[In, Any]:
+    def __ror__(self, other: Step[In, Next]) -> ParallelPrimitive[In, Next | Out]:
         from .lifting import lift
         from .parallel import ParallelPrimitive
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypedDict, TypeVar, cast, overload
 
-from observability_integration.caching.codec import Codec, Kept, Unreadable
-from observability_integration.caching.guarded import GuardedStore
+from observability_integration.caching.codec import Kept
 from observability_integration.caching.keys import GLOBAL, KeySpace
-from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.levels import ABSENT, Levels
+from observability_integration.caching.policy import CachePolicy, check_cost, check_positive
 from observability_integration.caching.single_flight import SingleFlight
-from observability_integration.caching.stores.memory import MemoryStore
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore, SharedStore
-from observability_integration.context import WorkflowContext, remaining
-from observability_integration.errors import ConfigurationError, MissingDependencyError, PrimitiveTimeoutError
+from observability_integration.caching.stores.choice import choose_store
+from observability_integration.caching.stores.shared import SharedStore
+from observability_integration.context import (
+    WorkflowContext,
+    current_deadline,
+    earliest,
+    remaining,
+    reset_deadline,
+    set_deadline,
+)
+from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.instruments import (
@@ -31,11 +37,10 @@ from observability_integration.telemetry.instruments import (
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .cache_stream import PassedThrough
+from .cache_stream import passed_through
 from .lifting import call_of, lift, takes_context
 
 T = TypeVar("T")
-logger = logging.getLogger("observability_integration")
 KeyFunction = Callable[[Any, WorkflowContext], Any] | Callable[[Any], Any]
 
 
@@ -69,10 +74,10 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     *Model form*: ``CachePrimitive(redis_url=...)`` and `get_or_compute`.
 
-    Looks in memory (bounded), then in Redis if there is one, then makes the call; equal calls that overlap are made once.
-    Redis may be missing, refused, silent, paused or broken: the call goes on from memory, and no access to it takes
-    longer than ``policy.backend_budget_seconds``. A hit is a value returned instead of a call, and is counted when it is
-    returned. Exceptions are never kept; None is a value like any other.
+    Looks in memory (bounded), then in Redis if there is one, then makes the call; equal calls that overlap are made
+    once. Redis may be missing, refused, silent, paused or broken: the call goes on from memory, and no access to it
+    takes longer than ``policy.backend_budget_seconds``. A hit is a value returned instead of a call, and is counted
+    when it is returned. Exceptions are never kept; None is a value like any other.
 
     Args:
         primitive: what to call on a miss.
@@ -83,7 +88,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         cost_per_call: USD that a hit saves; an estimate of yours.
         operation_name: label of the metrics and part of the key; by default the wrapped primitive's name.
         redis_url: model form: where Redis is; connections are made when needed and closed by `aclose`.
-        backend: a store of your own in place of Redis (see `caching.stores.redis.SharedStore`).
+        backend: a store of your own in place of Redis (see `caching.stores.shared.SharedStore`).
         scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them with everybody.
         policy: bounds and budgets.
         value_type: type of the values, if it is a pydantic model, dataclass or msgspec struct that Redis should keep.
@@ -140,28 +145,26 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         if (primitive is None) != (cache_key_fn is None):
             raise ConfigurationError("primitive and cache_key_fn belong together")
+        if cache_key_fn is not None and not callable(cache_key_fn):
+            raise ConfigurationError(f"cache_key_fn must be a function, got {type(cache_key_fn).__name__}")
         if primitive is not None and redis_url is not None:
             raise ConfigurationError("redis_url belongs to the form without a primitive; pass redis_client instead")
-        if sum(given is not None for given in (redis_url, redis_client, backend)) > 1:
-            raise ConfigurationError("give one of redis_url, redis_client and backend")
-        _check_positive("ttl_seconds", ttl_seconds)
-        _check_cost(cost_per_call)
+        check_positive("ttl_seconds", ttl_seconds)
+        check_cost("cost_per_call", cost_per_call)
         self.ttl_seconds = ttl_seconds
         self.cost_per_call = cost_per_call
         self.redis_client = redis_client
         self.policy = policy or CachePolicy()
         self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
         self._call = None if self._step is None else call_of(self._step)
-        self._key_fn = cache_key_fn
+        self._key_fn: Any = cache_key_fn
         self._key_takes_context = cache_key_fn is not None and takes_context(cache_key_fn)
         self._operation = operation_name or ("cache" if self._step is None else self._step.name)
         self._span_name = f"cache {self._operation}"
         self._keys = KeySpace(self._operation, scope)
-        self._codec = Codec(value_type)
-        self._memory = MemoryStore(self.policy.max_entries, self.policy.max_bytes)
+        store = choose_store(self._operation, self.policy, url=redis_url, client=redis_client, backend=backend)
+        self._levels = Levels(self._operation, self._keys, ttl_seconds, store, self.policy, value_type)
         self._flights = SingleFlight()
-        store = self._store_of(redis_url, redis_client, backend)
-        self._backend = None if store is None else GuardedStore(store, self._operation, self.policy)
         self._total_hits = 0
         self._total_misses = 0
         self._saved_usd = 0.0
@@ -170,17 +173,6 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._savings = CACHE_COST_SAVINGS.declare(self, self._operation)
         self._hit_latency = CACHE_LATENCY.declare(self, self._operation, "true")
         self._miss_latency = CACHE_LATENCY.declare(self, self._operation, "false")
-
-    def _store_of(self, url: str | None, client: Any, backend: SharedStore | None) -> SharedStore | None:
-        if url is None:
-            return backend if client is None else RedisStore(client)
-        try:
-            return RedisUrlStore(url, self.policy.backend_budget_seconds)
-        except MissingDependencyError as error:
-            logger.warning("Cache '%s': %s; working from memory", self._operation, error)
-            return None
-        except ValueError as error:
-            raise ConfigurationError(f"redis_url: {error}") from None
 
     @property
     def name(self) -> str:
@@ -192,7 +184,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return [] if self._step is None else [("", self._step)]
 
     def _label(self) -> str:
-        where = "memory" if self._backend is None else "memory, then shared store"
+        where = "memory, then shared store" if self._levels.has_shared else "memory"
         return f"cache {self._operation} (ttl {self.ttl_seconds:g}s, {where})"
 
     def get_stats(self) -> CacheStats:
@@ -233,10 +225,16 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
                 note_fault("cache.key_fn", error)
                 return cast("Out", await self._bypass(span, "key_error", lambda: call(input_data, context)))
-            kept = self._memory.get(digest)
-            if kept is not None:
-                return cast("Out", self._hit(lookup, "memory", self._codec.restore(kept)))
-            return cast("Out", await self._fly(lookup, digest, lambda: call(input_data, context)))
+            value = self._levels.recall(digest)
+            if value is not ABSENT:
+                return cast("Out", self._hit(lookup, "memory", value))
+            if context is None or context.deadline is None:
+                return cast("Out", await self._fly(lookup, digest, lambda: call(input_data, context)))
+            token = set_deadline(earliest(current_deadline(), context.deadline))
+            try:
+                return cast("Out", await self._fly(lookup, digest, lambda: call(input_data, context)))
+            finally:
+                reset_deadline(token)
         finally:
             span.end()
 
@@ -254,17 +252,17 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             TypeError: the key is of a type that has no canonical form.
         """
         if cost_per_call is not None:
-            _check_cost(cost_per_call)
+            check_cost("cost_per_call", cost_per_call)
         digest = self._keys.digest(key)
         span = spans.tracing.begin(self._span_name, {})
         try:
             lookup = _Lookup(span, self.cost_per_call if cost_per_call is None else cost_per_call)
-            kept = self._memory.get(digest)
-            if kept is not None:
-                return cast("T", self._hit(lookup, "memory", self._codec.restore(kept)))
+            kept = self._levels.recall(digest)
+            if kept is not ABSENT:
+                return cast("T", self._hit(lookup, "memory", kept))
 
-            async def compute() -> T:
-                value = compute_func()
+            async def compute() -> Any:
+                value: Any = compute_func()
                 return await value if inspect.isawaitable(value) else value
 
             return cast("T", await self._fly(lookup, digest, compute))
@@ -275,8 +273,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Streams from the wrapped primitive; streams are not kept."""
         if self._step is None:
             raise ConfigurationError("this CachePrimitive wraps nothing to stream from")
-        CACHE_BYPASSES.series(self._operation, "stream").add()
-        return PassedThrough(self._span_name, self._step, input_data, context)
+        return passed_through(self._operation, self._step, input_data, context)
 
     async def invalidate(self, key: Any) -> None:
         """Forgets the value kept under `key` (what `cache_key_fn` returns), here and in the shared store.
@@ -288,21 +285,19 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """
         digest = self._keys.digest(key)
         self._flights.forget(digest)
-        self._memory.delete(digest)
-        if self._backend is not None:
-            await self._backend.delete(self._keys.wire(digest))
+        await self._levels.forget(digest)
 
     async def clear(self) -> None:
-        """Forgets every value of this operation, here and in the shared store (in all scopes)."""
+        """Forgets every value kept by this object, and every one of this operation in the shared store (in all scopes).
+
+        Calls under way still answer their callers, and their values are not kept.
+        """
         self._flights.forget_all()
-        self._memory.clear()
-        if self._backend is not None:
-            await self._backend.clear(self._keys.prefix)
+        await self._levels.clear()
 
     async def aclose(self) -> None:
-        """Closes the connections this cache made itself."""
-        if self._backend is not None:
-            await self._backend.aclose()
+        """Closes the connections this cache made itself, for the running event loop."""
+        await self._levels.aclose()
 
     def _hit(self, lookup: _Lookup, tier: str, value: T) -> T:
         self._total_hits += 1
@@ -318,7 +313,6 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._total_misses += 1
         self._misses.add()
         self._miss_latency.record(time.perf_counter() - lookup.started, lookup.span)
-        lookup.span.set_attribute("cache.hit", False)
 
     async def _bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
         CACHE_BYPASSES.series(self._operation, reason).add()
@@ -335,87 +329,62 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     async def _fly(self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]) -> Any:
         while True:
             flight = self._flights.join(digest)
-            joined = flight is not None
             if flight is None:
-                token = spans.tracing.activate(lookup.span)  # the flight copies the context as it departs
-                try:
-                    flight = self._flights.depart(digest, lambda: self._look_further(lookup, digest, compute))
-                finally:
-                    spans.tracing.deactivate(token)
+                return await self._lead(lookup, digest, compute)
             try:
-                value, kept = await asyncio.shield(flight)
+                kept = await self._wait_for(lookup, flight)
             except PrimitiveTimeoutError as error:
-                if joined and error.deadline_source == "inherited" and remaining() != 0.0:
+                if error.deadline_source == "inherited" and remaining() != 0.0:
                     continue  # the one who made the call was in a greater hurry than we are
-                self._failed(lookup, joined, error)
+                self._failed(lookup, error)
                 raise
             except Exception as error:
-                self._failed(lookup, joined, error)
+                self._failed(lookup, error)
                 raise
-            if joined:
-                # A structure is handed to each caller anew, so that none can change another's.
-                return self._hit(lookup, "flight", self._codec.restore(kept) if kept.encoded else value)
-            if lookup.from_backend:
-                return self._hit(lookup, "backend", value)
-            return value
+            # A structure is handed to each caller anew, so that none can change another's.
+            value = self._levels.hand_out(kept)
+            if value is ABSENT:
+                return await self._bypass(lookup.span, "uncopyable", compute)
+            return self._hit(lookup, "flight", value)
 
-    def _failed(self, lookup: _Lookup, joined: bool, error: Exception) -> None:
-        if joined:
-            self._miss(lookup)
-        spans.tracing.mark_failed(lookup.span, error)
+    async def _lead(self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]) -> Any:
+        token = spans.tracing.activate(lookup.span)  # the flight copies the context as it departs
+        try:
+            flight = self._flights.depart(digest, lambda: self._flight(lookup, digest, compute))
+        finally:
+            spans.tracing.deactivate(token)
+        try:
+            value, _ = await asyncio.shield(flight)
+        except Exception as error:
+            lookup.span.set_attribute("cache.hit", False)
+            spans.tracing.mark_failed(lookup.span, error)
+            raise
+        if lookup.from_backend:
+            return self._hit(lookup, "backend", value)
+        lookup.span.set_attribute("cache.hit", False)
+        return value
 
-    async def _look_further(
+    async def _flight(
         self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]
-    ) -> tuple[Any, Kept]:
-        if self._backend is not None:
-            found = await self._read(self._backend, digest)
-            if found is not None:
-                lookup.from_backend = True
-                return found
+    ) -> tuple[Any, Kept | None]:
+        # The span is not touched here: the caller may have been cancelled, and have ended it.
+        current = functools.partial(self._flights.is_current, digest)
+        found = await self._levels.fetch(digest, current)
+        if found is not None:
+            lookup.from_backend = True
+            return found
         self._miss(lookup)
         value = await compute()
-        return value, await self._keep(digest, value)
+        return value, await self._levels.keep(digest, value, current)
 
-    async def _read(self, backend: GuardedStore, digest: bytes) -> tuple[Any, Kept] | None:
-        wire_key = self._keys.wire(digest)
-        data = await backend.get(wire_key)
-        if data is None:
-            return None
+    async def _wait_for(self, lookup: _Lookup, flight: asyncio.Task[tuple[Any, Kept | None]]) -> Kept | None:
+        looked = time.perf_counter() - lookup.started
         try:
-            encoded, expires_ms = self._codec.unwrap(data)
-            value = self._codec.decode(encoded)
-        except Unreadable as error:
-            note_fault("cache.decode", error)
-            await backend.delete(wire_key)
-            return None
-        # What is left of the entry's life: memory must not keep it longer than Redis does.
-        left = min(self.ttl_seconds, expires_ms / 1000 - time.time())
-        kept = self._codec.keep(value, encoded)
-        if left > 0 and self._flights.is_current(digest):
-            self._memory.set(digest, kept, left)
-        return value, kept
+            return (await asyncio.shield(flight))[1]
+        finally:
+            lookup.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
 
-    async def _keep(self, digest: bytes, value: Any) -> Kept:
-        encoded = self._codec.encode(value) if self._needs_encoding(value) else None
-        kept = self._codec.keep(value, encoded)
-        if kept.size > self.policy.max_value_bytes or not self._flights.is_current(digest):
-            return kept
-        self._memory.set(digest, kept, self.ttl_seconds)
-        if self._backend is not None and encoded is not None:
-            ttl_ms = max(1, round(self.ttl_seconds * 1000))
-            expires_ms = int(time.time() * 1000) + ttl_ms
-            await self._backend.set(self._keys.wire(digest), self._codec.wrap(encoded, expires_ms), ttl_ms)
-        return kept
-
-    def _needs_encoding(self, value: Any) -> bool:
-        return self._backend is not None or not isinstance(value, str | bytes | int | float | bool | None)
-
-
-def _check_positive(knob: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number > 0, got {value!r}")
-
-
-def _check_cost(value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"cost_per_call must be a finite number of USD >= 0, got {value!r}")
+    def _failed(self, lookup: _Lookup, error: Exception) -> None:
+        self._miss(lookup)
+        lookup.span.set_attribute("cache.hit", False)
+        spans.tracing.mark_failed(lookup.span, error)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.spans import OperationSpan
 
-from .base import In, Out, Step, WorkflowPrimitive
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import lift, takes_context
+from .streams import OneChunk, PassingStream
 
 Selector = Callable[[Any, WorkflowContext], Any | Awaitable[Any]] | Callable[[Any], Any | Awaitable[Any]]
 
@@ -51,19 +53,16 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         steps: list[tuple[str, WorkflowPrimitive[Any, Any]]] = [(str(key), case) for key, case in self._cases.items()]
         return steps if self._default is None else [*steps, ("default", self._default)]
 
+    def _begin(self) -> OperationSpan:
+        return spans.tracing.begin(self.name, {})
+
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
         """Runs the case; an error of the selector passes through."""
         context = WorkflowContext() if context is None else context
-        span = spans.tracing.begin(self.name, {})
+        span = self._begin()
         token = spans.tracing.activate(span)
         try:
-            key = self._selector(input_data, context) if self._with_context else self._selector(input_data)
-            if inspect.isawaitable(key):
-                key = await key
-            key = self._key(key)
-            case = self._cases.get(key, self._default)
-            # The key may be anything the input held, so only a known one is shown.
-            span.set_attribute(f"{self.name}.branch", str(key) if key in self._cases else "default")
+            case = await self._choose(span, input_data, context)
             return cast("Out", input_data) if case is None else await case.execute(input_data, context)
         except Exception as error:
             spans.tracing.mark_failed(span, error)
@@ -72,8 +71,36 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             spans.tracing.deactivate(token)
             span.end()
 
-    def _key(self, key: Any) -> Hashable:
-        return cast("Hashable", key)
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the case."""
+        context = WorkflowContext() if context is None else context
+
+        async def as_it_is() -> In:
+            return input_data
+
+        async def find(span: OperationSpan) -> ChunkStream:
+            case = await self._choose(span, input_data, context)
+            return OneChunk(as_it_is) if case is None else case.stream(input_data, context)
+
+        return PassingStream(self._begin, find)
+
+    async def _choose(
+        self, span: OperationSpan, input_data: In, context: WorkflowContext
+    ) -> WorkflowPrimitive[In, Out] | None:
+        key = self._selector(input_data, context) if self._with_context else self._selector(input_data)
+        if inspect.isawaitable(key):
+            key = await key
+        key = self._key(key)
+        try:
+            known = key in self._cases
+        except TypeError:  # an unhashable key is no case's
+            known = False
+        # The key may be anything the input held, so only a known one is shown.
+        span.set_attribute(f"{self.name}.branch", str(key) if known else "default")
+        return self._cases[key] if known else self._default
+
+    def _key(self, key: Any) -> Any:
+        return key
 
 
 class ConditionalPrimitive(SwitchPrimitive[In, Out]):
@@ -98,5 +125,5 @@ class ConditionalPrimitive(SwitchPrimitive[In, Out]):
         """``conditional``."""
         return "conditional"
 
-    def _key(self, key: Any) -> Hashable:
+    def _key(self, key: Any) -> Any:
         return bool(key)

@@ -7,9 +7,10 @@ or ``ctx``; a second parameter with a default (``temperature=0.2``) is left alon
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Literal, cast, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
@@ -23,7 +24,14 @@ Call = Callable[[Any, WorkflowContext | None], Awaitable[Any]]
 _threads = DaemonThreads(max_threads=32, name="observability-sync-step")
 
 
+def _unwrapped(func: Any) -> Any:
+    while isinstance(cast("object", func), functools.partial):
+        func = func.func
+    return func
+
+
 def _callable_name(func: Any) -> str:
+    func = _unwrapped(func)
     return getattr(func, "__name__", None) or type(func).__name__
 
 
@@ -48,12 +56,15 @@ def takes_context(func: Callable[..., Any]) -> bool:
     return len(required) == 2 or (len(positional) > 1 and positional[1].name in ("context", "ctx"))
 
 
+# A callable object is looked up by its type, as a call is; so a class, which is called to be made, is never async.
 def _is_async(func: Any) -> bool:
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+    func = _unwrapped(func)
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
 
 
 def _is_async_generator(func: Any) -> bool:
-    return inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(getattr(func, "__call__", None))  # noqa: B004
+    func = _unwrapped(func)
+    return inspect.isasyncgenfunction(func) or inspect.isasyncgenfunction(type(func).__call__)
 
 
 class LambdaPrimitive(WorkflowPrimitive[In, Out]):
@@ -69,19 +80,40 @@ class LambdaPrimitive(WorkflowPrimitive[In, Out]):
         ConfigurationError: `func` is synchronous and `run_in_thread` is not set, or its parameters do not fit.
     """
 
-    def __init__(self, func: Callable[..., Any], *, name: str | None = None, run_in_thread: bool = False) -> None:
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Awaitable[Out]] | Callable[[In, WorkflowContext], Awaitable[Out]],
+        *,
+        name: str | None = None,
+        run_in_thread: Literal[False] = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Out] | Callable[[In, WorkflowContext], Out],
+        *,
+        name: str | None = None,
+        run_in_thread: Literal[True],
+    ) -> None: ...
+
+    def __init__(self, func: Any, *, name: str | None = None, run_in_thread: bool = False) -> None:
         self._name = name or _callable_name(func)
         if not callable(func):
             raise ConfigurationError(f"expected a primitive or an async callable, got {type(func).__name__}")
         with_context = takes_context(func)
         self.call: Call = _direct(func, with_context)
-        if not _is_async(func):
-            if not run_in_thread:
-                raise ConfigurationError(
-                    f"{self._name} is synchronous and would block the event loop: "
-                    "make it `async def`, or pass LambdaPrimitive(func, run_in_thread=True)"
-                )
-            self.call = _threaded(func, with_context)
+        if _is_async(func):
+            return
+        if _is_async_generator(func):
+            raise ConfigurationError(f"{self._name} is an async generator function: pass StreamingPrimitive(func)")
+        if not run_in_thread:
+            raise ConfigurationError(
+                f"{self._name} is synchronous and would block the event loop: "
+                "make it `async def`, or pass LambdaPrimitive(func, run_in_thread=True)"
+            )
+        self.call = _threaded(func, with_context)
 
     @property
     def name(self) -> str:
@@ -106,11 +138,26 @@ def _threaded(func: Callable[..., Any], with_context: bool) -> Call:
 
 
 class StreamingPrimitive(WorkflowPrimitive[In, Any]):
-    """An async generator function as a primitive; `execute` collects (text is joined, anything else listed)."""
+    """An async generator function as a primitive; `execute` collects (text is joined, anything else listed).
 
-    def __init__(self, func: Callable[..., AsyncGenerator[Any, None]], *, name: str | None = None) -> None:
+    Args:
+        func: async generator function of ``(x)`` or ``(x, context)``.
+        name: shown by `describe`; the function's own name by default.
+
+    Raises:
+        ConfigurationError: `func` is no async generator function, or its parameters do not fit.
+    """
+
+    def __init__(
+        self,
+        func: Callable[[In], AsyncIterator[Any]] | Callable[[In, WorkflowContext], AsyncIterator[Any]],
+        *,
+        name: str | None = None,
+    ) -> None:
+        if not _is_async_generator(func):
+            raise ConfigurationError(f"{_callable_name(func)} is no async generator function")
         self._name = name or _callable_name(func)
-        self._func = func
+        self._func = cast("Callable[..., AsyncGenerator[Any, None]]", func)
         self._with_context = takes_context(func)
 
     @property
@@ -136,6 +183,8 @@ class _Adapted(WorkflowPrimitive[In, Out]):
     """An object that is no `WorkflowPrimitive` but has its ``execute``."""
 
     def __init__(self, target: Any) -> None:
+        if not _is_async(target.execute):
+            raise ConfigurationError(f"{type(target).__name__}.execute is not async")
         self._target = target
 
     @property
@@ -156,13 +205,17 @@ def lift(target: Step[In, Out]) -> WorkflowPrimitive[In, Out]:
     """
     if isinstance(target, WorkflowPrimitive):
         return cast("WorkflowPrimitive[In, Out]", target)
-    if callable(getattr(target, "execute", None)):
+    if isinstance(target, type):
+        raise ConfigurationError(f"expected a primitive or an async callable, got the class {target.__name__}")
+    # Looked up statically, because a mock has every attribute that it is asked for.
+    if inspect.getattr_static(target, "execute", None) is not None:
         return _Adapted(target)
     if _is_async_generator(target):
         return cast("WorkflowPrimitive[In, Out]", StreamingPrimitive(cast("Any", target)))
-    return LambdaPrimitive(cast("Callable[..., Any]", target))
+    return LambdaPrimitive(cast("Any", target))
 
 
 def call_of(primitive: WorkflowPrimitive[In, Out]) -> Call:
     """The cheapest way to run a primitive: a plain function's own coroutine, else ``execute``."""
-    return primitive.call if isinstance(primitive, LambdaPrimitive) else primitive.execute
+    # A subclass may have an `execute` of its own.
+    return primitive.call if type(primitive) is LambdaPrimitive else primitive.execute

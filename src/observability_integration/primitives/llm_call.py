@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from asyncio import CancelledError
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, cast
 from urllib.parse import urlsplit
 
 from observability_integration.context import WorkflowContext
-from observability_integration.costs.usage import (
-    Usage,
-    finish_reasons_of,
-    id_of,
-    is_provider_chunk,
-    model_of,
-    read,
-    usage_of,
-)
-from observability_integration.errors import ConfigurationError, StreamInterruptedError
+from observability_integration.costs.usage import Usage, finish_reasons_of, id_of, model_of, read, usage_of
+from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import instruments, semconv, spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, WorkflowPrimitive
 from .lifting import takes_context
-from .streams import ObservedStream, Outcome, is_content
+from .llm_content import answer_content, request_content
+from .llm_stream import LLMStream
+from .streams import collect
 
 
 class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     """Wraps the function that calls the provider; place it innermost, once per attempt.
 
-    Works with the ``openai`` and ``anthropic`` SDKs, or with any async function. Model, tokens, finish reasons and ids are
-    read from request and answer by shape. Prompts and answers go on the span only when
+    Works with the ``openai`` and ``anthropic`` SDKs, or with any async function. Model, tokens, finish reasons and ids
+    are read from request and answer by shape. Prompts and answers go on the span only when
     ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``SPAN_ONLY`` or ``SPAN_AND_EVENT``.
 
     Args:
@@ -46,7 +41,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         stream_call: what to call for `stream`, if not `call`.
 
     Raises:
-        ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``.
+        ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, or `server_url` is no URL.
     """
 
     def __init__(
@@ -61,20 +56,17 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         self._call = call
         self._with_context = takes_context(call)
+        self._generates = inspect.isasyncgenfunction(call)
         self._stream_call = stream_call or call
         self._stream_with_context = takes_context(self._stream_call)
-        self._model = model
+        self._model = None if model is None else _spelled(model)
         self._provider = provider
         self._operation = operation
         self._static: dict[str, Any] = {semconv.OPERATION: operation}
         if provider is not None:
             self._static[semconv.PROVIDER] = provider
         if server_url is not None:
-            parts = urlsplit(server_url)
-            if parts.hostname:
-                self._static[semconv.SERVER_ADDRESS] = parts.hostname
-                default = 443 if parts.scheme == "https" else 80
-                self._static[semconv.SERVER_PORT] = parts.port or default
+            self._static |= _server_attributes(server_url)
 
     @property
     def name(self) -> str:
@@ -85,7 +77,13 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return f"llm call {self.name}" + (f" ({self._provider})" if self._provider else "")
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Calls the provider once."""
+        """Calls the provider once; the chunks of an async generator function are gathered.
+
+        Raises:
+            ConfigurationError: `call` is not async.
+        """
+        if self._generates:
+            return cast("Out", await collect(self.stream(input_data, context)))
         model = self._model_of(input_data)
         span = self._begin(input_data, model, streaming=False)
         if context is not None:
@@ -93,7 +91,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         token = spans.tracing.activate(span)
         started = time.perf_counter()
         try:
-            answer = await self._invoke(self._call, self._with_context, input_data, context)
+            answer = await _awaitable(self._invoke(self._call, self._with_context, input_data, context))
         except BaseException as error:
             self._end(span, model, started, None, Usage(), error)
             raise
@@ -108,7 +106,18 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         A provider's stream (OpenAI or Anthropic chunks) that ends without a finish reason raises
         `StreamInterruptedError`: an answer cut short is never taken for a whole one.
         """
-        return _LLMStream(self, input_data, context)
+        model = self._model_of(input_data)
+
+        def begin() -> OperationSpan:
+            span = self._begin(input_data, model, streaming=True)
+            if context is not None:
+                spans.identify(span, context)
+            return span
+
+        def start() -> Any:
+            return self._invoke(self._stream_call, self._stream_with_context, input_data, context)
+
+        return LLMStream(self.name, (self._operation, self._provider, model), begin, start)
 
     def _invoke(
         self, call: Callable[..., Any], with_context: bool, request: Any, context: WorkflowContext | None
@@ -118,10 +127,14 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return call(request)
 
     def _model_of(self, request: Any) -> str | None:
-        if self._model is not None:
+        if self._model is not None or isinstance(request, str):
             return self._model
-        model = read(request, "model") if not isinstance(request, str) else None
-        return model if isinstance(model, str) else None
+        try:
+            model = read(request, "model")
+        except Exception as error:  # noqa: BLE001 - reading an odd request must not fail the call
+            note_fault("llm_call.request", error)
+            return None
+        return _spelled(model) if isinstance(model, str) and model else None
 
     def _begin(self, request: Any, model: str | None, *, streaming: bool) -> OperationSpan:
         if not spans.tracing.enabled:
@@ -131,13 +144,16 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             attributes[semconv.REQUEST_MODEL] = model
         if streaming:
             attributes[semconv.REQUEST_STREAM] = True
-        if not isinstance(request, str):
-            for parameter, key in semconv.REQUEST_PARAMETERS.items():
-                value = read(request, parameter)
-                if isinstance(value, int | float):
-                    attributes[key] = value
-        if spans.tracing.captures_content:
-            attributes[semconv.INPUT_MESSAGES] = _as_json(read(request, "messages") or request)
+        try:
+            if not isinstance(request, str):
+                for parameter, key in semconv.REQUEST_PARAMETERS.items():
+                    value = read(request, parameter)
+                    if isinstance(value, int | float):
+                        attributes[key] = value
+            if spans.tracing.captures_content:
+                attributes[semconv.INPUT_MESSAGES] = request_content(request)
+        except Exception as error:  # noqa: BLE001 - reading an odd request must not fail the call
+            note_fault("llm_call.request", error)
         name = self._operation if model is None else f"{self._operation} {model}"
         return spans.tracing.begin(name, attributes, client=True)
 
@@ -154,7 +170,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             if reasons := finish_reasons_of(answer):
                 span.set_attribute(semconv.FINISH_REASONS, reasons)
             if spans.tracing.captures_content:
-                span.set_attribute(semconv.OUTPUT_MESSAGES, _as_json(read(answer, "choices") or answer))
+                span.set_attribute(semconv.OUTPUT_MESSAGES, answer_content(answer))
         except Exception as error:  # noqa: BLE001 - reading an odd answer must not fail the call
             note_fault("llm_call.answer", error)
         self._end(span, model, started, response_model, usage, None)
@@ -168,7 +184,9 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         usage: Usage,
         error: BaseException | None,
     ) -> None:
-        error_type = None if error is None else spans.error_type(error)
+        error_type = None
+        if error is not None:
+            error_type = "cancelled" if isinstance(error, CancelledError) else spans.error_type(error)
         call = (self._operation, self._provider, model)
         semconv.record_call(call, response_model, time.perf_counter() - started, error_type, usage, span)
         for key, count in semconv.token_attributes(usage).items():
@@ -180,97 +198,23 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         span.end()
 
 
-class _LLMStream(ObservedStream):
-    def __init__(self, owner: LLMCallPrimitive[Any, Any], request: Any, context: WorkflowContext | None) -> None:
-        self._owner = owner
-        self._request = request
-        self._context = context
-        self._model = owner._model_of(request)
-        self._call = (owner._operation, owner._provider, self._model)
-        self._chunks: AsyncIterator[Any] | None = None
-        self._started = 0.0
-        self._last_chunk = 0.0
-        self._count = 0
-        self._usage = Usage()
-        self._response_model: str | None = None
-        self._response_id: str | None = None
-        self._reasons: tuple[str, ...] = ()
-        self._announces_end = False
-
-    def _begin(self) -> OperationSpan:
-        span = self._owner._begin(self._request, self._model, streaming=True)
-        if self._context is not None:
-            spans.identify(span, self._context)
-        return span
-
-    async def _open(self) -> None:
-        owner = self._owner
-        self._started = time.perf_counter()
-        opened = owner._invoke(owner._stream_call, owner._stream_with_context, self._request, self._context)
-        if inspect.isawaitable(opened):
-            opened = await cast("Awaitable[Any]", opened)
-        if not hasattr(opened, "__aiter__"):
-            raise ConfigurationError("stream() needs a call that returns an async iterator; pass stream_call=")
-        self._chunks = aiter(opened)
-
-    async def _next(self) -> Any:
-        try:
-            chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
-        except StopAsyncIteration:
-            if self._announces_end and not self._reasons:
-                raise StreamInterruptedError(self._owner.name, self._count, "no_finish_reason") from None
-            raise
-        try:
-            self._note(chunk)
-        except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
-            note_fault("llm_call.chunk", error)
-        return chunk
-
-    def _note(self, chunk: Any) -> None:
-        now = time.perf_counter()
-        self._count += 1
-        if not isinstance(chunk, str):
-            self._usage = self._usage.merged(usage_of(chunk))
-            self._response_model = self._response_model or model_of(chunk)
-            self._response_id = self._response_id or id_of(chunk)
-            self._reasons = finish_reasons_of(chunk) or self._reasons
-            self._announces_end = self._announces_end or is_provider_chunk(chunk)
-        if not is_content(chunk):
-            return
-        if not self._last_chunk:
-            self._span.set_attribute(semconv.TIME_TO_FIRST_CHUNK, now - self._started)
-            semconv.record_first_chunk(self._call, now - self._started, self._span)
-        else:
-            semconv.record_chunk_gap(self._call, now - self._last_chunk, self._span)
-        self._last_chunk = now
-
-    async def _close(self) -> None:
-        close = getattr(self._chunks, "aclose", None) or getattr(self._chunks, "close", None)
-        if close is not None:
-            closing = close()
-            if inspect.isawaitable(closing):
-                await closing
-
-    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        span = self._span
-        if self._response_model is not None:
-            span.set_attribute(semconv.RESPONSE_MODEL, self._response_model)
-        if self._response_id is not None:
-            span.set_attribute(semconv.RESPONSE_ID, self._response_id)
-        if self._reasons:
-            span.set_attribute(semconv.FINISH_REASONS, self._reasons)
-        for key, count in semconv.token_attributes(self._usage).items():
-            span.set_attribute(key, count)
-        error_type = None if outcome == "success" else outcome if error is None else spans.error_type(error)
-        seconds = time.perf_counter() - self._started
-        semconv.record_call(self._call, self._response_model, seconds, error_type, self._usage, span)
+def _awaitable(pending: Any) -> Any:
+    if not hasattr(pending, "__await__"):
+        raise ConfigurationError("call must be async: what it returned cannot be awaited")
+    return pending
 
 
-def _as_json(content: Any) -> str:
-    def plain(value: Any) -> Any:
-        dump = getattr(value, "model_dump", None)
-        return dump(mode="json") if callable(dump) else str(value)
+def _server_attributes(url: str) -> dict[str, str | int]:
+    scheme, host, port = "", None, None
+    with suppress(ValueError):  # a port that is no number, a bracket that is not closed
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    if not host:
+        raise ConfigurationError("server_url must be a URL such as https://api.example.com/v1")
+    return {semconv.SERVER_ADDRESS: host, semconv.SERVER_PORT: port or (443 if scheme == "https" else 80)}
 
-    if isinstance(content, Mapping):
-        content = dict(cast("Mapping[str, Any]", content))
-    return json.dumps(content, ensure_ascii=False, default=plain)
+
+def _spelled(model: str) -> str:
+    """The name as plain text that can be sent: one half of a surrogate pair would hold up everybody's spans."""
+    plain = str.__str__(model)  # an enum's own would give the name of the member
+    return plain if plain.isascii() else plain.encode("utf-8", "replace").decode()

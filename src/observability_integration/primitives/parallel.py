@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.tasks import own
 from observability_integration.telemetry import spans
 
 from .base import In, Out, WorkflowPrimitive
@@ -28,18 +29,15 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
     """
 
     def __init__(self, branches: Sequence[Any], *, max_concurrency: int | None = None) -> None:
+        _check_width(max_concurrency)
+        self.max_concurrency = max_concurrency
         self._branches: list[WorkflowPrimitive[Any, Any]] = []
         for branch in branches:
-            lifted = lift(branch)
-            if isinstance(lifted, ParallelPrimitive) and lifted._max_concurrency == max_concurrency:
-                self._branches += cast("ParallelPrimitive[Any, Any]", lifted)._branches
-            else:
-                self._branches.append(lifted)
+            lifted: WorkflowPrimitive[Any, Any] = lift(branch)
+            nested = isinstance(branch, ParallelPrimitive) and branch.max_concurrency == max_concurrency
+            self._branches += [inner for _, inner in lifted.steps()] if nested else [lifted]
         if not self._branches:
             raise ConfigurationError("a parallel step needs at least one branch")
-        if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
-            raise ConfigurationError(f"max_concurrency must be >= 1 or None, got {max_concurrency!r}")
-        self._max_concurrency = max_concurrency
 
     @property
     def name(self) -> str:
@@ -73,26 +71,36 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
             for index, branch in waiting:
                 results[index] = await branch.execute(input_data, context)
 
-        width = min(len(self._branches), self._max_concurrency or len(self._branches))
+        width = min(len(self._branches), self.max_concurrency or len(self._branches))
         workers = [asyncio.ensure_future(work()) for _ in range(width)]
-        try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            await _cancel_all(workers)
-        for worker in workers:
-            if worker in done and not worker.cancelled():
-                worker.result()
-        for worker in workers:
-            worker.result()
+        first_failure = await _until_failure(workers)
+        if first_failure is not None:
+            first_failure.result()
         return results
 
 
-async def _cancel_all(tasks: list[asyncio.Future[None]]) -> None:
-    left = [task for task in tasks if not task.done()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left)
+async def _until_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Task[None] | None:
+    """Waits until all have ended, or one has failed or was cancelled: returns that one, and leaves none running."""
+    left = len(tasks)
+    settled: asyncio.Future[asyncio.Task[None] | None] = asyncio.get_running_loop().create_future()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        nonlocal left
+        left -= 1
+        failed = task.cancelled() or task.exception() is not None
+        if not settled.done() and (failed or left == 0):
+            settled.set_result(task if failed else None)
+
     for task in tasks:
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved
+        task.add_done_callback(ended)
+    try:
+        return await settled
+    finally:
+        unfinished = [own(task) for task in tasks if task.cancel()]
+        if unfinished:
+            await asyncio.wait(unfinished)
+
+
+def _check_width(value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(f"max_concurrency must be an integer >= 1 or None, got {value!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,19 +15,13 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import (
-    ROUTER_COST_SAVINGS,
-    ROUTER_DECISIONS,
-    ROUTER_ERRORS,
-    ROUTER_EXECUTION,
-    CounterSeries,
-    HistogramSeries,
-)
+from observability_integration.telemetry.instruments import ROUTER_ERRORS
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import call_of, lift
-from .streams import ObservedStream, Outcome
+from .lifting import lift
+from .router_record import RouteRecord
+from .router_stream import RouterStream
 
 T = TypeVar("T")
 RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]]
@@ -36,6 +29,9 @@ RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]]
 CHOSEN = "routing_function"
 INVALID = "invalid_route_fallback"
 FAILED = "routing_error_fallback"
+BELOW = "complexity_below_threshold"
+ABOVE = "complexity_above_threshold"
+UNKNOWN = "complexity_error_fallback"
 
 
 class Route(Enum):
@@ -64,41 +60,11 @@ class RoutingDecision:
     complexity_score: float | None
 
 
-class _Arm:
-    """One route: how to call it, and what is counted for it."""
-
-    __slots__ = ("call", "chosen", "errors", "execution", "name", "saving", "savings", "step")
-
-    def __init__(self, owner: object, name: str, step: WorkflowPrimitive[Any, Any] | None, saving: float) -> None:
-        self.name = name
-        self.step = step
-        self.call = None if step is None else call_of(step)
-        # Rounded to a ten-billionth of a dollar: 0.01 - 0.001 is 0.009, not 0.009000000000000001.
-        self.saving = round(saving, 10)
-        self.chosen: CounterSeries = ROUTER_DECISIONS.declare(owner, name, CHOSEN)
-        self.execution: HistogramSeries = ROUTER_EXECUTION.declare(owner, name)
-        self.savings: CounterSeries = ROUTER_COST_SAVINGS.declare(owner, name)
-
-    def decided(self, reason: str) -> None:
-        """Counts a decision for this route."""
-        (self.chosen if reason is CHOSEN else ROUTER_DECISIONS.series(self.name, reason)).add()
-
-    def ended(self, span: OperationSpan, started: float, error: BaseException | None) -> None:
-        """Counts how a call on this route ended."""
-        self.execution.record(time.perf_counter() - started, span)
-        if error is None:
-            if self.saving > 0:
-                self.savings.add(self.saving)
-        elif isinstance(error, Exception):
-            ROUTER_ERRORS.series(self.name, spans.error_type(error)).add()
-            spans.tracing.mark_failed(span, error)
-
-
 class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     """Routes calls. Two forms, told apart by their keywords.
 
-    *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` names the route; an unknown
-    name or an error in it leads to the default route, and is counted.
+    *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` names the route; an
+    unknown name or an error in it leads to the default route, and is counted.
 
     *Model form*: ``RouterPrimitive(cheap_model=..., premium_model=...)`` with `decide_route` and `execute_async`.
 
@@ -166,21 +132,28 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._models: dict[Route, str] = {}
         self._threshold = complexity_threshold
         self._complexity_fn = complexity_fn or estimate_complexity
-        if cheap_model is not None or premium_model is not None:
-            if routes is not None or router_fn is not None or cost_per_route is not None:
-                raise ConfigurationError(
-                    "RouterPrimitive takes either routes, router_fn, default_route, cost_per_route "
-                    "or cheap_model, premium_model, complexity_threshold, *_cost_per_call; not keywords of both"
-                )
+        wraps = routes is not None or router_fn is not None or cost_per_route is not None
+        wraps = wraps or default is not None or default_route != "fast"
+        chooses = cheap_model is not None or premium_model is not None or complexity_fn is not None
+        chooses = chooses or (complexity_threshold, cheap_cost_per_call, premium_cost_per_call) != (0.5, 0.001, 0.01)
+        if wraps and chooses:
+            raise ConfigurationError(
+                "RouterPrimitive takes either routes, router_fn, default_route, cost_per_route "
+                "or cheap_model, premium_model, complexity_threshold, complexity_fn, *_cost_per_call; not both"
+            )
+        if chooses:
             if not cheap_model or not premium_model:
                 raise ConfigurationError("cheap_model and premium_model belong together")
             _check_cost("cheap_cost_per_call", cheap_cost_per_call)
             _check_cost("premium_cost_per_call", premium_cost_per_call)
             _check_score("complexity_threshold", complexity_threshold)
             self._models = {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model}
-            costs = {Route.CHEAP.value: cheap_cost_per_call, Route.PREMIUM.value: premium_cost_per_call}
             self._default_route = Route.PREMIUM.value
-            self._arms = {route: _Arm(self, route, None, max(costs.values()) - cost) for route, cost in costs.items()}
+            dearest = max(cheap_cost_per_call, premium_cost_per_call)
+            self._routes = {
+                "cheap": RouteRecord(self, "cheap", dearest - cheap_cost_per_call, [BELOW]),
+                "premium": RouteRecord(self, "premium", dearest - premium_cost_per_call, [ABOVE, UNKNOWN]),
+            }
             return
         if not routes:
             raise ConfigurationError("Routes cannot be empty")
@@ -193,9 +166,15 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         for route, cost in costs.items():
             _check_cost(f"cost_per_route[{route!r}]", cost)
         dearest = max((costs[route] for route in routes if route in costs), default=0.0)
-        self._arms = {
-            # A route without a stated cost has an unknown saving, which is none.
-            route: _Arm(self, route, lift(step), dearest - costs[route] if route in costs else 0.0)
+        self._routes = {
+            route: RouteRecord(
+                self,
+                route,
+                # A route without a stated cost has an unknown saving, which is none.
+                dearest - costs[route] if route in costs else 0.0,
+                [CHOSEN, INVALID, FAILED] if route == self._default_route else [CHOSEN],
+                lift(step),
+            )
             for route, step in routes.items()
         }
 
@@ -207,11 +186,11 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def __repr__(self) -> str:
         if self._models:
             return f"RouterPrimitive(cheap={self._models[Route.CHEAP]!r}, premium={self._models[Route.PREMIUM]!r})"
-        return f"RouterPrimitive(routes={list(self._arms)}, default='{self._default_route}')"
+        return f"RouterPrimitive(routes={list(self._routes)}, default='{self._default_route}')"
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """The routes, by name."""
-        return [(name, arm.step) for name, arm in self._arms.items() if arm.step is not None]
+        return [(name, route.step) for name, route in self._routes.items() if route.step is not None]
 
     def _label(self) -> str:
         return f"router {self._name} (default: {self._default_route})"
@@ -227,15 +206,15 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         span = self._begin(context)
         token = spans.tracing.activate(span)
         try:
-            arm, reason = await self._choose(input_data, context)
-            self._note(span, arm, reason)
+            route, reason = await self._choose(input_data, context)
+            self._note(span, route, reason)
             started = time.perf_counter()
             try:
-                result = await arm.call(input_data, context)  # type: ignore[misc]
+                result = await route.call(input_data, context)  # type: ignore[misc]
             except BaseException as error:
-                arm.ended(span, started, error)
+                route.ended(span, started, error)
                 raise
-            arm.ended(span, started, None)
+            route.ended(span, started, None)
             return cast("Out", result)
         finally:
             spans.tracing.deactivate(token)
@@ -243,7 +222,14 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the chosen route."""
-        return _RouterStream(self, input_data, WorkflowContext() if context is None else context)
+        given = WorkflowContext() if context is None else context
+
+        async def choose(span: OperationSpan) -> RouteRecord:
+            route, reason = await self._choose(input_data, given)
+            self._note(span, route, reason)
+            return route
+
+        return RouterStream(lambda: self._begin(given), choose, input_data, given)
 
     def _begin(self, context: WorkflowContext) -> OperationSpan:
         if self._models:
@@ -254,12 +240,13 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         spans.identify(span, context)
         return span
 
-    def _note(self, span: OperationSpan, arm: _Arm, reason: str) -> None:
-        arm.decided(reason)
-        span.set_attribute("router.route", arm.name)
+    def _note(self, span: OperationSpan, route: RouteRecord, reason: str) -> None:
+        route.decided(reason)
+        span.set_attribute("router.route", route.name)
         span.set_attribute("router.reason", reason)
 
-    async def _choose(self, input_data: In, context: WorkflowContext) -> tuple[_Arm, str]:
+    async def _choose(self, input_data: In, context: WorkflowContext) -> tuple[RouteRecord, str]:
+        chosen: Any
         try:
             chosen = self._router_fn(input_data, context)  # type: ignore[misc]
             if not isinstance(chosen, str) and inspect.isawaitable(chosen):
@@ -267,9 +254,9 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             note_fault("router.router_fn", error)
             ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
-            return self._arms[self._default_route], FAILED
-        arm = self._arms.get(chosen) if isinstance(chosen, str) else None
-        return (self._arms[self._default_route], INVALID) if arm is None else (arm, CHOSEN)
+            return self._routes[self._default_route], FAILED
+        route = self._routes.get(chosen) if isinstance(chosen, str) else None
+        return (self._routes[self._default_route], INVALID) if route is None else (route, CHOSEN)
 
     def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
         """Decides between the two models, and counts the decision.
@@ -289,14 +276,14 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         else:
             _check_score("complexity_score", score)
         if score is None:
-            route, reason = Route.PREMIUM, "complexity_error_fallback"
+            route, reason = Route.PREMIUM, UNKNOWN
         elif score < self._threshold:
-            route, reason = Route.CHEAP, "complexity_below_threshold"
+            route, reason = Route.CHEAP, BELOW
         else:
-            route, reason = Route.PREMIUM, "complexity_above_threshold"
-        arm = self._arms[route.value]
-        arm.decided(reason)
-        return RoutingDecision(route, self._models[route], arm.saving, reason, score)
+            route, reason = Route.PREMIUM, ABOVE
+        record = self._routes[route.value]
+        record.decided(reason)
+        return RoutingDecision(route, self._models[route], record.saving, reason, score)
 
     def _score(self, query: str) -> float | None:
         try:
@@ -325,56 +312,27 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         token = spans.tracing.activate(span)
         try:
             decision = self.decide_route(query, complexity_score)
-            arm = self._arms[decision.route.value]
-            span.set_attribute("router.route", arm.name)
+            route = self._routes[decision.route.value]
+            span.set_attribute("router.route", route.name)
             span.set_attribute("router.reason", decision.reason)
             started = time.perf_counter()
             try:
-                result = func(**_accepted(func, {"model": decision.model, "query": query}), **kwargs)
-                if not inspect.isawaitable(result):
-                    raise ConfigurationError("execute_async needs an async func; this one returned no awaitable")
-                value = await result
+                value = await _begun(func, {"model": decision.model, "query": query}, kwargs)
             except BaseException as error:
-                arm.ended(span, started, error)
+                route.ended(span, started, error)
                 raise
-            arm.ended(span, started, None)
+            route.ended(span, started, None)
             return value
         finally:
             spans.tracing.deactivate(token)
             span.end()
 
 
-class _RouterStream(ObservedStream):
-    def __init__(self, router: RouterPrimitive[Any, Any], input_data: Any, context: WorkflowContext) -> None:
-        self._router = router
-        self._input = input_data
-        self._context = context
-        self._arm: _Arm | None = None
-        self._inner: ChunkStream | None = None
-        self._chunks: Any = None
-        self._started = 0.0
-
-    def _begin(self) -> OperationSpan:
-        return self._router._begin(self._context)
-
-    async def _open(self) -> None:
-        router = self._router
-        self._arm, reason = await router._choose(self._input, self._context)
-        router._note(self._span, self._arm, reason)
-        self._started = time.perf_counter()
-        self._inner = self._arm.step.stream(self._input, self._context)  # type: ignore[union-attr]
-        self._chunks = await self._inner.__aenter__()
-
-    async def _next(self) -> Any:
-        return await anext(self._chunks)
-
-    async def _close(self) -> None:
-        if self._chunks is not None and self._inner is not None:
-            await self._inner.__aexit__(None, None, None)
-
-    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        if self._arm is not None:
-            self._arm.ended(self._span, self._started, None if outcome == "success" else error or CancelledError())
+def _begun(func: Callable[..., Awaitable[T]], offered: dict[str, Any], given: dict[str, Any]) -> Awaitable[T]:
+    result = func(**_accepted(func, offered), **given)
+    if not inspect.isawaitable(result):
+        raise ConfigurationError("execute_async needs an async func; this one returned no awaitable")
+    return result
 
 
 def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -388,14 +346,11 @@ def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, An
     return {name: value for name, value in offered.items() if name in named}
 
 
-def _check_cost(knob: str, value: float) -> None:
+def _check_cost(knob: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigurationError(f"{knob} must be a finite number of USD >= 0, got {value!r}")
 
 
-def _check_score(knob: str, value: float) -> None:
+def _check_score(knob: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ConfigurationError(f"{knob} must be a number from 0 to 1, got {value!r}")
-
-
-__all__ = ["Route", "RouterPrimitive", "RoutingDecision"]

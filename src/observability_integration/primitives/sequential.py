@@ -8,9 +8,11 @@ from typing import Any, Generic, cast
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.spans import OperationSpan
 
-from .base import In, Out, WorkflowPrimitive
+from .base import ChunkStream, In, Out, WorkflowPrimitive
 from .lifting import lift
+from .streams import PassingStream
 
 
 class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
@@ -26,11 +28,9 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def __init__(self, steps: Sequence[Any]) -> None:
         self._steps: list[WorkflowPrimitive[Any, Any]] = []
         for step in steps:
-            lifted = lift(step)
-            if isinstance(lifted, SequentialPrimitive):
-                self._steps += cast("SequentialPrimitive[Any, Any]", lifted)._steps
-            else:
-                self._steps.append(lifted)
+            lifted: WorkflowPrimitive[Any, Any] = lift(step)
+            nested = isinstance(step, SequentialPrimitive)
+            self._steps += [inner for _, inner in lifted.steps()] if nested else [lifted]
         if not self._steps:
             raise ConfigurationError("a sequence needs at least one step")
 
@@ -43,10 +43,13 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """The steps, numbered from 1."""
         return [(str(number), step) for number, step in enumerate(self._steps, 1)]
 
+    def _begin(self) -> OperationSpan:
+        return spans.tracing.begin("sequence", {"sequence.steps": len(self._steps)})
+
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
         """Runs the steps; the first error ends the sequence and passes through."""
         context = WorkflowContext() if context is None else context
-        span = spans.tracing.begin("sequence", {"sequence.steps": len(self._steps)})
+        span = self._begin()
         token = spans.tracing.activate(span)
         try:
             value: Any = input_data
@@ -59,3 +62,16 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         finally:
             spans.tracing.deactivate(token)
             span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Runs all steps but the last, and streams from that one."""
+        context = WorkflowContext() if context is None else context
+
+        async def find(_: OperationSpan) -> ChunkStream:
+            *before, last = self._steps
+            value: Any = input_data
+            for step in before:
+                value = await step.execute(value, context)
+            return last.stream(value, context)
+
+        return PassingStream(self._begin, find)

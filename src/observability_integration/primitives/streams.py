@@ -46,15 +46,13 @@ class GeneratorStream(ChunkStream):
 
     def __init__(self, make: Callable[[], AsyncGenerator[Any, None]]) -> None:
         self._make = make
-        self._generator: AsyncGenerator[Any, None] | None = None
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         self._generator = self._make()
         return self._generator
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        if self._generator is not None:
-            await self._generator.aclose()
+        await self._generator.aclose()
 
 
 class ObservedStream(ChunkStream):
@@ -146,6 +144,41 @@ class ObservedStream(ChunkStream):
             self._settle("abandoned", None)
 
 
+class PassingStream(ObservedStream):
+    """Hands on the chunks of another stream, under a span of its own.
+
+    Args:
+        begin: begins the span.
+        find: finds the other stream, given the span; run when this one is opened.
+    """
+
+    def __init__(
+        self, begin: Callable[[], OperationSpan], find: Callable[[OperationSpan], Awaitable[ChunkStream]]
+    ) -> None:
+        self._begin_span = begin
+        self._find = find
+        self._inner: ChunkStream | None = None
+        self._chunks: AsyncIterator[Any] | None = None
+
+    def _begin(self) -> OperationSpan:
+        return self._begin_span()
+
+    async def _open(self) -> None:
+        inner = await self._find(self._span)
+        self._chunks = await inner.__aenter__()
+        self._inner = inner
+
+    async def _next(self) -> Any:
+        return await anext(cast("AsyncIterator[Any]", self._chunks))
+
+    async def _close(self) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(None, None, None)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        """Nothing is counted."""
+
+
 async def collect(stream: ChunkStream) -> Any:
     """Reads a stream to its end: joined when every chunk is text, else a list."""
     async with stream as chunks:
@@ -159,21 +192,39 @@ def _field(value: Any, name: str) -> Any:
     return getattr(value, name, None)
 
 
+_PARTS = (  # of an OpenAI choice or its delta; `reasoning` and `reasoning_content` are what compatible servers add
+    "content",
+    "text",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "tool_calls",
+    "function_call",
+    "audio",
+)
+
+
 def is_content(chunk: Any) -> bool:
     """Whether a chunk carries part of the answer, as opposed to a keep-alive, a role or a usage report.
 
-    Understands text, OpenAI chat chunks, OpenAI response events and Anthropic message events, as objects or dicts;
-    any other non-empty chunk counts as content.
+    Understands text, OpenAI chat and completion chunks, OpenAI response events and Anthropic message events, as objects
+    or dicts; any other non-empty chunk counts as content.
     """
-    if chunk is None or chunk == "" or chunk == b"":
+    if chunk is None or (isinstance(chunk, str | bytes | Mapping) and not chunk):
         return False
     if isinstance(chunk, str | bytes):
         return True
+    try:
+        return _carries_answer(chunk)
+    except Exception:  # noqa: BLE001 - a chunk that cannot be looked into is still the producer's
+        return True
+
+
+def _carries_answer(chunk: Any) -> bool:
     choices = _field(chunk, "choices")
-    if isinstance(choices, Sequence):
-        deltas = [_field(choice, "delta") for choice in cast("Sequence[Any]", choices)]
-        parts = ("content", "reasoning_content", "refusal", "tool_calls", "function_call", "audio")
-        return any(_field(delta, part) for delta in deltas if delta is not None for part in parts)
+    if isinstance(cast("object", choices), Sequence):
+        deltas = [_field(choice, "delta") or choice for choice in choices]
+        return any(_field(delta, part) for delta in deltas for part in _PARTS)
     kind = _field(chunk, "type")
     if isinstance(kind, str):
         if kind.startswith(("content_block_", "message_")) or kind == "ping":

@@ -17,8 +17,14 @@ from observability_integration.context import (
     reset_deadline,
     set_deadline,
 )
-from observability_integration.errors import ConfigurationError, DeadlineSource, PrimitiveTimeoutError, TimeoutKind
-from observability_integration.resilience.bounded import Expired, Watch, run_bounded
+from observability_integration.errors import (
+    Cleanup,
+    ConfigurationError,
+    DeadlineSource,
+    PrimitiveTimeoutError,
+    TimeoutKind,
+)
+from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.spans import OperationSpan
 
@@ -29,7 +35,10 @@ from .timeout_record import TimeoutRecord
 T = TypeVar("T")
 GraceMode = Literal["cleanup", "finish"]
 
-TimeoutError = PrimitiveTimeoutError
+TimeoutError = PrimitiveTimeoutError  # noqa: A001 - the name under which callers of the older interface import it
+
+_MAX_OPERATIONS = 256  # more names than that are not names of operations; the rest counts under the primitive's own
+_NOT_GIVEN: Any = object()
 
 
 class TimeoutStats(TypedDict):
@@ -51,9 +60,10 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     *Model form*: ``TimeoutPrimitive(timeout_seconds=30.0, grace_period=5.0)`` and `execute_with_timeout`.
 
-    The caller has control back after ``timeout_seconds + grace_period_seconds`` at the latest, plus the lag of the event
-    loop, whatever the work does: it runs in a task of its own, which is cancelled at the limit, waited for during the
-    grace, and left behind (and counted) if it ignores that.
+    The caller has control back after ``timeout_seconds + grace_period_seconds`` at the latest, plus the lag of the
+    event loop, whatever the work does: it runs in a task of its own, which is cancelled at the limit, waited for during
+    the grace, and left behind (and counted) if it ignores that. What it hides behind ``asyncio.shield`` or starts as a
+    task of its own goes on unseen.
 
     Args:
         primitive: what to bound.
@@ -64,9 +74,12 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             finishes then as a success with a warning, and cancels at the end of it.
         first_chunk_seconds: for streams: limit from opening to the first content chunk.
         idle_seconds: for streams: limit between two content chunks.
-        fallback: primitive or async callable to run instead, with the same input, when our clock ran out.
+        fallback: primitive or async callable to run instead, with the same input, when our clock ran out; for streams,
+            when it ran out before the first content chunk.
         late_result: what to do with a value that the cancelled work returns: ``raise`` drops it, ``return`` uses it.
         grace_period: the model form's name for `grace_period_seconds`.
+
+    Streams are always cancelled at their limit: `grace_mode` and `late_result` are about `execute`.
 
     Raises:
         ConfigurationError: a limit that is not a finite number > 0, or keywords of both forms.
@@ -110,20 +123,22 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         idle_seconds: float | None = None,
         fallback: Any = None,
         late_result: Literal["raise", "return"] = "raise",
-        grace_period: float | None = 5.0,
+        grace_period: float | None = _NOT_GIVEN,
     ) -> None:
-        if primitive is not None and grace_period != 5.0:
+        if primitive is not None and grace_period is not _NOT_GIVEN:
             raise ConfigurationError("grace_period belongs to the form without a primitive; use grace_period_seconds")
         if primitive is None and (fallback, first_chunk_seconds, idle_seconds) != (None, None, None):
             raise ConfigurationError("fallback, first_chunk_seconds and idle_seconds need a primitive to wrap")
-        if primitive is None and grace_period_seconds != 5.0:
-            grace_period = grace_period_seconds
+        if grace_period is not _NOT_GIVEN:
+            if grace_period_seconds != 5.0:
+                raise ConfigurationError("grace_period and grace_period_seconds are the same; give one of them")
+            grace_period_seconds = grace_period
         _check_limit("timeout_seconds", timeout_seconds)
         for knob, limit in (("first_chunk_seconds", first_chunk_seconds), ("idle_seconds", idle_seconds)):
             if limit is not None:
                 _check_limit(knob, limit)
-        self._grace = grace_period if primitive is None else grace_period_seconds
-        _check_grace(self._grace)
+        _check_grace(grace_period_seconds)
+        self._grace = grace_period_seconds
         if grace_mode not in ("cleanup", "finish"):
             raise ConfigurationError(f"grace_mode must be 'cleanup' or 'finish', got {grace_mode!r}")
         if grace_mode == "finish" and self._grace is None:
@@ -193,16 +208,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         call = self._call
         if call is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing; use execute_with_timeout(func)")
-        run = self._bounded(lambda: call(input_data, context), self._record, context)
-        if self._fallback is None:
-            return cast("Out", await run)
-        try:
-            return cast("Out", await run)
-        except PrimitiveTimeoutError as error:
-            # A timeout from further in is the work's own error; an inherited deadline leaves no time for a fallback.
-            if error.operation != self._operation or error.deadline_source == "inherited":
-                raise
-        return cast("Out", await self._fallback.execute(input_data, context))
+        fallback = self._fallback
+        instead = None if fallback is None else lambda: fallback.execute(input_data, context)
+        return cast("Out", await self._bounded(lambda: call(input_data, context), self._record, context, instead))
 
     async def execute_with_timeout(
         self, func: Callable[[], Awaitable[T]] | Awaitable[T], operation_name: str | None = None
@@ -219,12 +227,8 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """
         operation = operation_name or self._operation
         record = self._records.get(operation)
-        if record is None:
-            record = TimeoutRecord(self, operation)
-            if len(self._records) < 256:  # more names than that are not names
-                self._records[operation] = record
-            else:
-                record = self._record
+        if record is None and len(self._records) < _MAX_OPERATIONS:
+            record = self._records[operation] = TimeoutRecord(self, operation)
 
         def start() -> Awaitable[T]:
             awaitable = func() if callable(func) else func
@@ -232,18 +236,23 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 raise ConfigurationError("execute_with_timeout needs an async func; this one returned no awaitable")
             return awaitable
 
-        return cast("T", await self._bounded(start, record, None))
+        try:
+            return cast("T", await self._bounded(start, record or self._record, None))
+        finally:
+            # When the call was refused: Python would warn that it was never awaited.
+            if inspect.iscoroutine(func) and inspect.getcoroutinestate(func) == inspect.CORO_CREATED:
+                func.close()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the wrapped primitive under three clocks: first chunk, idle and total.
 
         They run only while the producer is being waited for, so a slow reader never trips them.
         """
-        from .timeout_stream import TimeoutStream
+        from .timeout_stream import FallbackStream, TimeoutStream
 
         if self._step is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")
-        return TimeoutStream(
+        bounded = TimeoutStream(
             self._step,
             input_data,
             context,
@@ -253,13 +262,19 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             first_chunk_seconds=self.first_chunk_seconds,
             idle_seconds=self.idle_seconds,
         )
+        fallback = self._fallback
+        return bounded if fallback is None else FallbackStream(bounded, lambda: fallback.stream(input_data, context))
 
     async def _bounded(
-        self, start: Callable[[], Awaitable[Any]], record: TimeoutRecord, context: WorkflowContext | None
+        self,
+        start: Callable[[], Awaitable[Any]],
+        record: TimeoutRecord,
+        context: WorkflowContext | None,
+        instead: Callable[[], Awaitable[Any]] | None = None,
     ) -> Any:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        limit, inherited = self._limit(began, context)
+        limit, finish, inherited = self._limits(began, context)
         span = spans.tracing.begin(record.span_name, {"timeout.limit_seconds": limit})
         if context is not None:
             spans.identify(span, context)
@@ -270,29 +285,50 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             )  # fmt: skip
             record.timed_out(span, 0.0, 0.0, error)
             raise error
-        finish = 0.0 if inherited is not None else self._finish
         deadline = inherited or Deadline(began + limit + finish, record.operation)
         task = self._start(loop, start, span, deadline)
+        grace = self._grace
+        if self._finish > 0:
+            # What is left of limit and grace together, because the work has had its time to finish.
+            grace = min(self._finish, self.timeout_seconds + self._finish - limit - finish)
         watch = Watch(lambda: span.add_event("timeout.cancel_sent"), record.abandoned)
         try:
-            expired = await run_bounded(
-                task, limit, self._grace if finish == 0 else 0.0, finish_seconds=finish, watch=watch
-            )
+            expired = await run_bounded(task, limit, grace, finish_seconds=finish, watch=watch)
         except asyncio.CancelledError:
             record.cancelled(span, loop.time() - began)
             raise
         elapsed = loop.time() - began
+        allowed = limit if inherited is None else limit + finish
         if expired is None:
-            return self._finished(task, record, span, elapsed, limit, deadline if inherited is None else None)
-        return self._expired(expired, record, span, elapsed, limit, inherited, deadline)
+            ours, cause = _passed_inside(task, record.operation, elapsed, allowed, inherited, deadline)
+            if ours is None:
+                record.settled(task, span, elapsed, limit, blocked=finish == 0)
+                return task.result()
+        else:
+            record.cleaned_up(expired)
+            if expired.cleanup == "late_result" and self._keep_late:
+                record.succeeded(span, elapsed, limit, late=True, blocked=False)
+                return expired.value
+            if expired.cleanup == "late_result":
+                record.late(span)
+            ours = _error(record.operation, allowed, elapsed, expired.cleanup, inherited, deadline)
+            cause = expired.error
+        record.timed_out(span, elapsed, limit, ours)
+        # An inherited deadline leaves no time for a fallback.
+        if instead is not None and inherited is None:
+            return await instead()
+        raise ours from cause
 
-    def _limit(self, now: float, context: WorkflowContext | None) -> tuple[float, Deadline | None]:
+    def _limits(self, now: float, context: WorkflowContext | None) -> tuple[float, float, Deadline | None]:
+        """The limit, the time to finish beyond it, and the deadline from further out if that one comes first."""
         inherited = current_deadline()
         if context is not None and context.deadline is not None:
             inherited = earliest(inherited, context.deadline)
-        if inherited is None or inherited.when - now >= self.timeout_seconds:
-            return self.timeout_seconds, None
-        return inherited.when - now, inherited
+        if inherited is None or inherited.when - now >= self.timeout_seconds + self._finish:
+            return self.timeout_seconds, self._finish, None
+        left = inherited.when - now
+        limit = min(left, self.timeout_seconds)
+        return limit, left - limit, inherited
 
     def _start(
         self,
@@ -310,75 +346,49 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             reset_deadline(deadline_token)
             spans.tracing.deactivate(token)
 
-    def _finished(
-        self,
-        task: asyncio.Task[Any],
-        record: TimeoutRecord,
-        span: OperationSpan,
-        elapsed: float,
-        limit: float,
-        own_deadline: Deadline | None,
-    ) -> Any:
-        if task.cancelled():
-            record.cancelled(span, elapsed)
-            return task.result()
-        error = task.exception()
-        if error is None:
-            record.succeeded(span, elapsed, limit, late=elapsed > limit, blocked=self._finish == 0)
-            return task.result()
-        if own_deadline is not None and isinstance(error, PrimitiveTimeoutError) and error.deadline is own_deadline:
-            # A primitive further in ran out of the time that we set: the limit that passed is ours.
-            ours = PrimitiveTimeoutError(record.operation, limit, elapsed, deadline=own_deadline)
-            record.timed_out(span, elapsed, limit, ours)
-            raise ours from error
-        record.failed(span, elapsed, limit, error)
-        return task.result()
 
-    def _expired(
-        self,
-        expired: Expired,
-        record: TimeoutRecord,
-        span: OperationSpan,
-        elapsed: float,
-        limit: float,
-        inherited: Deadline | None,
-        deadline: Deadline,
-    ) -> Any:
-        record.cleaned_up(expired)
-        if expired.cleanup == "late_result" and self._keep_late:
-            record.succeeded(span, elapsed, limit, late=True, blocked=False)
-            return expired.value
-        kind: TimeoutKind = "total" if inherited is None else "deadline"
-        source: DeadlineSource = "own" if inherited is None else "inherited"
-        error = PrimitiveTimeoutError(
-            record.operation,
-            limit,
-            elapsed,
-            kind=kind,
-            cleanup=expired.cleanup,
-            deadline_source=source,
-            deadline=deadline,
-        )
-        if expired.cleanup == "late_result":
-            record.late(span)
-        record.timed_out(span, elapsed, limit, error)
-        raise error from expired.error
+def _passed_inside(
+    task: asyncio.Task[Any],
+    operation: str,
+    elapsed: float,
+    allowed: float,
+    inherited: Deadline | None,
+    deadline: Deadline,
+) -> tuple[PrimitiveTimeoutError | None, BaseException | None]:
+    """Our error and its cause, if the work ended because a primitive further in was first to notice our deadline."""
+    inner = None if task.cancelled() else task.exception()
+    if not isinstance(inner, PrimitiveTimeoutError) or inner.deadline is not deadline:
+        return None, None
+    cleanup: Cleanup = "clean" if inner.cleanup == "refused" else inner.cleanup
+    return _error(operation, allowed, elapsed, cleanup, inherited, deadline), inner
+
+
+def _error(
+    operation: str, allowed: float, elapsed: float, cleanup: Cleanup, inherited: Deadline | None, deadline: Deadline
+) -> PrimitiveTimeoutError:
+    kind: TimeoutKind = "total" if inherited is None else "deadline"
+    source: DeadlineSource = "own" if inherited is None else "inherited"
+    return PrimitiveTimeoutError(
+        operation, allowed, elapsed, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
+    )
 
 
 async def _run(start: Callable[[], Awaitable[Any]]) -> Any:
     return await start()
 
 
-def _check_limit(knob: str, value: float) -> None:
+def _check_limit(knob: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{knob} must be > 0, got {value}")
+        raise ConfigurationError(f"{knob} must be > 0, got {value!r}")
 
 
-def _check_grace(value: float | None) -> None:
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
-    ):
+def _check_grace(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ConfigurationError(f"grace_period_seconds must be a finite number >= 0 or None, got {value!r}")
 
 
 assert issubclass(TimeoutError, builtins.TimeoutError)  # noqa: S101 - what callers of the older interface catch
+
+__all__ = ["GraceMode", "PrimitiveTimeoutError", "TimeoutError", "TimeoutPrimitive", "TimeoutStats"]

@@ -27,7 +27,11 @@ logger = logging.getLogger("observability_integration")
 
 
 class TimeoutRecord:
-    """Outcomes of one operation. Each call ends in exactly one of the first four methods."""
+    """Outcomes of one operation.
+
+    Each call ends in exactly one of `settled`, `timed_out` and `cancelled`; a stream, which is not one task that ends,
+    in `succeeded` or `failed` instead of the first.
+    """
 
     def __init__(self, owner: object, operation: str) -> None:
         self.operation = operation
@@ -39,6 +43,24 @@ class TimeoutRecord:
         self._failures = TIMEOUT_FAILURES.declare(owner, operation, "total")
         self._execution = TIMEOUT_EXECUTION.declare(owner, operation)
         self._utilization = TIMEOUT_UTILIZATION.declare(owner, operation)
+
+    def settled(
+        self,
+        task: asyncio.Task[Any],
+        span: OperationSpan,
+        elapsed_seconds: float,
+        limit_seconds: float,
+        *,
+        blocked: bool,
+    ) -> None:
+        """The work ended by itself: with a value, an error, or by cancelling itself."""
+        if task.cancelled():
+            self.cancelled(span, elapsed_seconds)
+        elif (error := task.exception()) is not None:
+            self.failed(span, elapsed_seconds, limit_seconds, error)
+        else:
+            late = elapsed_seconds > limit_seconds
+            self.succeeded(span, elapsed_seconds, limit_seconds, late=late, blocked=blocked)
 
     def succeeded(
         self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, *, late: bool, blocked: bool
@@ -113,8 +135,8 @@ class TimeoutRecord:
                 limit_seconds,
             )
 
-    def abandoned(self, task: asyncio.Task[Any]) -> None:
-        """The work ignored its cancellation and was left behind, running."""
+    def abandoned(self, task: asyncio.Future[Any]) -> None:
+        """The work ignored its cancellation and was left behind, running: `task` is done when it ends."""
         TIMEOUT_ABANDONED.series(self.operation).add()
         active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
         active.add(1)
@@ -122,7 +144,7 @@ class TimeoutRecord:
         left = loop.time()
         logger.warning("Operation '%s' ignored its cancellation and was left running", self.operation)
 
-        def ended(task: asyncio.Task[Any]) -> None:
+        def ended(task: asyncio.Future[Any]) -> None:
             active.add(-1)
             error = None if task.cancelled() else task.exception()
             how = "cancelled" if task.cancelled() else "with a value" if error is None else type(error).__name__

@@ -8,7 +8,7 @@ clocks, and a producer that ignores its cancellation can be left behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from observability_integration.context import (
@@ -19,8 +19,14 @@ from observability_integration.context import (
     reset_deadline,
     set_deadline,
 )
-from observability_integration.errors import Cleanup, DeadlineSource, PrimitiveTimeoutError, TimeoutKind
-from observability_integration.resilience.bounded import Expired, Watch, run_bounded
+from observability_integration.errors import (
+    Cleanup,
+    DeadlineSource,
+    PrimitiveTimeoutError,
+    StreamStalledError,
+    TimeoutKind,
+)
+from observability_integration.resilience.bounded import Expired, Watch, cancel_bounded, leave_bounded
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
@@ -41,20 +47,28 @@ class _Handover:
         self._delivered: asyncio.Future[Any] = loop.create_future()
         self._delivered.cancel()
         self._error: BaseException | None = None
+        self._left = False
 
     def ask(self) -> asyncio.Future[Any]:
         """Reader: asks for the next chunk."""
         self._delivered = self.loop.create_future()
         if self._error is not None:
             self.fail(self._error)
-        elif not self._wanted.done():
+        else:
             self._wanted.set_result(None)
         return self._delivered
 
-    async def asked(self) -> None:
-        """Pump: waits until a chunk is wanted."""
+    def leave(self) -> None:
+        """Reader: asks for nothing any more."""
+        self._left = True
+
+    async def asked(self) -> bool:
+        """Pump: waits until a chunk is wanted; False when the reader has left, and the pump was late to notice."""
+        if self._left:
+            return False
         await self._wanted
         self._wanted = self.loop.create_future()
+        return True
 
     def deliver(self, chunk: Any) -> None:
         """Pump: hands over."""
@@ -77,8 +91,7 @@ async def _pump(source: ChunkStream, handover: _Handover) -> None:
     try:
         async with source as chunks:
             iterator = aiter(chunks)
-            while True:
-                await handover.asked()
+            while await handover.asked():
                 try:
                     chunk = await anext(iterator)
                 except StopAsyncIteration:
@@ -87,8 +100,7 @@ async def _pump(source: ChunkStream, handover: _Handover) -> None:
         handover.deliver(_END)
     except BaseException as error:
         handover.fail(error)
-        if not isinstance(error, Exception):
-            raise
+        raise
 
 
 class TimeoutStream(ChunkStream):
@@ -120,17 +132,20 @@ class TimeoutStream(ChunkStream):
         self._handover: _Handover | None = None
         self._waited = 0.0
         self._since_content = 0.0
+        self._chunks = 0
         self._content_seen = False
         self._ended = True
+        self.ran_out_before_content: PrimitiveTimeoutError | None = None
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         inherited = current_deadline()
-        if self._context is not None:
-            inherited = earliest(inherited, self._context.deadline)
-        self._inherited = inherited
         self._span = spans.tracing.begin(self._record.span_name, {"timeout.limit_seconds": self._total})
         self._ended = False
+        if self._context is not None:
+            spans.identify(self._span, self._context)
+            inherited = earliest(inherited, self._context.deadline)
+        self._inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
             raise self._give_up("deadline", 0.0, "refused")
         self._handover = _Handover(loop)
@@ -140,6 +155,9 @@ class TimeoutStream(ChunkStream):
         try:
             source = self._step.stream(self._input, self._context)
             self._pump_task = own(loop.create_task(_pump(source, self._handover), name=self._record.operation))
+        except Exception as error:
+            self._fail(error)
+            raise
         finally:
             reset_deadline(deadline_token)
             spans.tracing.deactivate(token)
@@ -156,19 +174,26 @@ class TimeoutStream(ChunkStream):
         began = loop.time()
         kind, limit, left = self._nearest(began)
         try:
-            done = await wait_done(delivered, left) if left > 0 else delivered.done()
+            if left > 0:
+                await wait_done(delivered, left)
+            expired = None if delivered.done() else await self._run_out()
         except asyncio.CancelledError:
+            pump = self._take_pump()
+            if pump is not None:
+                pump.cancel()
+                await leave_bounded(pump, self._grace, self._watch())
             self._waited += loop.time() - began
-            await self._stop()
             self._end_cancelled()
             raise
         waited = loop.time() - began
         self._waited += waited
         self._since_content += waited
-        if not done:
-            expired = await self._stop()
-            raise self._give_up(kind, limit, expired.cleanup if expired is not None else "clean")
-        return self._received(delivered)
+        if expired is None:
+            return self._received(delivered)
+        self._record.cleaned_up(expired)
+        if expired.cleanup == "late_result":
+            self._record.late(self._span)
+        raise self._give_up(kind, limit, expired.cleanup) from expired.error
 
     def _received(self, delivered: asyncio.Future[Any]) -> Any:
         if delivered.cancelled():
@@ -176,14 +201,18 @@ class TimeoutStream(ChunkStream):
             raise asyncio.CancelledError
         error = delivered.exception()
         if error is not None:
-            self._ended = True
-            self._record.failed(self._span, self._waited, self._total, error)
+            inherited = self._inherited
+            if inherited is not None and isinstance(error, PrimitiveTimeoutError) and error.deadline is inherited:
+                # A primitive further in was first to notice that the deadline had passed for all of us.
+                raise self._give_up("deadline", self._waited, "clean") from error
+            self._fail(error)
             raise error
         chunk = delivered.result()
         if chunk is _END:
             self._ended = True
             self._record.succeeded(self._span, self._waited, self._total, late=False, blocked=False)
             raise StopAsyncIteration
+        self._chunks += 1
         if is_content(chunk):
             self._content_seen = True
             self._since_content = 0.0
@@ -201,36 +230,57 @@ class TimeoutStream(ChunkStream):
         left, kind, limit = min(clocks, key=lambda clock: clock[0])
         return kind, limit, left
 
-    async def _stop(self) -> Expired | None:
-        """Cancels the pump and waits for it, as the grace allows."""
-        if self._pump_task is None or self._pump_task.done():
-            return None
-        watch = Watch(lambda: self._span.add_event("timeout.cancel_sent"), self._record.abandoned)
-        return await run_bounded(self._pump_task, 0.0, self._grace, watch=watch)
+    def _watch(self) -> Watch:
+        return Watch(lambda: self._span.add_event("timeout.cancel_sent"), self._record.abandoned)
+
+    def _take_pump(self) -> asyncio.Task[None] | None:
+        """The pump, if it still runs; it is stopped once, and then it is nobody's business any more."""
+        if self._handover is not None:
+            self._handover.leave()
+        pump, self._pump_task = self._pump_task, None
+        return None if pump is None or pump.done() else pump
+
+    async def _run_out(self) -> Expired:
+        pump = self._take_pump()
+        if pump is None:
+            return Expired("clean", 0.0)
+        watch = self._watch()
+        watch.cancelling()
+        return await cancel_bounded(pump, self._grace, watch)
 
     def _give_up(self, kind: TimeoutKind, limit: float, cleanup: Cleanup) -> PrimitiveTimeoutError:
         self._ended = True
-        source: DeadlineSource = "inherited" if kind == "deadline" else "own"
-        error = PrimitiveTimeoutError(
-            self._record.operation,
-            limit,
-            self._waited,
-            kind=kind,
-            cleanup=cleanup,
-            deadline_source=source,
-            deadline=self._inherited,
-        )
-        self._record.timed_out(self._span, self._waited, limit, error)
+        operation, waited = self._record.operation, self._waited
+        error: PrimitiveTimeoutError
+        if kind == "idle":
+            error = StreamStalledError(operation, limit, waited, chunks=self._chunks, cleanup=cleanup)
+        else:
+            source: DeadlineSource = "inherited" if kind == "deadline" else "own"
+            deadline = self._inherited if kind == "deadline" else None
+            error = PrimitiveTimeoutError(
+                operation, limit, waited, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
+            )
+        self._record.timed_out(self._span, waited, limit, error)
+        if kind != "deadline" and not self._content_seen:
+            self.ran_out_before_content = error
         return error
 
+    def _fail(self, error: BaseException) -> None:
+        self._ended = True
+        self._record.failed(self._span, self._waited, self._total, error)
+
     def _end_cancelled(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._record.cancelled(self._span, self._waited)
+        self._ended = True
+        self._record.cancelled(self._span, self._waited)
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        pump = self._take_pump()
         try:
-            await self._stop()
+            if pump is not None:
+                closed = await cancel_bounded(pump, self._grace, self._watch())
+                if closed.error is not None:
+                    self._fail(closed.error)
+                    raise closed.error
         finally:
             if not self._ended:
                 self._ended = True
@@ -242,6 +292,40 @@ class TimeoutStream(ChunkStream):
             self._ended = True
             self._span.set_attribute("outcome", "abandoned")
             self._span.end()
-        pump = self._pump_task
-        if pump is not None and not pump.done() and not pump.get_loop().is_closed():
+        pump = self._take_pump()
+        if pump is not None and not pump.get_loop().is_closed():
             pump.get_loop().call_soon_threadsafe(pump.cancel)
+
+
+class FallbackStream(ChunkStream):
+    """Turns to another stream when the time of the first ran out before its first content.
+
+    Later than that it does not: two answers are never spliced.
+    """
+
+    def __init__(self, first: TimeoutStream, fallback: Callable[[], ChunkStream]) -> None:
+        self._first = first
+        self._fallback = fallback
+        self._current: ChunkStream = first
+        self._chunks: AsyncIterator[Any] = first
+
+    async def __aenter__(self) -> AsyncIterator[Any]:
+        await self._first.__aenter__()
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._chunks)
+        except PrimitiveTimeoutError as error:
+            if error is not self._first.ran_out_before_content:
+                raise
+        fallback = self._fallback()
+        self._chunks = await fallback.__aenter__()
+        self._current = fallback
+        return await anext(self._chunks)
+
+    async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        await self._current.__aexit__(exc_type, exc, tb)

@@ -7,7 +7,9 @@ work ends before T     its value or its own exception, unchanged
 T                      the work is cancelled once (``finish=True``: not before T + G)
 T .. T+G               the work ends: `Expired` says how (clean, failed, or with a late value)
 T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
-caller cancelled       the work is cancelled, waited for up to G, and the cancellation goes on; a second one: at once
+                       (so is a thread that still works for cancelled work: nothing can stop it)
+caller cancelled       the work is cancelled (if it was not), waited for to the end of G, and the cancellation goes on;
+                       cancelled a second time: at once
 =====================  ===============================================================================================
 """
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from observability_integration.errors import Cleanup
-from observability_integration.tasks import own, wait_done
+from observability_integration.tasks import left_in_thread, own, wait_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Watch:
 
     Attributes:
         cancelling: the work is being cancelled because the limit passed.
-        abandoned: the task is left behind, still running.
+        abandoned: something is left behind, still running; the future is done when it ends.
     """
 
     cancelling: Callable[[], None]
-    abandoned: Callable[[asyncio.Task[Any]], None]
+    abandoned: Callable[[asyncio.Future[Any]], None]
 
 
 async def run_bounded(
@@ -74,16 +76,28 @@ async def run_bounded(
             return None
         if finish_seconds > 0 and await wait_done(task, finish_seconds):
             return None
-        watch.cancelling()
-        started = asyncio.get_running_loop().time()
+    except asyncio.CancelledError:
         task.cancel()
+        await leave_bounded(task, grace_seconds, watch)
+        raise
+    watch.cancelling()
+    return await cancel_bounded(task, grace_seconds, watch)
+
+
+async def cancel_bounded(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> Expired:
+    """Cancels `task`, waits for its end as the grace allows, and says how it ended."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    task.cancel()
+    try:
         await _end(task, grace_seconds)
     except asyncio.CancelledError:
-        await _end_for_cancelled_caller(task, grace_seconds, watch)
+        # The work is cleaning up already: another cancel would break that off, and there is time left for it.
+        left = None if grace_seconds is None else max(0.0, began + grace_seconds - loop.time())
+        await leave_bounded(task, left, watch)
         raise
-    waited = asyncio.get_running_loop().time() - started
-    if not task.done():
-        _abandon(task, watch)
+    waited = loop.time() - began
+    if _abandoned(task, watch):
         return Expired("abandoned", waited)
     if task.cancelled():
         return Expired("clean", waited)
@@ -91,6 +105,20 @@ async def run_bounded(
     if error is not None:
         return Expired("failed", waited, error)
     return Expired("late_result", waited, value=task.result())
+
+
+async def leave_bounded(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> None:
+    """For a caller that was cancelled itself: waits for the end of a `task` that was cancelled, as the grace allows.
+
+    Returns normally also when the caller is cancelled again, which ends the wait at once: the caller goes on with the
+    cancellation it already has.
+    """
+    try:
+        await _end(task, grace_seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+    if not _abandoned(task, watch) and not task.cancelled():
+        task.exception()  # marks it as retrieved; the cancellation is what the caller hears of
 
 
 async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
@@ -101,19 +129,10 @@ async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
         await asyncio.sleep(0)
 
 
-async def _end_for_cancelled_caller(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> None:
-    task.cancel()
-    try:
-        await _end(task, grace_seconds)
-    except asyncio.CancelledError:
-        # Cancelled a second time: the caller is in a hurry.
-        task.cancel()
-    if not task.done():
-        _abandon(task, watch)
-    elif not task.cancelled():
-        task.exception()  # marks it as retrieved; the cancellation is what the caller hears of
-
-
-def _abandon(task: asyncio.Task[Any], watch: Watch) -> None:
-    own(task)
-    watch.abandoned(task)
+def _abandoned(task: asyncio.Task[Any], watch: Watch) -> bool:
+    """Whether the task, or a thread that worked for it, is left running; if so, tells the watch."""
+    left = left_in_thread(task) if task.done() else own(task)
+    if left is None:
+        return False
+    watch.abandoned(left)
+    return True

@@ -7,12 +7,19 @@ while something is in force and is silent otherwise.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
+from opentelemetry.util._decorator import (
+    _agnosticcontextmanager,  # pyright: ignore[reportPrivateUsage] - there is no public way to the same behaviour
+)
+
+from .guard import note_fault
+from .span_processors import GuardedProcessor
 
 
 class DelegatingTracerProvider(trace_api.TracerProvider):
@@ -33,36 +40,45 @@ class DelegatingTracerProvider(trace_api.TracerProvider):
         return _DelegatingTracer(self, identity)
 
     def add_span_processor(self, span_processor: Any) -> None:
-        """Adds a processor to the provider in force, until the next shutdown."""
-        if self.inner is not None:
-            self.inner.add_span_processor(span_processor)
+        """Adds a processor to the provider in force, until the next shutdown. What it raises is logged, not raised."""
+        inner = self.inner
+        if inner is not None:
+            inner.add_span_processor(GuardedProcessor(span_processor))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Flushes the provider in force."""
-        return True if self.inner is None else bool(self.inner.force_flush(timeout_millis))
+        inner = self.inner
+        return True if inner is None else bool(inner.force_flush(timeout_millis))
+
+    def shutdown(self) -> None:
+        """Flushes only: `shutdown_observability` is what ends a provider that may be needed again."""
+        self.force_flush()
 
 
 class _DelegatingTracer(trace_api.Tracer):
     def __init__(self, provider: DelegatingTracerProvider, identity: tuple[Any, ...]) -> None:
         self._provider = provider
         self._identity = identity
-        self._from: Any = None
-        self._tracer: trace_api.Tracer = trace_api.NoOpTracer()
+        # One attribute, so that no other thread sees the tracer of one provider beside another provider.
+        self._bound: tuple[Any, trace_api.Tracer] = (None, trace_api.NoOpTracer())
 
     def _current(self) -> trace_api.Tracer:
-        inner = self._provider.inner
-        if inner is not self._from:
-            self._tracer = trace_api.NoOpTracer() if inner is None else inner.get_tracer(*self._identity)
-            self._from = inner
-        return self._tracer
+        inner, (bound_to, tracer) = self._provider.inner, self._bound
+        if inner is not bound_to:
+            tracer = trace_api.NoOpTracer() if inner is None else inner.get_tracer(*self._identity)
+            self._bound = (inner, tracer)
+        return tracer
 
     def start_span(self, *args: Any, **kwargs: Any) -> trace_api.Span:
         """Starts a span with the tracer in force."""
         return self._current().start_span(*args, **kwargs)
 
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+    # Also used as a decorator, and then the tracer in force is the one at each call.
+    @_agnosticcontextmanager
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[trace_api.Span]:
         """Starts a span with the tracer in force and makes it current."""
-        return self._current().start_as_current_span(*args, **kwargs)
+        with self._current().start_as_current_span(*args, **kwargs) as span:
+            yield span
 
 
 class _Delegating:
@@ -74,7 +90,11 @@ class _Delegating:
 
     def follow(self, meter: metrics_api.Meter | None) -> None:
         """Takes the place of the same instrument of `meter`."""
-        self._real = None if meter is None else self._make(meter)
+        try:
+            self._real = None if meter is None else self._make(meter)
+        except Exception as error:  # noqa: BLE001 - the SDK refuses some names; that must not end the whole telemetry
+            note_fault("metrics.instrument", error)
+            self._real = None
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         real = self._real
@@ -108,13 +128,29 @@ class DelegatingMeterProvider(metrics_api.MeterProvider):
         attributes: Any = None,
     ) -> metrics_api.Meter:
         """A meter that follows what is in force."""
-        key = (name, version, schema_url, tuple(sorted((attributes or {}).items())))
+        # Attributes may hold lists, which cannot be part of a key.
+        key = (name, version, schema_url, repr(attributes and sorted(attributes.items())))
         with self._lock:
             meter = self._meters.get(key)
             if meter is None:
                 meter = self._meters[key] = _DelegatingMeter(name, version, schema_url, attributes)
                 meter.follow(self.inner)
             return meter
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Flushes the provider in force."""
+        inner = self.inner
+        return True if inner is None else bool(inner.force_flush(timeout_millis))
+
+    def shutdown(self, timeout_millis: float = 30_000) -> None:
+        """Flushes only: `shutdown_observability` is what ends a provider that may be needed again."""
+        self.force_flush(timeout_millis)
+
+    def renew_locks(self) -> None:
+        """In a forked child: another thread of the parent may have held them, and that thread is not here."""
+        self._lock = threading.Lock()
+        for meter in self._meters.values():
+            meter.renew_lock()
 
     def install(self, inner: Any) -> None:
         """Puts `inner` in force (None: nothing) and moves every instrument made so far to it."""
@@ -131,6 +167,10 @@ class _DelegatingMeter(metrics_api.Meter):
         self._instrument_lock = threading.Lock()
         self._instruments: dict[tuple[Any, ...], _Delegating] = {}
         self._inner: metrics_api.Meter | None = None
+
+    def renew_lock(self) -> None:
+        """See `DelegatingMeterProvider.renew_locks`."""
+        self._instrument_lock = threading.Lock()
 
     def follow(self, provider: Any) -> None:
         """Moves this meter's instruments to `provider`."""
@@ -202,3 +242,6 @@ class _DelegatingMeter(metrics_api.Meter):
 
 tracer_provider = DelegatingTracerProvider()
 meter_provider = DelegatingMeterProvider()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=meter_provider.renew_locks)

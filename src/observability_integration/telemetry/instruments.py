@@ -1,7 +1,7 @@
 """Instruments bound to the catalogue: counted here, in the process, and read by whatever exports.
 
 A synchronous instrument of the OpenTelemetry SDK costs 5 to 10 µs a measurement, most of it spent on finding the
-attribute set again. Here a primitive holds its series and adds to it; the exporters take a snapshot when asked.
+attribute set again. Here a primitive holds its series and adds to it; the exporters take a `snapshot` when asked.
 Nothing in this file needs OpenTelemetry: without it, or before it is switched on, a measurement returns at once.
 
 Every instrument is capped at `MAX_SERIES` label sets. What comes after is added up in one series with the attribute
@@ -15,8 +15,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from . import catalogue
@@ -32,7 +31,7 @@ Exemplar = tuple[float, int, Any]  # value, Unix time in ns, span context
 Forward = Callable[[float, Attributes], None]
 
 # Re-entrant: a finaliser (an abandoned stream) may record while this very thread is recording.
-_lock = threading.RLock()
+lock = threading.RLock()
 
 
 class _Switch:
@@ -85,7 +84,7 @@ class CounterSeries(Series):
         """Adds `amount` (0 or more)."""
         if not switch.on:
             return
-        with _lock:
+        with lock:
             self.value += amount
         if self.forward is not None:
             self.forward(amount, self.attributes)
@@ -115,7 +114,7 @@ class GaugeSeries(Series):
 
     def add(self, amount: float) -> None:
         """Moves the level by `amount`, which may be negative."""
-        with _lock:
+        with lock:
             self.value += amount
 
     @property
@@ -147,7 +146,7 @@ class HistogramSeries(Series):
         index = bisect_left(self.bounds, value)
         context = getattr(span, "exemplar_context", None) if switch.exemplars else None
         exemplar = None if context is None else (value, time.time_ns(), context)
-        with _lock:
+        with lock:
             self.counts[index] += 1
             self.count += 1
             self.total += value
@@ -198,7 +197,7 @@ class Instrument(Generic[S]):
         if len(values) != len(self.spec.labels):
             raise ValueError(f"{self.spec.name} takes the labels {self.spec.labels}, got {len(values)} values")
         values = tuple(map(_clip, values))
-        with _lock:
+        with lock:
             found = self._series.get(values)
             if found is not None:
                 return found
@@ -214,7 +213,7 @@ class Instrument(Generic[S]):
     def declare(self, owner: object, *values: str | None) -> S:
         """The same, shown from the start at 0 for as long as `owner` lives, so that ``rate()`` sees the first event."""
         series = self.series(*values)
-        with _lock:
+        with lock:
             if series.owners is None:
                 series.owners = weakref.WeakSet()
             series.owners.add(owner)
@@ -223,7 +222,7 @@ class Instrument(Generic[S]):
 
     def reset(self) -> None:
         """Starts every declared series again and forgets the others."""
-        with _lock:
+        with lock:
             self._series = {values: series for values, series in self._series.items() if series.in_use}
             if self._overflow is not None and not self._overflow.in_use:
                 self._overflow = None
@@ -232,13 +231,13 @@ class Instrument(Generic[S]):
 
     def set_forward(self, forward: Forward | None) -> None:
         """Also passes each measurement on to `forward` from now on."""
-        with _lock:
+        with lock:
             self.forward = forward
             for series in self:
                 series.forward = forward
 
     def __iter__(self) -> Iterator[S]:
-        with _lock:
+        with lock:
             series = list(self._series.values())
             if self._overflow is not None:
                 series.append(self._overflow)
@@ -302,75 +301,9 @@ GEN_AI_USAGE = {part: _counter(spec) for part, spec in catalogue.GEN_AI_USAGE.it
 TELEMETRY_FAULTS = _counter(catalogue.TELEMETRY_FAULTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """The state of one series at one moment.
-
-    Attributes:
-        attributes: its labels.
-        value: of a counter or gauge; the sum of a histogram.
-        counts: of a histogram, one more than it has bounds.
-        minimum: smallest value of a histogram.
-        maximum: largest value of a histogram.
-        exemplars: of a histogram: (value, Unix time in ns, span context), one a bucket at most.
-    """
-
-    attributes: Attributes
-    value: float
-    counts: tuple[int, ...] = ()
-    minimum: float = 0.0
-    maximum: float = 0.0
-    exemplars: tuple[Exemplar, ...] = ()
-
-
-def _point(series: CounterSeries | GaugeSeries | HistogramSeries) -> Point:
-    if isinstance(series, HistogramSeries):
-        return Point(
-            series.attributes,
-            series.total,
-            tuple(series.counts),
-            series.minimum,
-            series.maximum,
-            tuple(series.exemplars.values()),
-        )
-    # Adding floats leaves noise in the last digits (3 x 0.009 USD is not 0.026999999999999996).
-    return Point(series.attributes, round(series.value, 10))
-
-
-def _ratio_points(spec: MetricSpec) -> Iterable[Point]:
-    part, *whole = spec.ratio
-    sums: dict[str | bool, list[float]] = {}
-    for position, names in ((0, (part,)), (1, whole)):
-        for name in names:
-            for series in ALL[name]:
-                operation = series.attributes.get("operation")
-                if operation is not None:
-                    sums.setdefault(operation, [0.0, 0.0])[position] += series.value
-    return [Point({"operation": operation}, part_ / all_) for operation, (part_, all_) in sums.items() if all_ > 0]
-
-
-def points_of(spec: MetricSpec) -> list[Point]:
-    """The points of one metric, now."""
-    with _lock:
-        return list(_ratio_points(spec)) if spec.ratio else [_point(series) for series in ALL[spec.name]]
-
-
-def snapshot() -> list[tuple[MetricSpec, list[Point]]]:
-    """Every metric that has something to show, with its points, in the order of the catalogue."""
-    result: list[tuple[MetricSpec, list[Point]]] = []
-    with _lock:
-        for spec in catalogue.CATALOGUE:
-            if spec.profile not in switch.profiles:
-                continue
-            points = points_of(spec)
-            if points:
-                result.append((spec, points))
-    return result
-
-
 def start(*, exemplars: bool, profiles: frozenset[Profile]) -> None:
     """Starts keeping measurements, from zero."""
-    with _lock:
+    with lock:
         for instrument in ALL.values():
             instrument.reset()
         switch.started_ns = time.time_ns()
@@ -387,24 +320,22 @@ def stop() -> None:
 
 
 def _before_fork() -> None:
-    _lock.acquire()
+    lock.acquire()
 
 
 def _after_fork_in_parent() -> None:
-    _lock.release()
+    lock.release()
 
 
 def _after_fork_in_child() -> None:
     for instrument in ALL.values():
         instrument.reset()  # the parent's counts are the parent's
-    _lock.release()
+    lock.release()
 
 
 # Held while forking: no other thread is then half-way through a measurement, and the child can let go of the lock.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 assert set(ALL) == {spec.name for spec in catalogue.CATALOGUE if not spec.ratio}  # noqa: S101 - the table is complete
 assert all(ALL[name].spec.kind is Kind.COUNTER for spec in catalogue.CATALOGUE for name in spec.ratio)  # noqa: S101

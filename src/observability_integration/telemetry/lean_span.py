@@ -3,27 +3,29 @@
 The SDK's ``Span`` copies and checks every attribute, takes a lock for each change and is copied once more when it
 ends: about 14 µs. Ours are written by this library, few and well-typed, so `LeanSpan` keeps a plain dict and is itself
 the ``ReadableSpan`` that processors and exporters receive. It goes through the provider's sampler, id generator,
-resource and span processors like any other, and a caller who picks it up with ``trace.get_current_span()`` finds the
-whole interface. Used only where this library built the provider; an application's own provider makes its own spans.
+resource, limits and span processors like any other, and a caller who picks it up with ``trace.get_current_span()``
+finds the whole interface. Used only where this library built the provider; an application's own makes its own spans.
 """
 
 from __future__ import annotations
 
-import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from .spans import OperationSpan, Tracing, error_type
+from .guard import note_fault
+from .otel_tracing import OtelTracing
+from .spans import OperationSpan, error_type
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -33,6 +35,17 @@ _UNSET = Status(StatusCode.UNSET)
 _NO_STATE = TraceState()
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SAMPLED_RANDOM = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
+_MOST_TO_BEGIN_WITH = 32  # no span of ours begins with as many attributes, so a higher limit need not be looked at
+
+
+def _appended(items: Sequence[Any], item: object, most: int | None) -> BoundedList[Any]:
+    if isinstance(items, BoundedList):
+        bounded = items
+    else:  # still the tuple it began as
+        bounded = BoundedList[Any](most)
+        bounded.extend(items)
+    bounded.append(item)
+    return bounded
 
 
 class LeanSpan(trace_api.Span, ReadableSpan):
@@ -47,15 +60,14 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         attributes: dict[str, Any],
         links: Sequence[Link],
         origin: LeanTracing,
-        parent_context: context_api.Context | None = None,
     ) -> None:
         # The base class's constructor is not called: these are the fields it would set, under the names it reads.
         self._name = name
-        self._context = context
+        self._context: SpanContext = context
         self._parent = parent
         self._kind = kind
-        self._attributes = attributes
-        self._events: list[Event] = []
+        self._attributes: dict[str, Any] = attributes
+        self._events: Sequence[Event] = ()
         self._links = links
         self._status = _UNSET
         self._resource = origin.resource
@@ -64,44 +76,49 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         self._origin = origin
         self._dropped = 0
         self._end_time: int | None = None
+        if origin.tight:
+            self._attributes = {}
+            self.set_attributes(attributes)
         self._start_time = time_ns()
-        origin.processor.on_start(self, parent_context=parent_context)  # type: ignore[arg-type]
+        origin.processor.on_start(self, parent_context=None)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f'LeanSpan(name="{self._name}", context={self._context})'
 
     @property
-    def exemplar_context(self) -> SpanContext:
-        """What an exemplar recorded under this span points to."""
-        return self._context
+    def exemplar_context(self) -> SpanContext | None:
+        """What an exemplar recorded under this span points to; None where nobody will find the span."""
+        return self._context if self._context.trace_flags.sampled else None
 
     def get_span_context(self) -> SpanContext:
         """The span's identity."""
         return self._context
 
     @property
-    def attributes(self) -> Mapping[str, Any]:
-        """A read-only view of the attributes."""
-        return MappingProxyType(self._attributes)
-
-    @property
     def dropped_attributes(self) -> int:
-        """How many attributes a caller set beyond the limit."""
+        """How many attributes were dropped, because they were too many or had no valid key."""
         return self._dropped
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Sets one attribute; ignored once the span has ended or holds as many as the limits allow."""
+        """Sets one attribute; ignored once the span has ended. The oldest goes when there are more than the limit."""
         if self._end_time is not None:
             return
-        limits = self._origin.limits
-        if (
-            limits.max_span_attributes is not None
-            and len(self._attributes) >= limits.max_span_attributes
-            and key not in self._attributes
-        ):
+        origin, attributes = self._origin, self._attributes
+        if type(value) not in origin.plain or type(key) is not str or not key:
+            # Not ours: whatever a caller gives is cleaned as the SDK cleans it.
+            cleaned = BoundedAttributes(1, {key: value}, max_value_len=origin.limits.max_span_attribute_length)
+            if key not in cleaned:
+                self._dropped += 1
+                return
+            value = cleaned[key]
+        if key in attributes:
+            del attributes[key]  # the SDK counts it as the youngest from now on
+        elif len(attributes) >= origin.max_attributes:
             self._dropped += 1
-            return
-        longest = limits.max_span_attribute_length
-        if longest is not None and isinstance(value, str):
-            value = value[:longest]
-        self._attributes[key] = value
+            if not attributes:
+                return
+            del attributes[next(iter(attributes))]
+        attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Sets several attributes."""
@@ -112,15 +129,17 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         """Adds an event; the oldest goes when there are more than the limits allow."""
         if self._end_time is not None:
             return
-        most = self._origin.limits.max_events
-        if most is not None and len(self._events) >= most:
-            del self._events[0]
-        self._events.append(Event(name, attributes, timestamp))
+        limits = self._origin.limits
+        kept = BoundedAttributes(limits.max_event_attributes, attributes, True, limits.max_attribute_length)
+        self._events = _appended(self._events, Event(name, kept, timestamp), limits.max_events)
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        """Adds a link to another span."""
-        if self._end_time is None:
-            self._links = (*self._links, Link(context, attributes))
+        """Adds a link to another span; the oldest goes when there are more than the limits allow."""
+        if self._end_time is not None or not (context.is_valid or attributes or context.trace_state):
+            return
+        limits = self._origin.limits
+        kept = BoundedAttributes(limits.max_link_attributes, attributes, True, limits.max_attribute_length)
+        self._links = _appended(self._links, Link(context, kept), limits.max_links)
 
     def update_name(self, name: str) -> None:
         """Renames the span while it is open."""
@@ -146,11 +165,10 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         escaped: bool = False,
     ) -> None:
         """Adds an ``exception`` event with message and stack, as the API has it. Only a caller's own code does this."""
-        stack = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
         details = {
             "exception.type": error_type(exception),
             "exception.message": str(exception),
-            "exception.stacktrace": stack,
+            "exception.stacktrace": "".join(traceback.format_exception(exception)),
             "exception.escaped": str(escaped),
         }
         self.add_event("exception", {**details, **(attributes or {})}, timestamp)
@@ -161,51 +179,35 @@ class LeanSpan(trace_api.Span, ReadableSpan):
             self._end_time = time_ns() if end_time is None else end_time
             self._origin.processor.on_end(self)
 
-    def __enter__(self) -> LeanSpan:
-        return self
-
     def __exit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        if isinstance(exc, Exception):
-            self.record_exception(exc)
-            self.set_status(StatusCode.ERROR)
+        if exc is not None and self.is_recording():
+            self.record_exception(exc, escaped=True)
+            self.set_status(StatusCode.ERROR, f"{type(exc).__name__}: {exc}")
         self.end()
 
 
-class OtelTracing(Tracing):
-    """What lean and foreign spans have in common: OpenTelemetry's context and status."""
-
-    enabled = True
-
-    def __init__(self) -> None:
-        mode = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").strip().upper()
-        self.captures_content = mode in ("SPAN_ONLY", "SPAN_AND_EVENT", "TRUE")
-
-    def activate(self, span: OperationSpan) -> Any:
-        """Makes `span` current and returns a token for `deactivate`."""
-        return context_api.attach(trace_api.set_span_in_context(span))  # type: ignore[arg-type]
-
-    def deactivate(self, token: Any) -> None:
-        """Undoes `activate`."""
-        context_api.detach(token)
-
-    def mark_failed(self, span: OperationSpan, error: BaseException) -> None:
-        """Status ERROR and ``error.type``. No message: a provider's error may quote the prompt."""
-        span.set_attribute("error.type", error_type(error))
-        span.set_status(StatusCode.ERROR)  # type: ignore[attr-defined]
-
-    def link_to(self, span: OperationSpan) -> Any:
-        """A link to `span`."""
-        return Link(span.get_span_context())  # type: ignore[attr-defined]
-
-
 class LeanTracing(OtelTracing):
-    """Begins lean spans for a provider that this library built."""
+    """Begins lean spans for a provider that this library built.
+
+    Attributes:
+        processor: where spans go when they begin and end.
+        scope: the instrumentation scope of the spans.
+        limits: how much a span may hold.
+        max_attributes: the same, of attributes, as a number.
+        plain: types of attribute values that need no look at them.
+        tight: whether even the attributes that a span begins with must be held against the limits.
+    """
 
     def __init__(self, provider: TracerProvider, processor: SpanProcessor, scope: InstrumentationScope) -> None:
         super().__init__()
         self.processor = processor
         self.scope = scope
-        self.limits = SpanLimits()
+        self.limits = limits = SpanLimits()
+        most = limits.max_span_attributes
+        self.max_attributes = sys.maxsize if most is None else most
+        unlimited = limits.max_span_attribute_length is None
+        self.plain: frozenset[type] = frozenset({str, int, float, bool} if unlimited else {int, float, bool})
+        self.tight = not unlimited or self.max_attributes < _MOST_TO_BEGIN_WITH
         self._provider = provider
         self._sampler = provider.sampler
         self._always = provider.sampler is DEFAULT_ON
@@ -228,32 +230,22 @@ class LeanTracing(OtelTracing):
                 return LeanSpan(name, context, parent, kind, attributes, links, self)
             context = SpanContext(self._trace_id(), self._span_id(), False, self._root_flags, _NO_STATE)
             return LeanSpan(name, context, None, kind, attributes, links, self)
-        return self._begin_sampled(name, attributes, kind, links, parent)
+        try:
+            return self._begin_sampled(name, attributes, kind, links, parent)
+        except Exception as error:  # noqa: BLE001 - a sampler of the application, on the path of its call
+            note_fault("tracing.begin", error)
+            return NonRecordingSpan(parent)
 
     def _begin_sampled(
         self, name: str, attributes: dict[str, Any], kind: SpanKind, links: Sequence[Link], parent: SpanContext
     ) -> OperationSpan:
         trace_id = parent.trace_id if parent.is_valid else self._trace_id()
         result = self._sampler.should_sample(None, trace_id, name, kind, attributes, links)
-        flags = TraceFlags.SAMPLED if result.decision.is_sampled() else TraceFlags.DEFAULT
+        flags = TraceFlags.SAMPLED if result.decision.is_sampled() else TraceFlags.DEFAULT  # type: ignore[no-untyped-call]
         random = parent.trace_flags if parent.is_valid else self._root_flags
         flags |= random & TraceFlags.RANDOM_TRACE_ID
         context = SpanContext(trace_id, self._span_id(), False, TraceFlags(flags), result.trace_state)
-        if not result.decision.is_recording():
+        if not result.decision.is_recording():  # type: ignore[no-untyped-call]
             return NonRecordingSpan(context)
-        if result.attributes:
-            attributes = {**attributes, **result.attributes}
-        return LeanSpan(name, context, parent if parent.is_valid else None, kind, attributes, links, self)
-
-
-class ForeignTracing(OtelTracing):
-    """Begins spans of the application's own provider."""
-
-    def __init__(self, tracer: trace_api.Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def begin(self, name: str, attributes: dict[str, Any], *, client: bool = False, links: Any = ()) -> OperationSpan:
-        """Begins a span of the application's provider under the current one."""
-        kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
-        return self._tracer.start_span(name, kind=kind, attributes=attributes, links=links)
+        kept: dict[str, Any] = dict(cast("Any", result).attributes)
+        return LeanSpan(name, context, parent if parent.is_valid else None, kind, kept, links, self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -28,7 +30,15 @@ def metric_exporter(settings: OtlpSettings) -> OTLPMetricExporter:
     return OTLPMetricExporter(endpoint=_signal_url(settings.endpoint, "metrics"), headers=_headers(settings))
 
 
-def metric_reader(exporter: OTLPMetricExporter, settings: OtlpSettings) -> PeriodicExportingMetricReader:
-    """Collects and pushes at intervals; without one in the settings, ``OTEL_METRIC_EXPORT_INTERVAL`` decides."""
-    interval = settings.metric_interval_seconds
-    return PeriodicExportingMetricReader(exporter, None if interval is None else interval * 1000)
+class PushReader(PeriodicExportingMetricReader):
+    """Collects and pushes at intervals; without one given, ``OTEL_METRIC_EXPORT_INTERVAL`` decides."""
+
+    def __init__(self, exporter: OTLPMetricExporter, interval_seconds: float | None) -> None:
+        super().__init__(exporter, None if interval_seconds is None else interval_seconds * 1000)
+        self._ended = False
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Pushes what there is and ends; more than once does no harm, while the SDK's own would log a warning."""
+        if not self._ended:
+            self._ended = True
+            super().shutdown(timeout_millis, **kwargs)  # pyright: ignore[reportUnknownMemberType] - untyped there

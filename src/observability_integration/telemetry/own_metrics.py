@@ -24,7 +24,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from . import instruments
 from .catalogue import CATALOGUE, Kind, MetricSpec
 from .guard import note_fault
-from .instruments import Attributes, Forward, Point
+from .instruments import Attributes, Forward
+from .snapshot import Point, points_of, snapshot
 
 
 def _exemplars(point: Point) -> list[Exemplar]:
@@ -63,7 +64,7 @@ def _metric(spec: MetricSpec, points: Sequence[Point], now_ns: int) -> Metric:
 def collect(scope: InstrumentationScope) -> list[ScopeMetrics]:
     """A snapshot of all our metrics, as one scope."""
     now_ns = time.time_ns()
-    metrics = [_metric(spec, points, now_ns) for spec, points in instruments.snapshot()]
+    metrics = [_metric(spec, points, now_ns) for spec, points in snapshot()]
     return [ScopeMetrics(scope, metrics, scope.schema_url or "")] if metrics else []
 
 
@@ -71,7 +72,7 @@ def _observe(spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observati
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         if not instruments.switch.on:
             return []
-        return [Observation(point.value, point.attributes) for point in instruments.points_of(spec)]
+        return [Observation(point.value, point.attributes) for point in points_of(spec)]
 
     return observe
 

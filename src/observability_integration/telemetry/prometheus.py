@@ -78,7 +78,7 @@ class PrometheusReader(PrometheusMetricReader):
                 once an instrument has reported.
             target_info: whether ``target_info`` is exported.
             cardinality_limit: label sets kept of one instrument before the rest is added up in one series; by default
-                2000, as the SDK specification has it. Needs an SDK that knows limits per reader.
+                2000, as the SDK specification has it. Needs opentelemetry-exporter-prometheus 0.66b2 or later.
 
         Raises:
             ValueError: `cardinality_limit` is not a positive number.
@@ -108,7 +108,6 @@ class PrometheusReader(PrometheusMetricReader):
         if not self._turn.acquire(timeout=_TURN_SECONDS):
             raise TimeoutError("an earlier scrape is still being collected")
         try:
-            self._delivered = None
             self.collect()
             delivered, self._delivered = self._delivered, None
             return self._translated(delivered)

@@ -98,7 +98,7 @@ class _Family:
     kind: Kind
     unit: str
     help: str
-    series: dict[LabelKey, _Series] = field(default_factory=dict["LabelKey", _Series])
+    series: dict[LabelKey, _Series] = field(default_factory=dict[LabelKey, _Series])
 
 
 def _kind_of(data: object) -> Kind | None:

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Tracer
 
 from observability_integration._version import __version__
 
@@ -26,8 +30,15 @@ from . import instruments, own_metrics, spans
 from .catalogue import Profile
 from .delegates import meter_provider as delegating_meters
 from .delegates import tracer_provider as delegating_tracers
-from .lean_span import ForeignTracing, LeanTracing
+from .lean_span import LeanTracing
+from .otel_tracing import ForeignTracing
 from .settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
+from .span_processors import GuardedProcessor
+
+if TYPE_CHECKING:
+    from .scrape_server import ScrapeServer
+
+__all__ = ["Meter", "Running", "Tracer", "meter", "start", "tracer"]
 
 logger = logging.getLogger("observability_integration")
 
@@ -39,32 +50,6 @@ _PROFILES: dict[GenAIProfile, frozenset[Profile]] = {
 }
 
 
-class _Detachable(SpanProcessor):
-    """Lets go of a processor that was added to somebody else's provider, which has no way to remove one."""
-
-    def __init__(self, inner: SpanProcessor) -> None:
-        self._inner: SpanProcessor | None = inner
-
-    def on_start(self, span: Any, parent_context: Any = None) -> None:
-        inner = self._inner
-        if inner is not None:
-            inner.on_start(span, parent_context)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        inner = self._inner
-        if inner is not None:
-            inner.on_end(span)
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        inner = self._inner
-        return True if inner is None else inner.force_flush(timeout_millis)
-
-    def shutdown(self) -> None:
-        inner, self._inner = self._inner, None
-        if inner is not None:
-            inner.shutdown()
-
-
 class Running:
     """Telemetry in force: what is exported, and how to end it.
 
@@ -74,6 +59,7 @@ class Running:
         attached: the signals for which the application's own provider is used.
         problems: what was asked for and could not be had, in words.
         scrape_url: where Prometheus is served, or None.
+        scrape_port: the port of it, or None.
     """
 
     def __init__(self) -> None:
@@ -83,58 +69,80 @@ class Running:
         self.problems: tuple[str, ...] = ()
         self.scrape_url: str | None = None
         self.scrape_port: int | None = None
-        self._enders: list[Callable[[float], None]] = []
-        self._interrupts: list[Callable[[], None]] = []
-        self._server: Any = None
+        self._enders: list[Callable[[float], object]] = []
+        self._interrupts: list[Callable[[], object]] = []
+        self._server: ScrapeServer | None = None
 
     @property
     def exporting(self) -> bool:
-        """Whether anything leaves the process."""
-        return bool(self.traces or self.metrics)
+        """Whether anything leaves the process, by ways of ours or through the application's own providers."""
+        return bool(self.traces or self.metrics or self.attached)
 
-    def on_stop(self, ender: Callable[[float], None], interrupt: Callable[[], None] | None = None) -> None:
-        """Registers what ends a part within the seconds it is given, and what makes it give up."""
+    def on_stop(self, ender: Callable[[float], object]) -> None:
+        """Registers what ends a part within the seconds it is given."""
         self._enders.append(ender)
-        if interrupt is not None:
-            self._interrupts.append(interrupt)
 
-    def serve(self, server: Any) -> None:
+    def on_late(self, interrupt: Callable[[], object]) -> None:
+        """Registers what makes a part give up, when the time for its end is over."""
+        self._interrupts.append(interrupt)
+
+    def cannot(self, what: str, error: BaseException) -> None:
+        """Notes that something that was asked for could not be had."""
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        self.problems = (*self.problems, f"cannot {what}: {why}")
+
+    def serve(self, server: ScrapeServer) -> None:
         """Takes over a scrape server that has started."""
         self._server = server
         self.scrape_url = server.url
         self.scrape_port = server.port
         self.metrics = (*self.metrics, "prometheus")
 
+    def _unserve(self) -> ScrapeServer | None:
+        server, self._server = self._server, None
+        self.scrape_url = self.scrape_port = None
+        self.metrics = tuple(way for way in self.metrics if way != "prometheus")
+        return server
+
+    def without_metrics(self) -> None:
+        """Takes back what was begun of the metrics."""
+        server = self._unserve()
+        self.metrics = ()
+        if server is not None:
+            server.close(0.0)
+
     def stop(self, timeout_seconds: float) -> bool:
         """Flushes and ends everything; whether that was done within the time."""
+        deadline = time.monotonic() + min(timeout_seconds, threading.TIMEOUT_MAX)
+
+        def left() -> float:
+            return max(0.0, deadline - time.monotonic())
+
         spans.install(None)
         instruments.stop()
         delegating_tracers.inner = None
         delegating_meters.install(None)
-        deadline = time.monotonic() + timeout_seconds
-        if self._server is not None:
-            self._server.close(min(1.0, timeout_seconds))
-            self._server = None
+        server = self._unserve()
+        if server is not None:
+            server.close(min(1.0, left()))
         # The SDK's own flushes do not keep to a time limit, so they run beside us and are left behind if need be.
-        threads = [_in_thread(ender, max(0.0, deadline - time.monotonic())) for ender in self._enders]
+        threads = [_in_thread(ender, left()) for ender in self._enders]
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(left())
         in_time = not any(thread.is_alive() for thread in threads)
         if not in_time:
             for interrupt in self._interrupts:
-                _in_thread(lambda _, interrupt=interrupt: interrupt(), 0.0)
+                _in_thread(lambda _, interrupt=interrupt: interrupt(), 0.0)  # type: ignore[misc]
         return in_time
 
     def forget_after_fork(self) -> None:
         """In a forked child: the scrape thread stayed with the parent, so the socket is let go."""
-        if self._server is not None:
-            self._server.release_after_fork()
-            self._server = None
-            self.scrape_url = self.scrape_port = None
-            self.metrics = tuple(way for way in self.metrics if way != "prometheus")
+        server = self._unserve()
+        if server is not None:
+            server.release_after_fork()
 
 
-def _in_thread(ender: Callable[[float], None], seconds: float) -> threading.Thread:
+def _in_thread(ender: Callable[[float], object], seconds: float) -> threading.Thread:
     def run() -> None:
         try:
             ender(seconds)
@@ -144,97 +152,111 @@ def _in_thread(ender: Callable[[float], None], seconds: float) -> threading.Thre
     thread = threading.Thread(target=run, name="observability-shutdown", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # the interpreter is going down and starts no thread any more
+    except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread any more while the interpreter goes down
         run()
     return thread
 
 
-def _resource(settings: Settings) -> Resource:
-    attributes: dict[str, Any] = dict(settings.resource_attributes)
-    if settings.service_name is not None:
-        attributes["service.name"] = settings.service_name
-    if settings.service_version is not None:
-        attributes["service.version"] = settings.service_version
-    if settings.environment is not None:
-        attributes["deployment.environment.name"] = settings.environment
-    return Resource.create(attributes)
+def tracer(name: str) -> Tracer:
+    """A tracer of the global provider."""
+    return trace_api.get_tracer(name)
+
+
+def meter(name: str) -> Meter:
+    """A meter of the global provider."""
+    return metrics_api.get_meter(name)
 
 
 def start(settings: Settings) -> Running:
     """Builds and installs what `settings` ask for. Faults of the environment end up in ``Running.problems``."""
     running = Running()
-    resource = _resource(settings)
+    resource = Resource.create(dict(settings.resource_attributes))
     scope = InstrumentationScope(SCOPE_NAME, __version__)
     instruments.start(exemplars=False, profiles=_PROFILES[settings.gen_ai_profile])
-    _start_traces(running, settings, resource, scope)
-    _start_metrics(running, settings, resource, scope)
+    for what, start_part in (("trace", _start_traces), ("measure", _start_metrics)):
+        try:
+            start_part(running, settings, resource, scope)
+        except Exception as error:  # noqa: BLE001 - the SDK refuses some environment variables; the rest goes on
+            running.cannot(what, error)
     instruments.switch.exemplars = bool(running.traces)
     return running
 
 
-def _span_processors(running: Running, settings: Settings) -> list[SpanProcessor]:
-    processors: list[SpanProcessor] = []
-    if settings.otlp is not None and settings.otlp.traces:
-        exporter = _otlp_span_exporter(settings.otlp)
-        processors.append(BatchSpanProcessor(exporter))
-        running.on_stop(lambda _: None, exporter.shutdown)
-        running.traces = (*running.traces, "otlp")
-    if settings.console:
-        processors.append(BatchSpanProcessor(ConsoleSpanExporter()))
-        running.traces = (*running.traces, "console")
-    return processors
-
-
-def _otlp_span_exporter(settings: OtlpSettings) -> Any:
-    from . import otlp  # the exporter takes 0.1 s to import
-
-    return otlp.span_exporter(settings)
-
-
 def _start_traces(running: Running, settings: Settings, resource: Resource, scope: InstrumentationScope) -> None:
-    processors = _span_processors(running, settings)
     current = trace_api.get_tracer_provider()
     if isinstance(current, TracerProvider):
-        for processor in processors:
-            detachable = _Detachable(processor)
+        for processor in _span_processors(running, settings):
+            detachable = GuardedProcessor(processor)
             current.add_span_processor(detachable)
-            running.on_stop(lambda _, processor=detachable: processor.shutdown())
+            running.on_stop(lambda _, leaving=detachable: leaving.shutdown())  # type: ignore[misc]
         running.attached = (*running.attached, "traces")
         spans.install(ForeignTracing(current.get_tracer(SCOPE_NAME, __version__)))
         return
-    fan_out = SynchronousMultiSpanProcessor()
+    fan_out = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
     provider = TracerProvider(resource=resource, active_span_processor=fan_out, shutdown_on_exit=False)
-    for processor in processors:
+    tracing = LeanTracing(provider, fan_out, scope)
+    for processor in _span_processors(running, settings):
         provider.add_span_processor(processor)
     running.on_stop(lambda _: provider.shutdown())
     delegating_tracers.inner = provider
     if isinstance(current, trace_api.ProxyTracerProvider):
         trace_api.set_tracer_provider(delegating_tracers)
-    spans.install(LeanTracing(provider, fan_out, scope))
+    spans.install(tracing)
+
+
+def _span_processors(running: Running, settings: Settings) -> list[SpanProcessor]:
+    makers: list[tuple[str, str, Callable[[], SpanExporter]]] = []
+    if settings.otlp is not None and settings.otlp.traces:
+        makers.append(("otlp", "send spans over OTLP", partial(_otlp_span_exporter, settings.otlp)))
+    if settings.console:
+        # Named, because the exporter's own default is the standard output at the time of its import.
+        makers.append(("console", "print spans", partial(ConsoleSpanExporter, out=sys.stdout)))
+    processors: list[SpanProcessor] = []
+    for way, what, make in makers:
+        try:
+            exporter = make()
+            processors.append(BatchSpanProcessor(exporter))
+        except Exception as error:  # noqa: BLE001 - the SDK refuses some environment variables; the rest goes on
+            running.cannot(what, error)
+        else:
+            running.on_late(exporter.shutdown)
+            running.traces = (*running.traces, way)
+    return processors
+
+
+def _otlp_span_exporter(settings: OtlpSettings) -> SpanExporter:
+    from . import otlp  # the exporter takes 0.1 s to import
+
+    return otlp.span_exporter(settings)
 
 
 def _start_metrics(running: Running, settings: Settings, resource: Resource, scope: InstrumentationScope) -> None:
     current = metrics_api.get_meter_provider()
     attached = isinstance(current, MeterProvider)
-    readers: list[MetricReader] = []
     push = settings.otlp is not None and settings.otlp.metrics
     # Pushed metrics, and those for the application's own readers, must go through the SDK's instruments; a scrape of
     # ours reads the process's own series, which is far cheaper.
     through_sdk = attached or push
+    readers: list[MetricReader] = []
     if settings.otlp is not None and push:
-        readers.append(_otlp_metric_reader(running, settings.otlp))
+        readers += _otlp_metric_readers(running, settings.otlp)
     if settings.prometheus is not None:
-        reader = _serve_prometheus(running, settings.prometheus, resource, None if through_sdk else scope)
-        if reader is not None:
-            readers.append(reader)
+        own = None if through_sdk else partial(own_metrics.collect, scope)
+        readers += _serve_prometheus(running, settings.prometheus, None if attached else resource, own)
     if isinstance(current, MeterProvider):
         for reader in readers:
             current.add_metric_reader(reader)
-            running.on_stop(lambda _, reader=reader: current.remove_metric_reader(reader))
+            running.on_stop(partial(_let_go, current, reader))
         running.attached = (*running.attached, "metrics")
         own_metrics.feed(current.get_meter(SCOPE_NAME, __version__))
         return
-    provider = MeterProvider(readers, resource, shutdown_on_exit=False)
+    try:
+        provider = MeterProvider(readers, resource, shutdown_on_exit=False)
+    except Exception:
+        running.without_metrics()
+        for reader in readers:
+            _end(reader, 0.0)
+        raise
     running.on_stop(lambda seconds: provider.shutdown(timeout_millis=seconds * 1000))
     delegating_meters.install(provider)
     if type(current).__name__ == "_ProxyMeterProvider":  # the API's own, not public: the slot is free
@@ -243,38 +265,52 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
         own_metrics.feed(provider.get_meter(SCOPE_NAME, __version__))
 
 
-def _otlp_metric_reader(running: Running, settings: OtlpSettings) -> MetricReader:
-    from . import otlp  # the exporter takes 0.1 s to import
+def _end(reader: MetricReader, seconds: float) -> None:
+    reader.shutdown(seconds * 1000)  # pyright: ignore[reportUnknownMemberType] - kwargs are untyped there
 
-    exporter = otlp.metric_exporter(settings)
-    running.on_stop(lambda _: None, exporter.shutdown)
+
+def _let_go(provider: MeterProvider, reader: MetricReader, seconds: float) -> None:
+    _end(reader, seconds)  # flushes, which it can no longer do once it is removed
+    provider.remove_metric_reader(reader)
+
+
+def _otlp_metric_readers(running: Running, settings: OtlpSettings) -> list[MetricReader]:
+    try:
+        from . import otlp  # the exporter takes 0.1 s to import
+
+        exporter = otlp.metric_exporter(settings)
+        reader = otlp.PushReader(exporter, settings.metric_interval_seconds)
+    except Exception as error:  # noqa: BLE001 - the SDK refuses some environment variables; the rest goes on
+        running.cannot("send metrics over OTLP", error)
+        return []
+    running.on_late(partial(exporter.shutdown, 0.0))  # pyright: ignore[reportUnknownMemberType] - as above
     running.metrics = (*running.metrics, "otlp")
-    return otlp.metric_reader(exporter, settings)
+    return [reader]
 
 
 def _serve_prometheus(
-    running: Running, settings: PrometheusSettings, resource: Resource, scope: InstrumentationScope | None
-) -> MetricReader | None:
-    from .prometheus import PrometheusReader  # prometheus_client is needed only here
-    from .scrape_server import ScrapeServer
-
-    own = None if scope is None else (lambda: own_metrics.collect(scope))
-    reader = PrometheusReader(own_metrics=own, scope_labels=settings.scope_labels, resource=resource)
-    server = ScrapeServer(
-        reader.registry,
-        host=settings.host,
-        port=settings.port,
-        bearer_token=settings.bearer_token,
-        tls_certificate_file=settings.tls_certificate_file,
-        tls_key_file=settings.tls_key_file,
-        tls_client_ca_file=settings.tls_client_ca_file,
-    )
+    running: Running,
+    settings: PrometheusSettings,
+    resource: Resource | None,
+    own_metrics: Callable[[], Sequence[ScopeMetrics]] | None,
+) -> list[MetricReader]:
     try:
+        from .prometheus import PrometheusReader  # prometheus_client is needed only here
+        from .scrape_server import ScrapeServer
+
+        reader = PrometheusReader(own_metrics=own_metrics, scope_labels=settings.scope_labels, resource=resource)
+        server = ScrapeServer(
+            reader.registry,
+            host=settings.host,
+            port=settings.port,
+            bearer_token=settings.bearer_token,
+            tls_certificate_file=settings.tls_certificate_file,
+            tls_key_file=settings.tls_key_file,
+            tls_client_ca_file=settings.tls_client_ca_file,
+        )
         server.start()
-    except OSError as error:
-        problem = f"cannot serve Prometheus on {settings.host}:{settings.port}: {error.strerror or error}"
-        running.problems = (*running.problems, problem)
-        reader.shutdown()
-        return None
+    except Exception as error:  # noqa: BLE001 - a taken port, a missing file, an unknown host: the rest goes on
+        running.cannot(f"serve Prometheus on {settings.host}:{settings.port}", error)
+        return []
     running.serve(server)
-    return reader
+    return [reader]

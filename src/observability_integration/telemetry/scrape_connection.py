@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socket import socket
 from socketserver import BaseServer
@@ -11,8 +12,7 @@ from typing import Any, cast
 from .guard import note_fault
 from .scrape_pages import ScrapePages
 
-_UNREAD_BYTES = 65_536
-_UNREAD_SECONDS = 1.0
+_MAX_BODY_BYTES = 65_536
 
 
 class _Exchange(BaseHTTPRequestHandler):
@@ -24,7 +24,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def __init__(self, connection: socket, address: Any, pages: ScrapePages) -> None:
         self._pages = pages
         # The parent keeps a server to pass on to subclasses, and handles the request before it returns.
-        super().__init__(connection, address, cast("BaseServer", None))
+        super().__init__(connection, address, cast(BaseServer, None))
 
     def _answer(self) -> None:
         answer = self._pages.answer(self.command, self.path, self.headers)
@@ -37,13 +37,14 @@ class _Exchange(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def _refuse(self) -> None:
+        # A body that is not read resets the connection as it is closed, and the client may not get to see why.
+        with suppress(ValueError):  # a length that is no number
+            self.rfile.read(max(0, min(int(self.headers.get("Content-Length", "0")), _MAX_BODY_BYTES)))
         self._answer()
-        # Hanging up on a body that was not read resets the connection, and the client might not see the answer.
-        self.connection.settimeout(_UNREAD_SECONDS)
-        self.rfile.read1(_UNREAD_BYTES)
 
-    do_GET = do_HEAD = _answer  # noqa: N815 - the names under which the parent looks for them
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815 - as above
+    # The names under which the parent looks for them.
+    do_GET = do_HEAD = _answer  # noqa: N815
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815
 
     def version_string(self) -> str:
         """What the header ``Server`` says: no versions, which would only help an attacker."""

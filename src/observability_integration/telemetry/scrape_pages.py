@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hmac
+from collections.abc import Callable
+from contextlib import suppress
 from email.message import Message
 from http import HTTPStatus
 from typing import NamedTuple
@@ -35,6 +37,14 @@ def _plain(status: HTTPStatus, body: bytes, *headers: tuple[str, str]) -> Answer
     return Answer(status, (_PLAIN, *headers), body)
 
 
+def _format(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    with suppress(TypeError):  # prometheus_client compares versions as numbers without looking whether they are
+        encode, content_type = choose_encoder(accept)
+        if content_type.isprintable():  # it repeats the version that was asked for, which may come in a folded line
+            return encode, content_type
+    return choose_encoder("")
+
+
 class ScrapePages:
     """The pages of one registry, behind a bearer token if one is set."""
 
@@ -64,12 +74,7 @@ class ScrapePages:
         return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
 
     def _metrics(self, headers: Message) -> Answer:
-        # White space may hold a folded line, which must not find its way back into a header of ours.
-        accept = " ".join(headers.get("Accept", "").split())
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no number
-            encode, content_type = choose_encoder("")
+        encode, content_type = _format(headers.get("Accept", ""))
         try:
             body = encode(self._registry)
         except Exception as error:  # noqa: BLE001 - whatever a callback or a point raises fails this scrape and no more

@@ -37,7 +37,7 @@ class OtlpSettings:
     """Push over OTLP (http/protobuf).
 
     Attributes:
-        endpoint: base URL given by the caller, or None to leave all endpoints to the ``OTEL_EXPORTER_OTLP_*`` variables.
+        endpoint: base URL given by the caller; None leaves all endpoints to the ``OTEL_EXPORTER_OTLP_*`` variables.
         headers: extra headers, e.g. for authentication.
         traces: whether spans are pushed.
         metrics: whether metrics are pushed.
@@ -56,19 +56,13 @@ class Settings:
     """Everything `providers.start` needs.
 
     Attributes:
-        service_name: None leaves it to ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``.
-        service_version: None leaves it to ``OTEL_RESOURCE_ATTRIBUTES``.
-        environment: value of ``deployment.environment.name``, or None.
-        resource_attributes: further resource attributes.
+        resource_attributes: what the resource says beyond ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``.
         prometheus: the scrape endpoint, or None for none.
         otlp: push, or None for none.
         console: whether spans are printed.
         gen_ai_profile: which spelling of the gen_ai conventions metrics use.
     """
 
-    service_name: str | None = None
-    service_version: str | None = None
-    environment: str | None = None
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     prometheus: PrometheusSettings | None = None
     otlp: OtlpSettings | None = None

@@ -67,6 +67,8 @@ class Tracing:
 
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`, in the same task and with no ``yield`` in between."""
+        if token is not None and _latest is not None:  # switched off in between
+            _latest.deactivate(token)
 
     def mark_failed(self, span: OperationSpan, error: BaseException) -> None:
         """Gives the span the status ERROR and says of which type the error is."""
@@ -78,12 +80,14 @@ class Tracing:
 
 off = Tracing()
 tracing: Tracing = off
+_latest: Tracing | None = None  # the last one that was on
 
 
 def install(active: Tracing | None) -> None:
     """Makes `active` the tracing of every primitive from the next span on; None switches it off."""
-    global tracing
+    global tracing, _latest
     tracing = off if active is None else active
+    _latest = active or _latest
 
 
 def error_type(error: BaseException) -> str:

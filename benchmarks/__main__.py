@@ -1,0 +1,92 @@
+"""Runs everything and prints one table: `python -m benchmarks`, from the root of the project.
+
+The exit code is 0 when every target that could be measured is met, 1 when one is missed (0 with --no-fail), and 2 when
+a contestant did not do what it was timed for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from . import imports, report
+from .measure import Effort
+from .targets import Section, Verdict, sections
+
+# Four spans a call and at most 512 in a batch of the SDK's processor: none is sent, or dropped, while the clock runs.
+_EFFORT = {"on": Effort(40, 5, 100), "api": Effort(100, 5, 100), "absent": Effort(100, 5, 100)}
+_QUICK = dict.fromkeys(_EFFORT, Effort(8, 4, 100))
+_IMPORT_ROUNDS, _QUICK_IMPORT_ROUNDS = 9, 3
+_MEMORY_ROUNDS, _QUICK_MEMORY_ROUNDS = 3, 1
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, and return the exit code."""
+    options = _options(arguments)
+    run = report.this_run(" ".join(["python -m benchmarks", *arguments]))
+    found: dict[str, Any] = {"modes": {}}
+    for mode, effort in (_QUICK if options.quick else _EFFORT).items():
+        if mode != "absent" and not imports.installed(imports.EXPORTER):
+            report.progress(f"{mode}: left out, OpenTelemetry is not installed")
+            continue
+        outcome = _in_own_process(mode, effort)
+        if outcome is None:
+            return 2
+        found["modes"][mode] = outcome
+    found |= _once(_QUICK_IMPORT_ROUNDS if options.quick else _IMPORT_ROUNDS, options.quick)
+    shown = list(sections(found))
+    checked = [f"{mode}: {what}" for mode, outcome in found["modes"].items() for what in outcome["checked"]]
+    print(report.as_text(run, shown, checked))
+    if options.json:
+        _write_json(options.json, run, shown, found)
+    if options.write:
+        RESULTS.write_text(report.as_markdown(run, shown, checked), encoding="utf-8")
+    missed = any(row.verdict is Verdict.MISSED for section in shown for row in section.rows)
+    return int(missed and not options.no_fail)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a call costs, side by side.")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of a few; the figures are rougher")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round to FILE")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside this program")
+    parser.add_argument("--no-fail", action="store_true", help="exit with 0 even if a target is missed")
+    return parser.parse_args(arguments)
+
+
+def _in_own_process(mode: str, effort: Effort) -> dict[str, Any] | None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "outcome.json")
+        command = [sys.executable, "-m", "benchmarks.worker", mode, json.dumps(effort), str(file)]
+        # What a peer prints belongs into no table, so the worker's standard output is not ours.
+        finished = subprocess.run(command, env=imports.environment(), stdout=subprocess.DEVNULL, check=False)
+        if finished.returncode != 0:
+            report.progress(f"{mode}: broke off with exit code {finished.returncode}")
+            return None
+        outcome: dict[str, Any] = json.loads(file.read_text())
+        return outcome
+
+
+def _once(import_rounds: int, quick: bool) -> dict[str, Any]:
+    memory_rounds = _QUICK_MEMORY_ROUNDS if quick else _MEMORY_ROUNDS
+    return {
+        "imports": imports.import_seconds(import_rounds, report.progress),
+        "initialize": imports.initialize_seconds(import_rounds, report.progress),
+        "memory": imports.resident_bytes(memory_rounds, report.progress),
+        "entries": imports.cache_bytes(memory_rounds, report.progress),
+    }
+
+
+def _write_json(file: Path, run: report.Run, shown: list[Section], found: dict[str, Any]) -> None:
+    rows = [{"section": section.title, **report.as_json(row)} for section in shown for row in section.rows]
+    file.write_text(json.dumps({**run._asdict(), "rows": rows, "samples": found}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

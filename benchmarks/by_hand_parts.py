@@ -1,0 +1,257 @@
+"""Router, cache, timeout and LLM call with their telemetry, each as a careful engineer writes it.
+
+Attribute sets are dicts that are built once, span attributes are set several at a time, and what telemetry does not
+need is not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+
+from . import workload
+from .bare import MISSING, Store, finished_within, hashed
+from .measure import Call
+
+if TYPE_CHECKING:
+    from .by_hand import Instruments
+
+# The SDK would put the error's message, which may quote the prompt, on the span.
+_QUIET: Any = {"record_exception": False, "set_status_on_exception": False}
+
+
+def _failed(span: Span, error: BaseException) -> None:
+    span.set_attribute("error.type", type(error).__qualname__)
+    span.set_status(StatusCode.ERROR)
+
+
+class Router:
+    """A router with a span, decisions, durations and savings."""
+
+    def __init__(self, tracer: Tracer, instruments: Instruments, routes: Mapping[str, Call]) -> None:
+        self._tracer = tracer
+        self._instruments = instruments
+        self._routes = routes
+        dearest = max(workload.COST_PER_ROUTE_USD.values())
+        self._saving_usd = {route: round(dearest - cost, 10) for route, cost in workload.COST_PER_ROUTE_USD.items()}
+        self._by_route = {route: {"route": route} for route in routes}
+        reasons = ("routing_function", "invalid_route_fallback", "routing_error_fallback")
+        self._decisions = {
+            (route, reason): {"route": route, "reason": reason} for route in routes for reason in reasons
+        }
+        self._on_span = {
+            (route, reason): {"router.route": route, "router.reason": reason} for route, reason in self._decisions
+        }
+
+    async def execute(self, request: Any) -> Any:
+        """Run the chosen route."""
+        instruments = self._instruments
+        with self._tracer.start_as_current_span("router", **_QUIET) as span:
+            decision = self._decide(request)
+            instruments.router_decisions.add(1, self._decisions[decision])
+            span.set_attributes(self._on_span[decision])
+            route = decision[0]
+            by_route = self._by_route[route]
+            started = perf_counter()
+            try:
+                answer = await self._routes[route](request)
+            except Exception as error:
+                instruments.router_errors.add(1, {"route": route, "error_type": type(error).__qualname__})
+                _failed(span, error)
+                raise
+            finally:
+                instruments.router_execution.record(perf_counter() - started, by_route)
+            if self._saving_usd[route] > 0:
+                instruments.router_savings.add(self._saving_usd[route], by_route)
+            return answer
+
+    def _decide(self, request: Any) -> tuple[str, str]:
+        try:
+            route = workload.choose(request)
+        except Exception as error:
+            labels = {"route": workload.FAST, "error_type": type(error).__qualname__}
+            self._instruments.router_errors.add(1, labels)
+            return workload.FAST, "routing_error_fallback"
+        return (route, "routing_function") if route in self._routes else (workload.FAST, "invalid_route_fallback")
+
+
+class Cache:
+    """A cache with a span, hits, misses, savings and the time of lookups."""
+
+    _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
+    _HIT: Mapping[str, str] = {"operation": workload.OPERATION, "hit": "true"}
+    _MISS: Mapping[str, str] = {"operation": workload.OPERATION, "hit": "false"}
+    _SPAN_HIT: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "memory"}
+    _SPAN_JOINED: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "flight"}
+
+    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call, key_of: Callable[[Any], str]) -> None:
+        self._tracer = tracer
+        self._instruments = instruments
+        self._call = call
+        self._key_of = key_of
+        self._store = Store(workload.TTL_SECONDS, workload.MAX_ENTRIES)
+        self._flights: dict[bytes, asyncio.Task[Any]] = {}
+        self._span_name = f"cache {workload.OPERATION}"
+        self.hits = 0
+        self.misses = 0
+
+    async def execute(self, request: Any) -> Any:
+        """The kept value, or a new one."""
+        with self._tracer.start_as_current_span(self._span_name, **_QUIET) as span:
+            started = perf_counter()
+            key = hashed(self._key_of(request))
+            value = self._store.get(key)
+            if value is not MISSING:
+                self._hit(span, started, self._SPAN_HIT)
+                return value
+            flight = self._flights.get(key)
+            try:
+                if flight is not None:
+                    await asyncio.shield(flight)
+                    self._hit(span, started, self._SPAN_JOINED)
+                    return self._store.get(key)
+                self._miss(span, started)
+                flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
+                return await asyncio.shield(flight)
+            except Exception as error:
+                _failed(span, error)
+                raise
+
+    def _hit(self, span: Span, started: float, on_span: Mapping[str, Any]) -> None:
+        self.hits += 1
+        instruments = self._instruments
+        instruments.cache_hits.add(1, self._OPERATION)
+        instruments.cache_savings.add(workload.SAVED_PER_HIT_USD, self._OPERATION)
+        instruments.cache_latency.record(perf_counter() - started, self._HIT)
+        span.set_attributes(on_span)
+
+    def _miss(self, span: Span, started: float) -> None:
+        self.misses += 1
+        instruments = self._instruments
+        instruments.cache_misses.add(1, self._OPERATION)
+        instruments.cache_latency.record(perf_counter() - started, self._MISS)
+        span.set_attribute("cache.hit", False)
+
+    async def _fly(self, key: bytes, request: Any) -> Any:
+        try:
+            value = await self._call(request)
+            self._store.put(key, value)
+            return value
+        finally:
+            del self._flights[key]
+
+    def get_stats(self) -> dict[str, Any]:
+        """Hits and misses."""
+        return {"hits": self.hits, "misses": self.misses}
+
+
+class Timeout:
+    """A limit with a span, successes, failures, durations and how much of the limit was used."""
+
+    _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
+    _FAILURE: Mapping[str, str] = {"operation": workload.OPERATION, "kind": "total"}
+    _ON_SPAN: Mapping[str, Any] = {"timeout.limit_seconds": workload.TIMEOUT_SECONDS}
+
+    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call) -> None:
+        self._tracer = tracer
+        self._instruments = instruments
+        self._call = call
+        self._span_name = f"timeout {workload.OPERATION}"
+        self.successes = 0
+        self.failures = 0
+
+    async def execute(self, request: Any) -> Any:
+        """The answer, or a TimeoutError."""
+        instruments = self._instruments
+        with self._tracer.start_as_current_span(self._span_name, attributes=self._ON_SPAN, **_QUIET) as span:
+            started = perf_counter()
+            task = asyncio.create_task(self._call(request))
+            try:
+                in_time = await finished_within(task, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS)
+            finally:
+                elapsed = perf_counter() - started
+                instruments.timeout_execution.record(elapsed, self._OPERATION)
+                instruments.timeout_utilization.record(elapsed / workload.TIMEOUT_SECONDS, self._OPERATION)
+            if not in_time:
+                self.failures += 1
+                instruments.timeout_failures.add(1, self._FAILURE)
+                raise self._ended(span, "timeout", TimeoutError())
+            error = task.exception()
+            if error is not None:
+                labels = {"operation": workload.OPERATION, "error_type": type(error).__qualname__}
+                instruments.timeout_errors.add(1, labels)
+                raise self._ended(span, "error", error)
+            self.successes += 1
+            instruments.timeout_successes.add(1, self._OPERATION)
+            span.set_attribute("outcome", "success")
+            return task.result()
+
+    def _ended(self, span: Span, outcome: str, error: BaseException) -> BaseException:
+        span.set_attribute("outcome", outcome)
+        _failed(span, error)
+        return error
+
+    def get_stats(self) -> dict[str, Any]:
+        """Successes and failures."""
+        return {"successes": self.successes, "failures": self.failures}
+
+
+class LLMCall:
+    """A call to a chat model with its CLIENT span, tokens and duration by the gen_ai conventions."""
+
+    _BASE: Mapping[str, str] = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": workload.PROVIDER}
+
+    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call) -> None:
+        self._tracer = tracer
+        self._instruments = instruments
+        self._call = call
+        self._labels: dict[tuple[str, str], tuple[dict[str, str], ...]] = {}
+
+    async def execute(self, request: dict[str, Any]) -> Any:
+        """Call the provider once."""
+        instruments = self._instruments
+        model = request["model"]
+        on_span = {
+            **self._BASE,
+            "gen_ai.request.model": model,
+            "gen_ai.request.temperature": request["temperature"],
+            "gen_ai.request.max_tokens": request["max_tokens"],
+        }
+        with self._tracer.start_as_current_span(
+            f"chat {model}", kind=SpanKind.CLIENT, attributes=on_span, **_QUIET
+        ) as span:
+            started = perf_counter()
+            try:
+                answer = await self._call(request)
+            except Exception as error:
+                labels = {**self._BASE, "gen_ai.request.model": model, "error.type": type(error).__qualname__}
+                instruments.llm_duration.record(perf_counter() - started, labels)
+                _failed(span, error)
+                raise
+            usage = answer["usage"]
+            duration, of_input, of_output = self._labels_of(model, answer["model"])
+            instruments.llm_duration.record(perf_counter() - started, duration)
+            instruments.llm_tokens.record(usage["prompt_tokens"], of_input)
+            instruments.llm_tokens.record(usage["completion_tokens"], of_output)
+            span.set_attributes(
+                {
+                    "gen_ai.response.model": answer["model"],
+                    "gen_ai.response.id": answer["id"],
+                    "gen_ai.response.finish_reasons": tuple(choice["finish_reason"] for choice in answer["choices"]),
+                    "gen_ai.usage.input_tokens": usage["prompt_tokens"],
+                    "gen_ai.usage.output_tokens": usage["completion_tokens"],
+                }
+            )
+            return answer
+
+    def _labels_of(self, requested: str, answered: str) -> tuple[dict[str, str], ...]:
+        labels = self._labels.get((requested, answered))
+        if labels is None:
+            both = {**self._BASE, "gen_ai.request.model": requested, "gen_ai.response.model": answered}
+            labels = (both, {**both, "gen_ai.token.type": "input"}, {**both, "gen_ai.token.type": "output"})
+            self._labels[requested, answered] = labels
+        return labels

@@ -1,0 +1,154 @@
+"""What it costs to import a library, to switch telemetry on, and to keep entries: a fresh process each time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+ENTRIES = 10_000
+_STATM = Path("/proc/self/statm")  # only Linux has it
+EMPTY = "pass"
+EXPORTER = "opentelemetry.exporter.prometheus"  # brings the rest of OpenTelemetry along
+OURS = "import observability_integration"
+PRIMITIVES = "import observability_integration.primitives"
+LITELLM = "import litellm"
+
+# What is run, and the package without which it cannot be.
+PEERS = {LITELLM: "litellm", "import cashews": "cashews", "import aiocache": "aiocache"}
+IMPORTS = {OURS: "observability_integration", PRIMITIVES: "observability_integration", **PEERS}
+
+_RESIDENT = """
+import gc
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * __import__("os").sysconf("SC_PAGE_SIZE")
+"""
+
+_INITIALIZE = """
+from time import perf_counter
+from observability_integration import initialize_observability, shutdown_observability
+started = perf_counter()
+assert initialize_observability("benchmark", prometheus_port=0, otlp_endpoint="http://127.0.0.1:9")
+print(perf_counter() - started)
+shutdown_observability(0.1)
+"""
+
+_FILL = """
+import asyncio
+async def work(prompt):
+    return prompt[:16].ljust(1000, ".")
+async def main():
+SETUP
+    await ask("warm")
+    before = resident()
+    for number in range(ENTRIES):
+        await ask("%08d " % number)
+    print(resident() - before)
+asyncio.run(main())
+"""
+
+_OURS_SETUP = """
+    from observability_integration.primitives import CachePrimitive
+    ask = CachePrimitive(work, lambda prompt: prompt).execute
+"""
+_CASHEWS_SETUP = """
+    from cashews import Cache
+    cache = Cache()
+    cache.setup("mem://", size=20000)
+    ask = cache(ttl=3600, key="answers:{prompt}")(work)
+"""
+_AIOCACHE_SETUP = """
+    from aiocache import cached
+    ask = cached(ttl=3600, key_builder=lambda _, prompt: prompt)(work)
+"""
+
+# What stands for SETUP, and the package without which it cannot be run.
+_CACHES = {
+    "ours": (_OURS_SETUP, "observability_integration"),
+    "cashews": (_CASHEWS_SETUP, "cashews"),
+    "aiocache": (_AIOCACHE_SETUP, "aiocache"),
+}
+
+Report = Callable[[str], None]
+
+
+def environment() -> dict[str, str]:
+    """The environment of every process that is started: nothing asks the network, and no OTEL_* variable interferes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ENABLE_APM"))}
+    return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1,localhost"}
+
+
+def _run(code: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return finished.stdout.decode().strip()
+
+
+def _seconds(code: str) -> float:
+    started = perf_counter()
+    _run(code)
+    return perf_counter() - started
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def import_seconds(rounds: int, report: Report) -> dict[str, list[float]]:
+    """By statement: the time of a process that runs it, less that of one that runs nothing, in each round."""
+    present = [code for code, package in IMPORTS.items() if installed(package)]
+    for code in present:
+        report(code)
+        _seconds(code)  # so that everything is compiled, and in the file cache
+    samples: dict[str, list[float]] = {code: [] for code in present}
+    for _ in range(rounds):
+        empty = _seconds(EMPTY)
+        for code in present:
+            samples[code].append(max(_seconds(code) - empty, 1e-4))
+    return samples
+
+
+def initialize_seconds(rounds: int, report: Report) -> list[float]:
+    """The time `initialize_observability` takes in a fresh process, the import of OpenTelemetry included."""
+    if not installed(EXPORTER):
+        return []
+    report("initialize_observability()")
+    return [float(_run(_INITIALIZE)) for _ in range(rounds)]
+
+
+def resident_bytes(rounds: int, report: Report) -> dict[str, float]:
+    """By statement: the memory of a process after it, less that of one after nothing. Empty where it cannot be read."""
+    if not _STATM.exists():
+        return {}
+    report("memory after imports")
+
+    def after(code: str) -> float:
+        return median(int(_run(f"{_RESIDENT}{code}\nprint(resident())")) for _ in range(rounds))
+
+    empty = after(EMPTY)
+    return {code: after(code) - empty for code, package in IMPORTS.items() if installed(package)}
+
+
+def cache_bytes(rounds: int, report: Report) -> dict[str, float]:
+    """By library: the memory that `ENTRIES` entries of 1 kB take. Empty where it cannot be read."""
+    if not _STATM.exists():
+        return {}
+    report("memory of cached entries")
+    filling = _RESIDENT + _FILL.replace("ENTRIES", str(ENTRIES))
+    return {
+        name: median(int(_run(filling.replace("SETUP", setup))) for _ in range(rounds))
+        for name, (setup, package) in _CACHES.items()
+        if installed(package)
+    }

@@ -1,0 +1,217 @@
+"""What runs in one process: the cases of one mode, checked and timed.
+
+The modes are "on" (spans over OTLP, metrics for Prometheus), "api" (OpenTelemetry is installed but not initialised) and
+"absent" (it cannot be imported).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from . import checks, peers, workload
+from .bare import Bare
+from .measure import Case, Contestant, Effort, Samples, run
+from .ours import Ours
+from .peers import Peer
+from .workload import Repeated, Runnable, Work
+
+Report = Callable[[str], None]
+
+
+class Kit(Protocol):
+    """A style: makes each of the five around some work."""
+
+    name: str
+
+    def router(self, work: Work, /) -> Runnable: ...
+    def cache(self, work: Work, /) -> Runnable: ...
+    def timeout(self, work: Work, /) -> Runnable: ...
+    def llm_call(self, work: Work, /) -> Runnable: ...
+    def chain(self, work: Work, /) -> Runnable: ...
+
+
+class Task(NamedTuple):
+    """One thing to time: what is made, around which answer, and asked what."""
+
+    name: str
+    makes: str
+    answer: Any
+    arguments: Callable[[], Callable[[int], Sequence[Any]]]
+
+
+ROUTER = Task("router", "router", workload.COMPLETION, lambda: workload.new_requests)
+HIT = Task("cache hit", "cache", workload.TEXT, Repeated)
+HIT_STRUCTURE = Task("cache hit, a dict", "cache", workload.COMPLETION, Repeated)
+MISS = Task("cache miss", "cache", workload.TEXT, lambda: workload.new_prompts)
+TIMEOUT = Task("timeout", "timeout", workload.COMPLETION, lambda: workload.new_requests)
+LLM_CALL = Task("LLM call", "llm_call", workload.COMPLETION, lambda: workload.new_requests)
+CHAIN = Task("whole chain, miss", "chain", workload.COMPLETION, lambda: workload.new_requests)
+TASKS = (ROUTER, HIT, HIT_STRUCTURE, MISS, TIMEOUT, LLM_CALL, CHAIN)
+
+BESIDE_CACHES = "cache hit beside peers"
+BESIDE_LITELLM = "whole chain beside LiteLLM"
+ASYNCIO_TIMEOUT = "asyncio.timeout"
+BARE_CALL = "bare call"
+LITELLM = "LiteLLM Router"
+CACHE_PEERS = {
+    "cashews": peers.cashews,
+    "cashews, protected=False": peers.cashews_unprotected,
+    "aiocache": peers.aiocache,
+}
+
+
+class Outcome(NamedTuple):
+    """What one process found.
+
+    Attributes:
+        cases: seconds a call by case and contestant, one figure a round.
+        missing: peers that are not installed.
+        checked: what was made sure of, in words.
+    """
+
+    cases: dict[str, Samples]
+    missing: list[str]
+    checked: list[str]
+
+
+async def run_mode(mode: str, effort: Effort, report: Report, *, beside_peers: bool = True) -> Outcome:
+    """Check and time everything in one mode, the peers too if wanted.
+
+    Raises:
+        NotDoneError: a contestant did not do its work.
+    """
+    outcome = Outcome({}, [], [])
+    if mode == "on":
+        await _telemetry_on(outcome, effort, report, beside_peers)
+    else:
+        await _own_tasks((Ours(), Bare() if mode == "absent" else _with_api()), outcome, effort, report)
+        if beside_peers:
+            await _beside_caches(outcome, effort, report)
+    return outcome
+
+
+def _with_api() -> Kit:
+    from opentelemetry import metrics, trace
+
+    from .by_hand import ByHand
+
+    return ByHand(trace.get_tracer("by_hand"), metrics.get_meter("by_hand"))
+
+
+async def _telemetry_on(outcome: Outcome, effort: Effort, report: Report, beside_peers: bool) -> None:
+    from .sink import Sink
+    from .telemetry import OurTelemetry, SdkTelemetry
+
+    with Sink() as sink:
+        ours, sdk = OurTelemetry(sink.url("ours")), SdkTelemetry(sink.url("by_hand"))
+        try:
+
+            async def flush() -> None:
+                ours.flush()
+                sdk.flush()
+
+            await _own_tasks((Ours(), sdk.kit), outcome, effort, report, flush)
+            spans = sink.received
+            checks.alike("spans", spans.get("ours", {}), spans.get("by_hand", {}))
+            counts = ours.counts()
+            checks.alike("counts", counts, sdk.counts())
+            arrived = sum(spans["ours"].values())
+            outcome.checked.append(
+                f"{arrived} spans of each side arrived, alike in name, kind, status and attributes; "
+                f"{len(counts)} counts of each side stand at the same numbers"
+            )
+            if beside_peers:
+                await _beside_caches(outcome, effort, report, flush)
+                await _beside_litellm(outcome, effort, report, flush)
+        finally:
+            ours.close()
+            sdk.close()
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _own_tasks(
+    kits: Sequence[Kit],
+    outcome: Outcome,
+    effort: Effort,
+    report: Report,
+    settle: Callable[[], Awaitable[None]] = _nothing,
+) -> None:
+    for task in TASKS:
+        report(task.name)
+        works = [Work(task.answer) for _ in kits]
+        made = [getattr(kit, task.makes)(work) for kit, work in zip(kits, works, strict=True)]
+        contestants = [Contestant(kit.name, one.execute, settle) for kit, one in zip(kits, made, strict=True)]
+        references: list[Contestant] = []
+        if task is TIMEOUT:
+            bounded = peers.with_asyncio_timeout(Work(task.answer))
+            references = [Contestant(ASYNCIO_TIMEOUT, bounded), Contestant(BARE_CALL, Work(task.answer).answer)]
+        arguments = task.arguments()
+        for contestant in (*contestants, *references):
+            checks.answered(contestant.name, task.answer, await contestant.call(arguments(1)[0]))
+        outcome.cases[task.name] = await run(Case(task.name, (*contestants, *references), arguments), effort)
+        for kit, work, one in zip(kits, works, made, strict=True):
+            _check(f"{kit.name}, {task.name}", task, effort, work, one)
+    outcome.checked.append(
+        f"every call of {' and '.join(kit.name for kit in kits)} was made or was a hit, as it should"
+    )
+
+
+def _check(name: str, task: Task, effort: Effort, work: Work, runnable: Any) -> None:
+    calls = effort.total + 1
+    made = min(effort.calls, workload.DISTINCT_PROMPTS) if task.arguments is Repeated else calls
+    checks.worked(name, work, made)
+    if task.makes in ("cache", "chain"):
+        checks.counted(name, runnable, {"hits": calls - made, "misses": made})
+    if task.makes == "timeout":
+        checks.counted(name, runnable, {"successes": calls, "failures": 0})
+
+
+async def _beside_caches(
+    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
+) -> None:
+    report(BESIDE_CACHES)
+    works = [Work(workload.TEXT)]
+    contestants = [Contestant(Ours.name, Ours().cache(works[0]).execute, settle)]
+    found: list[Peer] = []
+    for name, join in CACHE_PEERS.items():
+        work = Work(workload.TEXT)
+        try:
+            found.append(join(work))
+        except ImportError:
+            outcome.missing.append(name)
+            continue
+        works.append(work)
+        contestants.append(Contestant(name, found[-1].call))
+    arguments = Repeated()
+    try:
+        for contestant in contestants:
+            checks.answered(contestant.name, workload.TEXT, await contestant.call(arguments(1)[0]))
+        outcome.cases[BESIDE_CACHES] = await run(Case(BESIDE_CACHES, contestants, arguments), effort)
+        for contestant, work in zip(contestants, works, strict=True):
+            checks.worked(contestant.name, work, min(effort.calls, workload.DISTINCT_PROMPTS))
+    finally:
+        for peer in found:
+            await peer.close()
+
+
+async def _beside_litellm(
+    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]]
+) -> None:
+    report(BESIDE_LITELLM)
+    try:
+        call = peers.litellm_router()
+    except ImportError:
+        outcome.missing.append(LITELLM)
+        return
+    checks.answered(LITELLM, workload.TEXT, await call(workload.new_requests(1)[0]))
+    work = Work(workload.COMPLETION)
+    contestants = (
+        Contestant(Ours.name, Ours().chain(work).execute, settle),
+        Contestant(LITELLM, call, peers.let_litellm_log, share=0.1),
+    )
+    outcome.cases[BESIDE_LITELLM] = await run(Case(BESIDE_LITELLM, contestants, workload.new_requests), effort)
+    checks.worked(Ours.name, work, effort.total)

@@ -1,0 +1,158 @@
+"""Shows what was found, as a table on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from textwrap import wrap as wrapped
+from typing import NamedTuple
+
+from .measure import Ratio
+from .targets import Row, Section, Verdict
+
+_PACKAGES = (
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-prometheus",
+    "opentelemetry-exporter-otlp-proto-http",
+    "msgspec",
+    "litellm",
+    "cashews",
+    "aiocache",
+)
+
+HOW = (
+    "A figure is the time of one call around work that answers at once. Contestants take turns in the same event loop "
+    "on the same arguments; a turn's figure is its fastest batch, a ratio is taken within a round, and the median over "
+    "the rounds is shown, with the middle half of the rounds in brackets. No garbage is collected during a turn, and "
+    "spans are sent between batches."
+)
+
+wrap = partial(wrapped, width=118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+class Run(NamedTuple):
+    """When, where and how."""
+
+    date: str
+    command: str
+    machine: str
+    packages: dict[str, str]
+
+
+def this_run(command: str) -> Run:
+    """The run that begins now."""
+    packages = {name: _version(name) for name in _PACKAGES}
+    return Run(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), command, _machine(), packages)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _machine() -> str:
+    load = f", load average {os.getloadavg()[0]:.2f} at the start" if hasattr(os, "getloadavg") else ""
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, {python}{load}"
+
+
+def _cpu() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown CPU"
+
+
+def as_text(run: Run, sections: Sequence[Section], checked: Sequence[str]) -> str:
+    """For the terminal."""
+    lines = [run.machine, *wrap(", ".join(f"{name} {number}" for name, number in run.packages.items())), "", *wrap(HOW)]
+    for section in sections:
+        lines += ["", section.title, *_aligned(section), *wrap(section.note)]
+    lines += ["", *(f"Checked: {what}." for what in checked), "", summary(sections)]
+    return "\n".join(lines)
+
+
+def as_markdown(run: Run, sections: Sequence[Section], checked: Sequence[str]) -> str:
+    """For RESULTS.md."""
+    lines = ["# Results of the benchmarks", "", f"{run.date}, by `{run.command}`", "", f"- {run.machine}"]
+    lines += [f"- {', '.join(f'{name} {number}' for name, number in run.packages.items())}", "", HOW]
+    for section in sections:
+        lines += ["", f"## {section.title}", ""]
+        header, *rows = _cells(section)
+        lines.append(f"| {' | '.join(header)} |")
+        lines.append("|---|---:|---:|---:|---|---|")
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        if section.note:
+            lines += ["", section.note]
+    lines += ["", "## Checks", "", *(f"- {what}." for what in checked), "", summary(sections), ""]
+    return "\n".join(lines)
+
+
+def summary(sections: Sequence[Section]) -> str:
+    """How many targets are met, and which are missed."""
+    rows = [row for section in sections for row in section.rows]
+    counts = Counter(row.verdict for row in rows)
+    text = f"{counts[Verdict.MET]} targets met, {counts[Verdict.MISSED]} missed"
+    if counts[Verdict.NOT_MEASURED]:
+        text += f", {counts[Verdict.NOT_MEASURED]} not measured"
+    missed = [
+        f"{section.title}: {row.what}" for section in sections for row in section.rows if row.verdict is Verdict.MISSED
+    ]
+    return "\n".join([f"{text}.", *(f"- missed: {what}" for what in missed)])
+
+
+def _cells(section: Section) -> Iterator[tuple[str, ...]]:
+    yield (*section.columns, "target", "verdict")
+    for row in section.rows:
+        yield (row.what, row.ours, row.other, _ratio(row.ratio), str(row.target or ""), row.verdict.value)
+
+
+def _ratio(found: Ratio | None) -> str:
+    if found is None:
+        return ""
+    digits = 2 if found.median < 10 else 1
+    if found.low == found.high:
+        return f"{found.median:.{digits}f}×"
+    return f"{found.median:.{digits}f}× ({found.low:.{digits}f}–{found.high:.{digits}f})"
+
+
+def _aligned(section: Section) -> Iterator[str]:
+    rows = list(_cells(section))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        first, *figures, target, verdict = (
+            cell.ljust(width) if column in (0, 4, 5) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join([f"  {first}", *figures, target, verdict]).rstrip()
+        if number == 0:
+            yield f"  {'-' * (sum(widths) + 2 * (len(widths) - 1))}"
+
+
+def as_json(row: Row) -> dict[str, object]:
+    """One comparison."""
+    found = row.ratio
+    return {
+        "what": row.what,
+        "ours": row.ours,
+        "other": row.other,
+        "ratio": None if found is None else found._asdict(),
+        "target": str(row.target) if row.target else None,
+        "verdict": row.verdict.name.lower(),
+    }
+
+
+def progress(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,213 @@
+"""What is promised, what was found, and whether the one keeps to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from statistics import median
+from typing import Any, NamedTuple
+
+from . import imports, modes
+from .measure import Ratio, Samples, ratio
+
+
+class Verdict(Enum):
+    """What came of a target."""
+
+    MET = "met"
+    MISSED = "MISSED"
+    NOT_MEASURED = "not measured"
+    INFORMATION = ""
+
+
+class Target(NamedTuple):
+    """A bound on a ratio."""
+
+    bound: float
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}×"
+
+
+class Row(NamedTuple):
+    """One comparison: two figures, each with its unit, their ratio, and the target for it."""
+
+    what: str
+    ours: str
+    other: str
+    ratio: Ratio | None
+    target: Target | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the target is kept to."""
+        if self.target is None:
+            return Verdict.INFORMATION
+        if self.ratio is None:
+            return Verdict.NOT_MEASURED
+        bound, at_least = self.target
+        kept = self.ratio.median >= bound if at_least else self.ratio.median <= bound
+        return Verdict.MET if kept else Verdict.MISSED
+
+
+class Section(NamedTuple):
+    """Rows of one kind.
+
+    Attributes:
+        title: what is compared.
+        columns: what the rows are, the headings of the two figures, and which ratio is taken.
+        rows: the comparisons.
+        note: what has to be known to read them.
+    """
+
+    title: str
+    columns: tuple[str, str, str, str]
+    rows: list[Row]
+    note: str = ""
+
+
+BY_HAND = Target(1.1)
+BARE = Target(1.5)
+CACHES_WITHOUT_TELEMETRY = Target(4.0, at_least=True)
+CACHES_WITH_TELEMETRY = Target(1.0, at_least=True)
+LITELLM = Target(12.0, at_least=True)
+LITELLM_IMPORT = Target(40.0, at_least=True)
+
+_TITLES = {
+    "on": "telemetry on",
+    "api": "OpenTelemetry not initialised",
+    "absent": "OpenTelemetry absent",
+}
+_NOT_INSTALLED = "not installed"
+
+
+def sections(found: Mapping[str, Any]) -> Iterator[Section]:
+    """Everything that was found, in the order in which it is shown.
+
+    Args:
+        found: under ``modes`` a `modes.Outcome` (as a dict) for each mode; ``imports``, ``initialize``, ``memory`` and
+            ``entries`` as the functions in `imports` return them.
+    """
+    for mode, outcome in found["modes"].items():
+        yield _primitives(mode, outcome["cases"])
+    yield _caches(found["modes"])
+    yield _litellm(found["modes"].get("on"))
+    yield _imports(found["imports"])
+    yield _once(found["initialize"], found["memory"], found["entries"])
+
+
+def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
+    other, target = ("bare asyncio", BARE) if mode == "absent" else ("by hand", BY_HAND)
+    rows = [_timed(task.name, cases[task.name], other, target) for task in modes.TASKS]
+    note = (
+        "asyncio.timeout waits for ever for work that ignores its cancellation, gives no grace and counts nothing; the "
+        "bare call bounds nothing at all. Both are shown for scale."
+    )
+    if mode == "absent":
+        # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
+        rows = [row._replace(target=None) if row.what == modes.LLM_CALL.name else row for row in rows]
+        note += " Without telemetry an LLM call is just the call, so there is nothing to hold it to."
+    for reference in (modes.ASYNCIO_TIMEOUT, modes.BARE_CALL):
+        rows.append(_timed(f"timeout, beside {reference}", cases[modes.TIMEOUT.name], reference))
+    return Section(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
+
+
+def _caches(outcomes: Mapping[str, Any]) -> Section:
+    rows: list[Row] = []
+    for mode, outcome in outcomes.items():
+        samples = outcome["cases"][modes.BESIDE_CACHES]
+        target = CACHES_WITH_TELEMETRY if mode == "on" else CACHES_WITHOUT_TELEMETRY
+        for peer in modes.CACHE_PEERS:
+            what = f"{peer}; ours: {_TITLES[mode]}"
+            if peer in samples:
+                rows.append(_timed(what, samples, peer, target, inverse=True))
+            else:
+                rows.append(_not_measured(what, target, _microseconds(samples["ours"])))
+    return Section(
+        "A hit in memory, beside caches that have no telemetry",
+        ("peer", "ours", "peer", "peer / ours"),
+        rows,
+        "The value is a text, which all hand out as it is. With protected=False, cashews goes without single flight.",
+    )
+
+
+def _litellm(outcome: Mapping[str, Any] | None) -> Section:
+    what = f"chain on a cache miss, {_TITLES['on']}"
+    samples = {} if outcome is None else outcome["cases"].get(modes.BESIDE_LITELLM, {})
+    row = _timed(what, samples, modes.LITELLM, LITELLM, inverse=True) if samples else _not_measured(what, LITELLM)
+    return Section(
+        "The whole chain, beside LiteLLM Router",
+        ("what", "ours", "LiteLLM", "LiteLLM / ours"),
+        [row],
+        "LiteLLM answers from mock_response, exports nothing and does not use its cache. What it goes on logging in "
+        "the background after a batch is not held against it.",
+    )
+
+
+def _imports(samples: Mapping[str, Sequence[float]]) -> Section:
+    rows: list[Row] = []
+    for ours in (imports.OURS, imports.PRIMITIVES):
+        for peer in imports.PEERS:
+            what = f"{ours}, beside {peer}"
+            target = LITELLM_IMPORT if (ours, peer) == (imports.OURS, imports.LITELLM) else None
+            figure = _milliseconds(samples[ours])
+            if peer in samples:
+                rows.append(Row(what, figure, _milliseconds(samples[peer]), ratio(samples, peer, ours), target))
+            else:
+                rows.append(_not_measured(what, target, figure))
+    return Section(
+        "Import, less the start of the interpreter",
+        ("statement", "ours", "peer", "peer / ours"),
+        rows,
+        "What has no target here is information; above 1× ours is faster.",
+    )
+
+
+def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Mapping[str, float]) -> Section:
+    rows: list[Row] = []
+    if initialize:
+        rows.append(Row("initialize_observability(), Prometheus and OTLP", _milliseconds(initialize), "", None))
+    rows += [
+        Row(f"memory after {code}", _megabytes(memory[code]), "", None)
+        for code in (imports.OURS, imports.PRIMITIVES)
+        if code in memory
+    ]
+    for name, figures in (
+        ("memory after import {}", {code.removeprefix("import "): size for code, size in memory.items()}),
+        (f"memory of {imports.ENTRIES} cached texts of 1 kB, {{}}", entries),
+    ):
+        ours = figures.get("ours", figures.get("observability_integration.primitives"))
+        for peer in imports.PEERS.values():
+            if ours and peer in figures:
+                quotient = figures[peer] / ours
+                found = Ratio(quotient, quotient, quotient)
+                rows.append(Row(name.format(peer), _megabytes(ours), _megabytes(figures[peer]), found))
+    return Section(
+        "Once in a process",
+        ("what", "ours", "peer", "peer / ours"),
+        rows,
+        "Memory is resident memory, less that of an empty interpreter; peers are held beside "
+        "observability_integration.primitives. All of this is information.",
+    )
+
+
+def _timed(what: str, samples: Samples, other: str, target: Target | None = None, *, inverse: bool = False) -> Row:
+    found = ratio(samples, other, "ours") if inverse else ratio(samples, "ours", other)
+    return Row(what, _microseconds(samples["ours"]), _microseconds(samples[other]), found, target)
+
+
+def _not_measured(what: str, target: Target | None, ours: str = "") -> Row:
+    return Row(what, ours, _NOT_INSTALLED, None, target)
+
+
+def _microseconds(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) * 1e6:.2f} µs"
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) * 1e3:.1f} ms"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,34 @@
+"""Which shared store a cache was asked to use."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from observability_integration.caching.policy import CachePolicy
+from observability_integration.errors import ConfigurationError, MissingDependencyError
+
+from .redis import RedisStore, RedisUrlStore
+from .shared import SharedStore
+
+logger = logging.getLogger("observability_integration")
+
+
+def choose_store(
+    operation: str, policy: CachePolicy, *, url: str | None, client: Any, backend: SharedStore | None
+) -> SharedStore | None:
+    """The store behind a URL, a client or a backend; None when nothing is given, or redis is not installed.
+
+    Raises:
+        ConfigurationError: more than one is given, or what is given is no URL or no client.
+    """
+    if sum(given is not None for given in (url, client, backend)) > 1:
+        raise ConfigurationError("give one of redis_url, redis_client and backend")
+    if url is None:
+        return backend if client is None else RedisStore(client)
+    try:
+        # Twice the budget: the guard decides, and the client's own timeouts are for what the guard does not time.
+        return RedisUrlStore(url, 2 * policy.backend_budget_seconds)
+    except MissingDependencyError as error:
+        logger.warning("Cache '%s': %s; working from memory", operation, error)
+        return None

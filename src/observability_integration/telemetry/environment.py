@@ -1,0 +1,124 @@
+"""What the environment says about telemetry. A variable that makes no sense is named in the log and left aside.
+
+Empty variables count as unset, as the OpenTelemetry specification has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from .settings import OtlpSettings
+
+logger = logging.getLogger("observability_integration")
+
+_DEFAULT_PORT = 9464  # OpenTelemetry specification, Prometheus exporter
+_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_NO = ("false", "0", "no", "off")
+
+
+def _value(variable: str) -> str:
+    return os.environ.get(variable, "").strip()
+
+
+def hindrance() -> str | None:
+    """Why telemetry must stay off, or None when nothing speaks against it."""
+    if _value("OTEL_SDK_DISABLED").lower() == "true":
+        return "OTEL_SDK_DISABLED is set"
+    if _value("ENABLE_APM").lower() in _NO:
+        return "ENABLE_APM is false"
+    return None
+
+
+def prometheus_host() -> str:
+    """The interface to serve Prometheus on."""
+    return _value("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
+
+
+def prometheus_port() -> int:
+    """The port to serve Prometheus on."""
+    text = _value("OTEL_EXPORTER_PROMETHEUS_PORT")
+    if text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    if text:
+        logger.warning("OTEL_EXPORTER_PROMETHEUS_PORT=%r is no port; using %d", text, _DEFAULT_PORT)
+    return _DEFAULT_PORT
+
+
+def is_development() -> bool:
+    """Whether ``ENVIRONMENT`` says so."""
+    return _value("ENVIRONMENT").lower() == "development"
+
+
+def resource_attributes(given: Mapping[str, str], default_version: str) -> dict[str, str]:
+    """The attributes of the resource: those given, and defaults for what neither they nor ``OTEL_*`` name."""
+    named = {pair.partition("=")[0].strip() for pair in _value("OTEL_RESOURCE_ATTRIBUTES").split(",")}
+    if _value("OTEL_SERVICE_NAME"):
+        named.add("service.name")
+    defaults = {
+        "service.name": "unknown_service:python",
+        "service.version": default_version,
+        "deployment.environment.name": _value("ENVIRONMENT"),
+    }
+    return {**{key: value for key, value in defaults.items() if value and key not in named}, **given}
+
+
+def is_http_url(text: object) -> bool:
+    """Whether `text` is a URL that OTLP can be sent to."""
+    if not isinstance(text, str):
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        return False
+
+
+def _endpoint_for(signal: str) -> bool:
+    """Whether there is an endpoint for a signal: its own variable decides, else the common one."""
+    own = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
+    variable = own if _value(own) else _OTLP_ENDPOINT
+    if not _value(variable):
+        return False
+    if not is_http_url(_value(variable)):
+        logger.warning("%s is no URL such as http://localhost:4318; %s are not sent", variable, signal.lower())
+        return False
+    return True
+
+
+def _exporters(variable: str) -> set[str]:
+    return {name.strip().lower() for name in _value(variable).split(",") if name.strip()}
+
+
+def otlp(
+    endpoint: str | None,
+    headers: Mapping[str, str] | None,
+    metrics: bool | None,
+    interval_seconds: float | None,
+    *,
+    scraped: bool,
+) -> OtlpSettings | None:
+    """What to push over OTLP, or None for nothing.
+
+    Args:
+        endpoint: given by the caller; wins over the variables, also over ``OTEL_TRACES_EXPORTER=none``.
+        headers: given by the caller.
+        metrics: given by the caller; None leaves it to the variables and to whether metrics are scraped.
+        interval_seconds: given by the caller.
+        scraped: whether metrics are served for scraping anyway.
+    """
+    traces = endpoint is not None or ("none" not in _exporters("OTEL_TRACES_EXPORTER") and _endpoint_for("TRACES"))
+    if metrics is None:
+        asked_for = _exporters("OTEL_METRICS_EXPORTER")
+        wanted = not scraped or "otlp" in asked_for or bool(_value("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"))
+        metrics = wanted and "none" not in asked_for and (endpoint is not None or _endpoint_for("METRICS"))
+    if not traces and not metrics:
+        return None
+    protocol = _value("OTEL_EXPORTER_OTLP_PROTOCOL").lower()
+    if protocol not in ("", "http/protobuf"):
+        logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not supported; using http/protobuf (port 4318)", protocol)
+    return OtlpSettings(
+        endpoint=endpoint, headers=headers, traces=traces, metrics=metrics, metric_interval_seconds=interval_seconds
+    )

@@ -1,0 +1,114 @@
+"""Slots keep a burst of lookups from opening hundreds of connections at once; none may be lost, or the store with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import Any
+
+import pytest
+
+from observability_integration.caching.slots import Slots
+from observability_integration.testing.clock import FakeClockLoop
+
+LOOP_FACTORY = FakeClockLoop
+
+
+async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
+    """Those who wait get their turn in the order in which they came."""
+    slots = Slots(2)
+    inside = most = 0
+    order: list[int] = []
+
+    async def use(number: int) -> None:
+        nonlocal inside, most
+        assert await slots.take(60.0)
+        inside += 1
+        most = max(most, inside)
+        order.append(number)
+        await asyncio.sleep(1.0)
+        inside -= 1
+        slots.give_back()
+
+    await asyncio.gather(*map(use, range(7)))
+    assert 2 == most
+    assert list(range(7)) == order
+    assert 4.0 == asyncio.get_running_loop().time()
+
+
+async def test_waiting_ends_when_the_time_is_up() -> None:
+    """A lookup must not queue for ever; one that gave up takes no turn."""
+    slots = Slots(1)
+    assert await slots.take(1.0)
+    assert not await slots.take(1.0)
+    assert 1.0 == asyncio.get_running_loop().time()
+    slots.give_back()
+    assert await slots.take(0.0)
+
+
+async def test_a_waiter_cancelled_as_its_turn_comes_passes_it_on() -> None:
+    """A slot that went to somebody who has left would be lost for ever."""
+    slots = Slots(1)
+    assert await slots.take(1.0)
+    waiter = asyncio.create_task(slots.take(60.0))
+    await asyncio.sleep(0)
+    slots.give_back()
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert await slots.take(0.0)
+
+
+async def test_a_waiter_cancelled_before_its_turn_is_passed_over() -> None:
+    """The turn goes to the next one who still waits."""
+    slots = Slots(1)
+    assert await slots.take(1.0)
+    first, second = asyncio.create_task(slots.take(60.0)), asyncio.create_task(slots.take(60.0))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    slots.give_back()
+    assert await second
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_slot_is_lost_whoever_leaves_when(seed: int) -> None:
+    """Any mix of waits, time-outs and cancellations: in the end all slots are free again."""
+    chance = random.Random(seed)
+    slots = Slots(3)
+
+    async def use() -> None:
+        if await slots.take(chance.uniform(0, 2)):
+            try:
+                await asyncio.sleep(chance.uniform(0, 1))
+            finally:
+                slots.give_back()
+
+    tasks: list[asyncio.Task[Any]] = []
+    for _ in range(60):
+        tasks.append(asyncio.create_task(use()))
+        await asyncio.sleep(chance.uniform(0, 0.2))
+        chance.choice(tasks).cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert [True, True, True, False] == [await slots.take(0.0) for _ in range(4)]
+
+
+def test_each_loop_has_its_own_slots() -> None:
+    """A waiter of one loop cannot be woken from another, and a loop that ended must not keep slots for ever."""
+    slots = Slots(1)
+
+    async def take_and_leave() -> bool:
+        return await slots.take(0.0)
+
+    async def take_and_give_back() -> bool:
+        taken = await slots.take(0.0)
+        slots.give_back()
+        return taken
+
+    assert asyncio.run(take_and_leave())
+    assert asyncio.run(take_and_give_back())
+    assert asyncio.run(take_and_give_back())

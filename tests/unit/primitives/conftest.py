@@ -1,0 +1,126 @@
+"""What the tests of the primitives share: their clock, and telemetry that records instead of exporting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from observability_integration.telemetry import instruments, spans
+from observability_integration.telemetry.snapshot import snapshot
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A test module that names a `LOOP_FACTORY` runs on that loop."""
+    module = getattr(item, "module", None)
+    return {"loop": getattr(module, "LOOP_FACTORY", asyncio.new_event_loop)}
+
+
+class RecordedSpan:
+    """A span that can be looked at."""
+
+    def __init__(self, name: str, attributes: dict[str, Any], parent: RecordedSpan | None) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.parent = parent
+        self.events: list[str] = []
+        self.error: BaseException | None = None
+        self.ends = 0
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        assert self.ends == 0, f"{key} set on '{self.name}' after its end"
+        self.attributes[key] = value
+
+    def add_event(self, name: str, attributes: Any = None) -> None:
+        assert self.ends == 0, f"{name} added to '{self.name}' after its end"
+        self.events.append(name)
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+class RecordingTracing(spans.Tracing):
+    """Tracing whose spans are kept in a list, and which is as strict about contexts as OpenTelemetry is."""
+
+    enabled = True
+
+    def __init__(self) -> None:
+        self.spans: list[RecordedSpan] = []
+        self._current: ContextVar[RecordedSpan | None] = ContextVar("current span", default=None)
+
+    def begin(self, name: str, attributes: dict[str, Any], *, client: bool = False, links: Any = ()) -> RecordedSpan:
+        span = RecordedSpan(name, attributes, self.current)
+        self.spans.append(span)
+        return span
+
+    def activate(self, span: Any) -> Any:
+        return self._current.set(span)
+
+    def deactivate(self, token: Any) -> None:
+        self._current.reset(token)  # raises in another task than `activate` was called in
+
+    def mark_failed(self, span: Any, error: BaseException) -> None:
+        span.error = error
+
+    @property
+    def current(self) -> RecordedSpan | None:
+        """The span under which the next one begins."""
+        return self._current.get()
+
+    def named(self, name: str) -> RecordedSpan:
+        """The one span of this name."""
+        (span,) = [span for span in self.spans if span.name == name]
+        return span
+
+    def tree(self) -> list[str]:
+        """Names, each after those of its ancestors."""
+
+        def path(span: RecordedSpan) -> str:
+            return span.name if span.parent is None else f"{path(span.parent)} > {span.name}"
+
+        return [path(span) for span in self.spans]
+
+    def unended(self) -> list[str]:
+        """Names of the spans that were not ended exactly once."""
+        return [f"{span.name}: {span.ends} ends" for span in self.spans if span.ends != 1]
+
+
+@pytest.fixture
+def new_tracing() -> Iterator[Callable[[], RecordingTracing]]:
+    """Makes a tracing that records, and puts it in force."""
+
+    def make() -> RecordingTracing:
+        tracing = RecordingTracing()
+        spans.install(tracing)
+        return tracing
+
+    yield make
+    spans.install(None)
+
+
+@pytest.fixture
+def tracing(new_tracing: Callable[[], RecordingTracing]) -> RecordingTracing:
+    """Tracing that records."""
+    return new_tracing()
+
+
+@pytest.fixture
+def metrics() -> Iterator[Callable[..., Any]]:
+    """Counts from zero: `metrics("timeout.failures", operation="ask", kind="total")` is what stands there now.
+
+    A histogram is shown as the number of its measurements; a series that is not there, as None.
+    """
+    instruments.start(exemplars=False, profiles=frozenset())
+
+    def value(name: str, **labels: str) -> float | None:
+        for spec, points in snapshot():
+            for point in points:
+                if (spec.name, dict(point.attributes)) == (name, labels):
+                    return sum(point.counts) if point.counts else point.value
+        return None
+
+    yield value
+    instruments.stop()
