@@ -12,9 +12,8 @@ import copy
 import gc
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FunctionType, ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -22,6 +21,7 @@ from observability_integration.errors import ConfigurationError
 
 _VERSION = 1
 _IMMUTABLE = (str, bytes, int, float, bool, type(None))
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _SHARED_BY_ALL = (type, ModuleType, FunctionType)
 
 
@@ -39,8 +39,7 @@ class Uncopyable(Exception):  # noqa: N818 - never leaves the cache
     """A value that can be neither encoded nor copied, such as a stream; it belongs to one caller alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """A value as memory keeps it, so that no two callers share one that can change.
 
     Attributes:
@@ -68,6 +67,7 @@ class Codec:
         self._encoder = msgspec.json.Encoder()
         self._envelopes = msgspec.json.Decoder(_Envelope)
         self._model = value_type if hasattr(value_type, "model_validate_json") else None  # pydantic, unimported
+        self._untyped = value_type is None
         self._read: Callable[[bytes], Any]
         if self._model is not None:
             self._read = self._model.model_validate_json
@@ -84,9 +84,12 @@ class Codec:
                 data = cast("bytes", value.model_dump_json(by_alias=True, round_trip=True).encode())
             else:
                 data = self._encoder.encode(value)
-            return data if _same(value, self.decode(data)) else None
+            return data if self._same(value, self.decode(data)) else None
         except Exception:  # noqa: BLE001 - whatever a foreign type raises: it cannot be written
             return None
+
+    def _same(self, value: Any, back: Any) -> bool:
+        return bool(value == back) if self._untyped and _is_plain(value) else _same(value, back)
 
     def decode(self, data: bytes) -> Any:
         """The value that was encoded.
@@ -157,6 +160,24 @@ class Codec:
     def needs_encoding(value: Any) -> bool:
         """Whether memory keeps the value better in its encoded form."""
         return not isinstance(value, _IMMUTABLE)
+
+
+def _is_plain(value: Any) -> bool:
+    # Only what JSON itself has: whatever comes back equal is then of the same types, and `==` is all there is to ask.
+    kind: Any = value.__class__
+    if kind is dict:
+        for key in value:
+            if key.__class__ is not str:
+                return False
+        parts = value.values()
+    elif kind is list:
+        parts = value
+    else:
+        return kind in _PLAIN
+    for part in parts:  # noqa: SIM110 - a generator would cost half as much again as all of this
+        if part.__class__ not in _PLAIN and not _is_plain(part):
+            return False
+    return True
 
 
 def _same(first: Any, second: Any) -> bool:

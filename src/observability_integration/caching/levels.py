@@ -66,7 +66,7 @@ class Levels:
         try:
             return self._codec.restore(kept)
         except Unreadable as error:
-            note_fault("cache.restore", error)
+            note_fault("cache.restore", error.__cause__ or error)
             self._memory.delete(digest)
             return ABSENT
 
@@ -77,7 +77,7 @@ class Levels:
         try:
             return self._codec.restore(kept)
         except Unreadable as error:
-            note_fault("cache.restore", error)
+            note_fault("cache.restore", error.__cause__ or error)
             return ABSENT
 
     async def fetch(self, digest: bytes, current: Callable[[], bool]) -> tuple[Any, Kept] | None:
@@ -97,7 +97,7 @@ class Levels:
             encoded, expires_ms = self._codec.unwrap(data)
             value = self._codec.decode(encoded)
         except Unreadable as error:
-            note_fault("cache.decode", error)
+            note_fault("cache.decode", error.__cause__ or error)
             await self._shared.delete(wire_key)
             return None
         kept = self._codec.keep(value, encoded, self._max_value_bytes)
@@ -115,7 +115,7 @@ class Levels:
         try:
             kept = self._codec.keep(value, encoded, self._max_value_bytes)
         except Uncopyable as error:
-            note_fault("cache.keep", error)
+            note_fault("cache.keep", error.__cause__ or error)
             return None
         if kept.size > self._max_value_bytes or not current():
             return kept

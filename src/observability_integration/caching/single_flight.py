@@ -7,10 +7,9 @@ their value, and what was paid for is still stored. A failure is one error that 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
-
-from observability_integration.tasks import own
 
 
 class SingleFlight:
@@ -18,6 +17,7 @@ class SingleFlight:
 
     def __init__(self) -> None:
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Task[Any]] = {}
+        self._aloft: set[asyncio.Task[Any]] = set()  # the loop holds tasks weakly, and a forgotten flight goes on
 
     def join(self, key: bytes) -> asyncio.Task[Any] | None:
         """The flight for `key` that is under way in this event loop, if any."""
@@ -28,14 +28,17 @@ class SingleFlight:
         """Starts the flight for `key`."""
         loop = asyncio.get_running_loop()
         here = loop, key
-        flight = self._flights[here] = own(loop.create_task(work(), name="cache flight"))
-
-        def landed(task: asyncio.Task[Any]) -> None:
-            if self._flights.get(here) is task:
-                del self._flights[here]
-
-        flight.add_done_callback(landed)
+        flight = self._flights[here] = loop.create_task(work(), name="cache flight")
+        self._aloft.add(flight)
+        flight.add_done_callback(functools.partial(self._landed, here))
         return flight
+
+    def _landed(self, here: tuple[asyncio.AbstractEventLoop, bytes], flight: asyncio.Task[Any]) -> None:
+        self._aloft.discard(flight)
+        if self._flights.get(here) is flight:
+            del self._flights[here]
+        if not flight.cancelled():
+            flight.exception()  # marks it as retrieved: everybody who waited may be gone
 
     def forget(self, key: bytes) -> None:
         """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 _MOST_TOKENS = 2**63 - 1  # what an attribute of a span can carry
@@ -14,12 +15,18 @@ _MOST_TOKENS = 2**63 - 1  # what an attribute of a span can carry
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
 
 
+@lru_cache(maxsize=256)
+def _is_mapping(kind: type[Any]) -> bool:
+    # Asking the abstract class itself costs four times as much, and each answer is asked for some twenty fields.
+    return issubclass(kind, Mapping)
+
+
 def read(value: Any, *path: str) -> Any:
     """Follows attribute names or mapping keys; None as soon as one is missing."""
     for name in path:
         if value is None:
             return None
-        value = cast("Mapping[str, Any]", value).get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        value = value.get(name) if _is_mapping(value.__class__) else getattr(value, name, None)
     return value
 
 

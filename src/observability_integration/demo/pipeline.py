@@ -57,7 +57,7 @@ class Pipeline:
         self.upstream: dict[str, Upstream] = {model: Upstream() for model in models.values()}
         # The SDK's own retries would multiply with ours and hide from every count.
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
-        routes = {
+        routes: dict[str, TimeoutPrimitive[Request, Answer]] = {
             route: TimeoutPrimitive(
                 LLMCallPrimitive(self._ask(model), model=model, provider="openai", server_url=base_url),
                 timeout_seconds,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from observability_integration.costs.usage import usage_of
 from observability_integration.errors import PrimitiveTimeoutError
 
 from .model_profiles import ModelProfile
@@ -57,9 +58,8 @@ async def drive(
         else:
             outcome.outcomes["answered"] += 1
             outcome.wrong += check_answers and answer["choices"][0]["message"]["content"] != arrival.entry.answer
-            usage = answer.get("usage") or {}
-            tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-            outcome.usage_by_request.append((str(answer["model"]), *tokens))
+            used = usage_of(answer)
+            outcome.usage_by_request.append((str(answer["model"]), used.input_tokens or 0, used.output_tokens or 0))
         outcome.latencies_seconds.append(time.perf_counter() - started)
         on_done()
 

@@ -84,6 +84,8 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """
         if self._generates:
             return cast("Out", await collect(self.stream(input_data, context)))
+        if not spans.tracing.enabled and not instruments.switch.on:
+            return cast("Out", await _awaitable(self._invoke(self._call, self._with_context, input_data, context)))
         model = self._model_of(input_data)
         span = self._begin(input_data, model, streaming=False)
         if context is not None:

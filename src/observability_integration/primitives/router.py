@@ -15,7 +15,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import ROUTER_ERRORS
+from observability_integration.telemetry.instruments import ROUTER_ERRORS, switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -24,7 +24,8 @@ from .router_record import RouteRecord
 from .router_stream import RouterStream
 
 T = TypeVar("T")
-RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]]
+RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]] | Callable[[Any], str | Awaitable[str]]
+_Choice = tuple[RouteRecord, str]
 
 CHOSEN = "routing_function"
 INVALID = "invalid_route_fallback"
@@ -32,6 +33,7 @@ FAILED = "routing_error_fallback"
 BELOW = "complexity_below_threshold"
 ABOVE = "complexity_above_threshold"
 UNKNOWN = "complexity_error_fallback"
+_NO_ROUTES = "the model form of RouterPrimitive has execute_async(func, query); there are no routes to run"
 
 
 class Route(Enum):
@@ -70,7 +72,7 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     Args:
         routes: route name → primitive or async callable.
-        router_fn: function of ``(input, context)``, synchronous or not, that returns a route name.
+        router_fn: function of ``(input, context)`` or ``(input)``, synchronous or not, that returns a route name.
         default_route: where to go when `router_fn` fails or names no route; ``default`` is the same.
         cost_per_route: USD per call by route; the saving of a call is the dearest route's cost minus its own.
         name: shown in spans and descriptions.
@@ -128,7 +130,8 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         self._name = name or "router"
         self._span_name = f"router {name}" if name else "router"
-        self._router_fn = router_fn
+        self._router_fn: Any = router_fn
+        self._with_context = False
         self._models: dict[Route, str] = {}
         self._threshold = complexity_threshold
         self._complexity_fn = complexity_fn or estimate_complexity
@@ -159,7 +162,10 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError("Routes cannot be empty")
         if router_fn is None:
             raise ConfigurationError("router_fn is required with routes")
+        if not callable(router_fn):
+            raise ConfigurationError(f"router_fn must be a function, got {type(router_fn).__name__}")
         self._default_route = default if default is not None else default_route
+        self._with_context = _takes_context(router_fn)
         if self._default_route not in routes:
             raise ConfigurationError(f"Default route '{self._default_route}' not in routes")
         costs = dict(cost_per_route or {})
@@ -201,12 +207,19 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             ConfigurationError: in the model form, which has `execute_async` instead.
         """
-        if context is None:
+        if self._models:
+            raise ConfigurationError(_NO_ROUTES)
+        if context is None and self._with_context:
             context = WorkflowContext()
+        if not switch.on and not spans.tracing.enabled:
+            choice = self._choose(input_data, context)
+            route, _ = choice if isinstance(choice, tuple) else await choice
+            return cast("Out", await route.call(input_data, context))  # type: ignore[misc]
         span = self._begin(context)
         token = spans.tracing.activate(span)
         try:
-            route, reason = await self._choose(input_data, context)
+            choice = self._choose(input_data, context)
+            route, reason = choice if isinstance(choice, tuple) else await choice
             self._note(span, route, reason)
             started = time.perf_counter()
             try:
@@ -222,22 +235,22 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the chosen route."""
+        if self._models:
+            raise ConfigurationError(_NO_ROUTES)
         given = WorkflowContext() if context is None else context
 
         async def choose(span: OperationSpan) -> RouteRecord:
-            route, reason = await self._choose(input_data, given)
+            choice = self._choose(input_data, given)
+            route, reason = choice if isinstance(choice, tuple) else await choice
             self._note(span, route, reason)
             return route
 
         return RouterStream(lambda: self._begin(given), choose, input_data, given)
 
-    def _begin(self, context: WorkflowContext) -> OperationSpan:
-        if self._models:
-            raise ConfigurationError(
-                "the model form of RouterPrimitive has execute_async(func, query); no routes to run"
-            )
+    def _begin(self, context: WorkflowContext | None) -> OperationSpan:
         span = spans.tracing.begin(self._span_name, {})
-        spans.identify(span, context)
+        if context is not None:
+            spans.identify(span, context)
         return span
 
     def _note(self, span: OperationSpan, route: RouteRecord, reason: str) -> None:
@@ -245,18 +258,31 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         span.set_attribute("router.route", route.name)
         span.set_attribute("router.reason", reason)
 
-    async def _choose(self, input_data: In, context: WorkflowContext) -> tuple[RouteRecord, str]:
-        chosen: Any
+    def _choose(self, input_data: In, context: WorkflowContext | None) -> _Choice | Awaitable[_Choice]:
+        # No coroutine of its own: most routing functions are synchronous, and this is half of what routing costs.
         try:
-            chosen = self._router_fn(input_data, context)  # type: ignore[misc]
-            if not isinstance(chosen, str) and inspect.isawaitable(chosen):
-                chosen = await chosen
+            chosen: Any = self._router_fn(input_data, context) if self._with_context else self._router_fn(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            note_fault("router.router_fn", error)
-            ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
-            return self._routes[self._default_route], FAILED
+            return self._fall_back(error)
+        if not isinstance(chosen, str) and inspect.isawaitable(chosen):
+            return self._choose_later(chosen)
+        return self._named(chosen)
+
+    async def _choose_later(self, choosing: Awaitable[Any]) -> _Choice:
+        try:
+            chosen = await choosing
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._fall_back(error)
+        return self._named(chosen)
+
+    def _named(self, chosen: Any) -> _Choice:
         route = self._routes.get(chosen) if isinstance(chosen, str) else None
         return (self._routes[self._default_route], INVALID) if route is None else (route, CHOSEN)
+
+    def _fall_back(self, error: Exception) -> _Choice:
+        note_fault("router.router_fn", error)
+        ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
+        return self._routes[self._default_route], FAILED
 
     def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
         """Decides between the two models, and counts the decision.
@@ -344,6 +370,16 @@ def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, An
         return offered
     named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return {name: value for name, value in offered.items() if name in named}
+
+
+def _takes_context(func: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(func).bind(None, None)
+    except TypeError:
+        return False  # it takes the input alone
+    except ValueError:
+        return True  # it has no signature; the contract is (input, context)
+    return True
 
 
 def _check_cost(knob: str, value: Any) -> None:

@@ -136,13 +136,13 @@ class TimeoutRecord:
             )
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
-        """The work ignored its cancellation and was left behind, running: `task` is done when it ends."""
+        """The work did not end when it was cancelled and was left behind: `task` is done when it does end."""
         TIMEOUT_ABANDONED.series(self.operation).add()
         active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
         active.add(1)
         loop = task.get_loop()
         left = loop.time()
-        logger.warning("Operation '%s' ignored its cancellation and was left running", self.operation)
+        logger.warning("Operation '%s' did not end when it was cancelled, and was left running", self.operation)
 
         def ended(task: asyncio.Future[Any]) -> None:
             active.add(-1)

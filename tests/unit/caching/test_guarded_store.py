@@ -155,6 +155,7 @@ async def test_a_silent_store_costs_one_budget_once(
         await guard.set("key", b"", 1000)
     assert pytest.approx(_BUDGET) == _now()
     assert ["get"] == store.calls
+    await _turn()
     assert 0 == store.inside
     assert [("cache.backend.degraded", {"operation": "answers", "error_type": "TimeoutError"})] == turns
     assert 0 == metrics("cache.backend_up", operation="answers")
@@ -472,6 +473,7 @@ async def test_what_was_cleared_while_the_store_was_away_is_gone_when_it_is_back
     await _wait_and_probe(guard, 1.0)
     assert await guard.get("cache:answers:a") is None
     await asyncio.sleep(60.0)
+    await _turn()
     assert {"other"} == set(store.entries) - {"cache:answers:probe"}
     assert b"good" == await guard.get("other")
 

@@ -212,7 +212,7 @@ def test_processes_agree_and_the_format_is_pinned() -> None:
         for seed in ("1", "2")
     }
     assert {
-        "cache:operation:v1:88dc98bb2701:7b2697d66f6f1aa4e88d3d03e755070c559750544e32535da47920baaf8d6102"
+        "cache:operation:v1:88dc98bb2701:b10708f0f96d8c3433391e341dfd45db07142634ba496ab28ea4013ca1e7dc1c"
     } == outputs
 
 

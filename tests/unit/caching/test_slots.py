@@ -1,4 +1,4 @@
-"""Slots keep a burst of lookups from opening hundreds of connections at once; none may be lost, or the store with it."""
+"""Slots keep a burst of lookups from opening hundreds of connections; a slot that got lost would be the store's end."""
 
 from __future__ import annotations
 
