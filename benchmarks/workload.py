@@ -47,7 +47,7 @@ class Runnable(Protocol):
         """Make one call."""
 
 
-def choose(request: dict[str, Any], context: Any = None) -> str:
+def choose(request: dict[str, Any]) -> str:
     """The routing rule: short questions go to the fast route."""
     return FAST if len(request["messages"][0]["content"]) < 4000 else PREMIUM
 

@@ -179,7 +179,7 @@ async def test_the_scraped_port_shows_every_series_with_exactly_the_numbers() ->
     own = {"operation": "ask"}, {"operation": "ask-cheap"}, {"operation": "ask-dear"}
     assert {"cheap", "dear"} == {dict(series)["route"] for series in found.series("router_execution_seconds_count")}
     assert len(own) - 1 == len(found.series("timeout_successes_total"))
-    assert "telemetry_faults_total" in found.families, "the routing function that failed is counted as a fault"
+    assert 3 == found.value("telemetry_faults_total", site="router.router_fn")
 
 
 async def test_buckets_are_made_for_what_they_measure() -> None:
@@ -341,23 +341,24 @@ async def test_ten_thousand_names_cannot_grow_the_scrape_past_the_cap(pushed: bo
             return None
 
         attempt = LLMCallPrimitive[Any, Any](call)
-        bounded = [TimeoutPrimitive(call, 5.0, operation_name=f"operation {number}") for number in range(3000)]
-        caches = [CachePrimitive(call, str, operation_name=f"cache {number}") for number in range(3000)]
-        routes = {f"route {number}": call for number in range(3000)}
+        bounded = [TimeoutPrimitive(call, 5.0, operation_name=f"operation {number}") for number in range(2200)]
+        caches = [CachePrimitive(call, str, operation_name=f"cache {number}") for number in range(2200)]
+        routes = {f"route {number}": call for number in range(2200)}
         router: RouterPrimitive[Any, Any] = RouterPrimitive(routes, lambda name, context: name, "route 0")
-        for number in range(10_000):
+        models = 2200 if pushed else 10_000
+        for number in range(models):
             await attempt.execute({"model": f"model {number}"})
-        for number in range(3000):
+        for number in range(2200):
             await bounded[number].execute(None)
             await caches[number].execute("x")
             await router.execute(f"route {number}")
         found = _scrape_lines()
         for name, total in (
-            ("gen_ai_client_operation_duration_seconds_count", 10_000),
-            ("timeout_successes_total", 3000),
-            ("timeout_execution_seconds_count", 3000),
-            ("cache_misses_total", 3000),
-            ("router_decisions_total", 3000),
+            ("gen_ai_client_operation_duration_seconds_count", models),
+            ("timeout_successes_total", 2200),
+            ("timeout_execution_seconds_count", 2200),
+            ("cache_misses_total", 2200),
+            ("router_decisions_total", 2200),
         ):
             lines = [line for line in found if line.startswith(name + "{")]
             assert 2001 == len(lines), name

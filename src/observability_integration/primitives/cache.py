@@ -190,12 +190,11 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def get_stats(self) -> CacheStats:
         """Counts since construction."""
-        hits, misses = self._total_hits, self._total_misses
-        total = hits + misses
+        hits, total = self._total_hits, self._total_hits + self._total_misses
         return {
             "operation": self._operation,
             "hits": hits,
-            "misses": misses,
+            "misses": total - hits,
             "total": total,
             "hit_rate": hits / total if total else 0.0,
             # Rounded to a ten-billionth of a dollar, which is below any price and above the noise of adding floats.
@@ -371,19 +370,19 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise
         if lookup.from_backend:
             self._hit(lookup.span, lookup.started, lookup.cost, "backend")
-            return value
-        lookup.span.set_attribute("cache.hit", False)
+        else:
+            lookup.span.set_attribute("cache.hit", False)
         return value
 
     async def _flight(
         self, lookup: _Lookup, digest: bytes, compute: Callable[[], Awaitable[Any]]
     ) -> tuple[Any, Kept | None]:
-        # The span is not touched here: the caller may have been cancelled, and have ended it.
+        # The span is not touched here: the caller may be gone, and have ended it.
         current = functools.partial(self._flights.is_current, digest)
         if self._levels.has_shared:
             found = await self._levels.fetch(digest, current)
+            lookup.from_backend = found is not None
             if found is not None:
-                lookup.from_backend = True
                 return found
         self._miss(lookup)
         value = await compute()

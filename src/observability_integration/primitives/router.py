@@ -183,6 +183,8 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             )
             for route, step in routes.items()
         }
+        self._chosen: dict[Any, _Choice] = {name: (route, CHOSEN) for name, route in self._routes.items()}
+        self._invalid: _Choice = self._routes[self._default_route], INVALID
 
     @property
     def name(self) -> str:
@@ -214,7 +216,7 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if not switch.on and not spans.tracing.enabled:
             choice = self._choose(input_data, context)
             route, _ = choice if isinstance(choice, tuple) else await choice
-            return cast("Out", await route.call(input_data, context))  # type: ignore[misc]
+            return await route.call(input_data, context)  # type: ignore[no-any-return]
         span = self._begin(context)
         token = spans.tracing.activate(span)
         try:
@@ -223,12 +225,12 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             self._note(span, route, reason)
             started = time.perf_counter()
             try:
-                result = await route.call(input_data, context)  # type: ignore[misc]
+                result: Out = await route.call(input_data, context)
             except BaseException as error:
                 route.ended(span, started, error)
                 raise
             route.ended(span, started, None)
-            return cast("Out", result)
+            return result
         finally:
             spans.tracing.deactivate(token)
             span.end()
@@ -264,20 +266,20 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             chosen: Any = self._router_fn(input_data, context) if self._with_context else self._router_fn(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             return self._fall_back(error)
-        if not isinstance(chosen, str) and inspect.isawaitable(chosen):
-            return self._choose_later(chosen)
-        return self._named(chosen)
+        try:
+            return self._chosen[chosen]
+        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
+            return self._choose_later(chosen) if inspect.isawaitable(chosen) else self._invalid
 
     async def _choose_later(self, choosing: Awaitable[Any]) -> _Choice:
         try:
             chosen = await choosing
         except Exception as error:  # noqa: BLE001 - as above
             return self._fall_back(error)
-        return self._named(chosen)
-
-    def _named(self, chosen: Any) -> _Choice:
-        route = self._routes.get(chosen) if isinstance(chosen, str) else None
-        return (self._routes[self._default_route], INVALID) if route is None else (route, CHOSEN)
+        try:
+            return self._chosen[chosen]
+        except (KeyError, TypeError):
+            return self._invalid
 
     def _fall_back(self, error: Exception) -> _Choice:
         note_fault("router.router_fn", error)

@@ -42,7 +42,7 @@ class RouteRecord:
     ) -> None:
         self.name = name
         self.step = step
-        self.call = None if step is None else call_of(step)
+        self.call: Any = None if step is None else call_of(step)
         # Rounded to a ten-billionth of a dollar: 0.01 - 0.001 is 0.009, not 0.009000000000000001.
         self.saving = round(saving, 10)
         self._decisions = {reason: ROUTER_DECISIONS.declare(owner, name, reason) for reason in reasons}

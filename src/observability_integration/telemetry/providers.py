@@ -119,7 +119,6 @@ class Running:
             return max(0.0, deadline - time.monotonic())
 
         spans.install(None)
-        instruments.stop()
         delegating_tracers.inner = None
         delegating_meters.install(None)
         server = self._unserve()
@@ -129,6 +128,7 @@ class Running:
         threads = [_in_thread(ender, left()) for ender in self._enders]
         for thread in threads:
             thread.join(left())
+        instruments.stop()  # not before: the last push observes the gauges
         in_time = not any(thread.is_alive() for thread in threads)
         if not in_time:
             for interrupt in self._interrupts:

@@ -65,6 +65,17 @@ class Named(StrEnum):
     PREMIUM = "premium"
 
 
+class Least(WorkflowContext):
+    """A context that is less than any text."""
+
+    def __gt__(self, other: object) -> bool:
+        return False
+
+
+class ProviderError(Exception):
+    pass
+
+
 @pytest.mark.promise("R1")
 @pytest.mark.parametrize("named", ["premium", Named.PREMIUM])
 async def test_the_function_names_the_route(named: str, metrics: Metrics, tracing: Any) -> None:
@@ -98,6 +109,41 @@ async def test_a_synchronous_function_may_return_an_awaitable() -> None:
 
     router = RouterPrimitive[str, str]({"fast": fast, "premium": premium}, lambda question, context: choose())
     assert "premium: hi" == await router.execute("hi")
+
+
+@pytest.mark.promise("R1")
+async def test_the_function_may_take_the_input_alone() -> None:
+    """Most functions look at the question only; a second parameter just for the form would be noise."""
+    router = RouterPrimitive[str, str]({"fast": fast, "premium": premium}, lambda question: "premium")
+    assert "premium: hi" == await router.execute("hi")
+    assert "premium: hi" == await router.execute("hi", WorkflowContext("w-1"))
+
+
+@pytest.mark.promise("R1")
+async def test_a_function_that_tells_no_signature_gets_both_arguments() -> None:
+    """Compiled functions have none to read; input and context are the contract."""
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(max)
+    router = RouterPrimitive[str, str]({"fast": fast, "premium": premium}, max)
+    assert "premium: premium" == await router.execute("premium", Least())
+
+
+@pytest.mark.promise("R1", "R2", "S10")
+async def test_without_telemetry_it_routes_the_same() -> None:
+    """Counting is a by-product: choice, fallback and errors are the same where nobody counts."""
+
+    async def failing(question: str) -> str:
+        raise ProviderError
+
+    async def choose(question: str, context: WorkflowContext) -> str:
+        return question
+
+    router = RouterPrimitive[str, str]({"fast": fast, "premium": premium, "failing": failing}, choose)
+    assert "premium: premium" == await router.execute("premium")
+    assert "fast: unknown" == await router.execute("unknown")
+    with pytest.raises(ProviderError):
+        await router.execute("failing")
+    assert "fast: hi" == await RouterPrimitive[str, str]({"fast": fast}, lambda question: 1 / 0).execute("hi")  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.promise("R1")
@@ -159,10 +205,6 @@ async def test_a_cancellation_inside_the_function_is_not_an_error(metrics: Metri
         await RouterPrimitive({"fast": route}, choose).execute("hi")
     assert [] == called
     assert {} == decisions(metrics)
-
-
-class ProviderError(Exception):
-    pass
 
 
 @pytest.mark.promise("R2", "B3")
@@ -312,6 +354,7 @@ def test_every_known_series_stands_at_0_from_the_start(metrics: Metrics) -> None
         ({"routes": {"a": fast}, "router_fn": lambda x, c: "a"}, "Default route 'fast' not in routes"),
         ({"routes": {"fast": fast}, "router_fn": lambda x, c: "a", "default": "b"}, "Default route 'b' not in routes"),
         ({"routes": {"fast": fast}}, "router_fn is required"),
+        ({"routes": {"fast": fast}, "router_fn": "fast"}, "router_fn must be a function, got str"),
         ({"routes": {"fast": lambda x: x}, "router_fn": lambda x, c: "fast"}, "synchronous"),
         (
             {"routes": {"fast": fast}, "router_fn": lambda x, c: "fast", "cost_per_route": {"fast": -1}},

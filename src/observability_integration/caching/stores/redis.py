@@ -7,6 +7,7 @@ hangs keeps nothing alive. Answers may be bytes or text (``decode_responses=True
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar, cast
@@ -127,12 +128,19 @@ class RedisUrlStore(RedisStore):
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         try:
+            from redis import __version__ as version
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ImportError as error:
             raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
         self._class: Any = Redis
+        self._options: dict[str, Any] = {}
+        with contextlib.suppress(ImportError):  # older versions have none
+            from redis.driver_info import DriverInfo
+
+            # Else every connection reads the package's version from the disk when it is opened, inside the loop.
+            self._options["driver_info"] = DriverInfo(lib_version=version)
         # The client's own retries would hide a dead server for seconds; one attempt, and the cache decides.
         self._retry = Retry(NoBackoff(), 0)
         self._timeout = timeout_seconds
@@ -147,7 +155,11 @@ class RedisUrlStore(RedisStore):
 
     def _make(self) -> Any:
         return self._class.from_url(
-            self._url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout, retry=self._retry
+            self._url,
+            socket_timeout=self._timeout,
+            socket_connect_timeout=self._timeout,
+            retry=self._retry,
+            **self._options,
         )
 
     async def _client(self) -> Any:
