@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from typing import Any
@@ -18,6 +21,9 @@ WAYS = [*CLIENTS, "url"]
 # The server is well; on a machine that is busy with other things it may take longer to show that it is.
 PATIENT = CachePolicy(backend_budget_seconds=2.0)
 
+# The retries of a synchronous client end within some 4 seconds, and at once when the server is back.
+_THREADS_SECONDS = 10.0
+
 Caches = Callable[..., CachePrimitive[Any, Any]]
 
 
@@ -27,6 +33,19 @@ async def caches() -> AsyncIterator[Caches]:
     import redis
     import redis.asyncio
 
+    class Synchronous(redis.Redis):
+        under_way = 0
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            with lock:
+                Synchronous.under_way += 1
+            try:
+                return super().execute_command(*args, **options)
+            finally:
+                with lock:
+                    Synchronous.under_way -= 1
+
+    lock = threading.Lock()
     made: list[CachePrimitive[Any, Any]] = []
     clients: list[Any] = []
 
@@ -35,7 +54,7 @@ async def caches() -> AsyncIterator[Caches]:
             kwargs["redis_url"] = server.url
         else:
             # As users make them: with the retries, timeouts and pools that the package sees fit.
-            kind = redis.asyncio.Redis if way.startswith("asyncio") else redis.Redis
+            kind = redis.asyncio.Redis if way.startswith("asyncio") else Synchronous
             kwargs["redis_client"] = kind(port=server.port, decode_responses=way.endswith("text"))
             clients.append(kwargs["redis_client"])
         kwargs.setdefault("policy", PATIENT)
@@ -45,6 +64,10 @@ async def caches() -> AsyncIterator[Caches]:
     yield make
     for cache in made:
         await cache.aclose()
+    # A thread that is still trying when its client is closed leaves its socket open.
+    give_up = time.monotonic() + _THREADS_SECONDS
+    while Synchronous.under_way and time.monotonic() < give_up:
+        await asyncio.sleep(0.01)
     for client in clients:
         if isinstance(client, redis.Redis):
             client.close()

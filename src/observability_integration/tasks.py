@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
@@ -77,6 +77,9 @@ def left_in_thread(task: asyncio.Future[Any]) -> asyncio.Future[None] | None:
     return None if left is None or left.done() else left
 
 
+_Job = Callable[[], Callable[[], None]]  # does the work, and returns what tells of the result
+
+
 class DaemonThreads:
     """A few daemon threads for blocking calls that may never return.
 
@@ -95,7 +98,7 @@ class DaemonThreads:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
@@ -121,28 +124,32 @@ class DaemonThreads:
             else:
                 future.set_exception(error)
 
-        def job() -> None:
+        def job() -> Callable[[], None]:
             result: T | None = None
             caught: BaseException | None = None
             try:
                 result = context.run(func, *args)
             except BaseException as error:  # noqa: BLE001 - handed to the awaiting task
                 caught = RuntimeError("StopIteration raised in a thread") if isinstance(error, StopIteration) else error
-            with contextlib.suppress(RuntimeError):  # the loop closed meanwhile: nobody is waiting
-                loop.call_soon_threadsafe(deliver, result, caught)
+
+            def tell() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop closed meanwhile: nobody is waiting
+                    loop.call_soon_threadsafe(deliver, result, caught)
+
+            return tell
 
         self._submit(job)
         try:
             return await future
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and future.cancelled():  # else the thread had ended in the same turn of the loop
-                _left_in_thread[task] = ended = loop.create_future()
+            if future.cancelled():  # else the thread had ended in the same turn of the loop
+                ended = loop.create_future()
+                _left_in_thread[cast("asyncio.Task[Any]", asyncio.current_task())] = ended
             raise
 
-    def _submit(self, job: Callable[[], None]) -> None:
+    def _submit(self, job: _Job) -> None:
         if self._pid != os.getpid():  # forked: the threads counted here stayed behind in the parent
-            self._start_afresh()
+            self._start_afresh()  # pragma: no cover - only ever runs in a forked child, where nothing is measured
         with self._lock:
             start = self._idle <= self._pending and self._threads < self._max_threads
             if start:
@@ -152,12 +159,16 @@ class DaemonThreads:
         self._jobs.put(job)
 
     def _work(self) -> None:
+        tell: Callable[[], None] | None = None
         while True:
             with self._lock:
                 self._idle += 1
+            if tell is not None:
+                tell()  # after being counted as idle: whoever is told may have the next call for this very thread
+            tell = None  # an idle thread must not keep what the last call was about
             job = self._jobs.get()
             with self._lock:
                 self._idle -= 1
                 self._pending -= 1
-            job()
-            del job  # or an idle thread would keep the last call's arguments
+            tell = job()
+            del job

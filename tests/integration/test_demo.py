@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("opentelemetry")
 pytest.importorskip("openai")
 

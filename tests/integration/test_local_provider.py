@@ -17,6 +17,8 @@ from observability_integration.demo.model_profiles import DEFAULT_PROFILES, Fail
 from observability_integration.demo.provider import LocalProvider
 from observability_integration.errors import ConfigurationError
 
+pytestmark = pytest.mark.once
+
 ANSWERS = {entry.id: entry for entry in load_corpus()}
 FRUIT = ANSWERS["science-008"]
 KEY = "sk-never-shown-0123456789"

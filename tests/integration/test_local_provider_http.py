@@ -13,6 +13,8 @@ import pytest
 from observability_integration.demo.http1 import Limits
 from observability_integration.demo.provider import LocalProvider
 
+pytestmark = pytest.mark.once
+
 CHAT = json.dumps({"model": "local-small", "messages": [{"role": "user", "content": "2+2?"}]}).encode()
 CHAT_PATH = "/v1/chat/completions"
 Reply = tuple[int, dict[str, str], bytes]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.needs_otel
+pytestmark = [pytest.mark.once, pytest.mark.needs_otel]
 
 SCRIPT = """
 import asyncio, gc, itertools, logging

@@ -30,7 +30,7 @@ from observability_integration.telemetry import guard, scrape_acceptor, scrape_s
 from observability_integration.telemetry.scrape_pages import ScrapePages
 from observability_integration.telemetry.scrape_server import ScrapeServer
 
-pytestmark = [pytest.mark.needs_otel, pytest.mark.promise("M5", "M9")]
+pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.promise("M5", "M9")]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 WAIT_SECONDS = 20.0

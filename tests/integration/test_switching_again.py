@@ -133,10 +133,14 @@ def test_a_meter_may_carry_attributes_of_any_kind() -> None:
     assert first is not metrics.get_meter("scoped", attributes={"teams": ["north"]})
 
 
-def test_an_instrument_the_sdk_refuses_does_not_stop_telemetry() -> None:
+def test_an_instrument_the_sdk_refuses_does_not_stop_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name with a blank, made while telemetry was off, must not make switching it on fail."""
     from opentelemetry import metrics
 
+    from observability_integration.telemetry.delegates import meter_provider
+
+    # Meters live as long as the process; this one shall not be refused again in every later test.
+    monkeypatch.setattr(meter_provider, "_meters", dict(meter_provider._meters))
     initialize_observability(prometheus_port=0)
     shutdown_observability()
     meter = metrics.get_meter("refused")

@@ -17,6 +17,7 @@ from observability_integration import (
     shutdown_observability,
 )
 from observability_integration.primitives import TimeoutPrimitive
+from observability_integration.telemetry.instruments import TIMEOUT_SUCCESSES
 from tests.otlp_receiver import OtlpReceiver
 from tests.processes import free_port
 from tests.scripts import run_script
@@ -143,6 +144,8 @@ async def test_primitives_go_on_after_it() -> None:
     shutdown_observability()
     assert "B" == await bounded.execute("b")
     assert 2 == bounded.get_stats()["successes"]
+    counted = [s.value for s in TIMEOUT_SUCCESSES if s.attributes == {"operation": "afterwards"}]
+    assert [1] == counted, "measuring goes on although nobody looks"
 
 
 @pytest.mark.needs_otel

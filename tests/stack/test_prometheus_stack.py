@@ -26,7 +26,7 @@ from prometheus_client.exposition import generate_latest
 from observability_integration.telemetry.prometheus import PrometheusReader
 from observability_integration.telemetry.scrape_server import ScrapeServer
 
-pytestmark = [pytest.mark.needs_otel, pytest.mark.needs_prometheus, pytest.mark.promise("M2", "M4")]
+pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.needs_prometheus, pytest.mark.promise("M2", "M4")]
 
 WAIT_SECONDS = 20.0
 TOKEN = "s3cret"

@@ -21,6 +21,8 @@ from benchmarks import checks, imports, modes, report, targets, workload
 from benchmarks.measure import Case, Contestant, Effort, Ratio, ratio, run
 from benchmarks.targets import Row, Section, Target, Verdict
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 TINY = Effort(rounds=2, batches=2, calls=3)
 

@@ -52,7 +52,7 @@ class GuardedStore:
         self._operation = operation
         self._prefix = prefix
         self._policy = policy
-        self._slots = Slots(_SLOTS)
+        self._slots = Slots(1)  # the first access goes alone: many connections opened at once are all late together
         self._longest_seconds = (_PATIENCE + 2) * policy.backend_budget_seconds
         self._open = False
         self._answers = 0
@@ -130,6 +130,8 @@ class GuardedStore:
             if not isinstance(error, TimeoutError) or self._answers == answers:
                 self._trip(error)
         else:
+            if self._answers == 0:
+                self._slots.widen(_SLOTS)
             self._answers += 1
             if (self._due or self._clear_due is not None) and (self._payment is None or self._payment.done()):
                 self._pay_soon()
@@ -216,8 +218,7 @@ class GuardedStore:
     async def _try_again(self) -> None:
         budget = self._policy.backend_budget_seconds
         try:
-            # A write, because a store that answers and takes nothing (read-only, out of memory) is not back.
-            await self._within(lambda: self._store.set(self._prefix + "probe", b"", _PROBE_TTL_MILLISECONDS), budget)
+            await self._within(self._write_and_read, budget)
             await self._within(self._pay, self._time_to_pay())
         except Exception:  # noqa: BLE001 - it is not back, whatever it says
             self._failures += 1
@@ -228,6 +229,12 @@ class GuardedStore:
         self._up.set(1)
         logger.warning("Cache '%s': shared store back in use", self._operation)
         events.emit("cache.backend.recovered", operation=self._operation)
+
+    async def _write_and_read(self) -> None:
+        # A store that takes nothing (read-only, out of memory) is not back, nor is one that only takes.
+        key = self._prefix + "probe"
+        await self._store.set(key, b"", _PROBE_TTL_MILLISECONDS)
+        await self._store.get(key)
 
 
 async def _run(start: Callable[[], Awaitable[T]]) -> T:

@@ -41,6 +41,17 @@ class Slots:
         turn.cancel()
         return False
 
+    def widen(self, limit: int) -> None:
+        """Raises the number of slots, and lets those in who wait for one in this loop."""
+        self._limit = limit
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting.get(loop)
+        while waiting and self._taken.get(loop, 0) < limit:
+            turn = waiting.popleft()
+            if not turn.done():
+                self._taken[loop] = self._taken.get(loop, 0) + 1
+                turn.set_result(None)
+
     def give_back(self) -> None:
         """Hands a slot to whoever has waited longest, if anybody still does."""
         loop = asyncio.get_running_loop()

@@ -63,11 +63,6 @@ class Usage:
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
-    @property
-    def known(self) -> bool:
-        """Whether the provider said anything."""
-        return self.input_tokens is not None or self.output_tokens is not None
-
     def merged(self, later: Usage) -> Usage:
         """This usage, updated by what a later report of the same call says.
 

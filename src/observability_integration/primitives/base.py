@@ -21,6 +21,7 @@ Out = TypeVar("Out")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Next = TypeVar("Next")
+Before = TypeVar("Before")
 
 
 class Executable(Protocol[In_contra, Out_co]):
@@ -94,7 +95,7 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
 
         return SequentialPrimitive([self, lift(other)])
 
-    def __rrshift__(self, other: Step[Any, In]) -> SequentialPrimitive[Any, Out]:
+    def __rrshift__(self, other: Step[Before, In]) -> SequentialPrimitive[Before, Out]:
         from .lifting import lift
         from .sequential import SequentialPrimitive
 

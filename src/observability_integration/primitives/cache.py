@@ -76,9 +76,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     *Model form*: ``CachePrimitive(redis_url=...)`` and `get_or_compute`.
 
     Looks in memory (bounded), then in Redis if there is one, then makes the call; equal calls that overlap are made
-    once. Redis may be missing, refused, silent, paused or broken: the call goes on from memory, and no access to it
-    takes longer than ``policy.backend_budget_seconds``. A hit is a value returned instead of a call, and is counted
-    when it is returned. Exceptions are never kept; None is a value like any other.
+    once. Redis may be missing or broken in any way: the call goes on from memory (docs/semantics-cache.md). A hit is
+    a value returned instead of a call. Exceptions are never kept; None is a value like any other.
 
     Args:
         primitive: what to call on a miss.
@@ -87,7 +86,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         ttl_seconds: how long a value is kept, > 0.
         redis_client: ``redis.asyncio`` or synchronous client, also with ``decode_responses=True``; never closed by us.
         cost_per_call: USD that a hit saves; an estimate of yours.
-        operation_name: label of the metrics and part of the key; by default the wrapped primitive's name.
+        operation_name: label, and part of the key: caches of one name share entries. By default the primitive's name.
         redis_url: model form: where Redis is; connections are made when needed and closed by `aclose`.
         backend: a store of your own in place of Redis (see `caching.stores.shared.SharedStore`).
         scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them with everybody.

@@ -39,8 +39,8 @@ def streamed_content(parts: list[str]) -> str:
 
 def _as_json(content: Any) -> str:
     def plain(value: Any) -> Any:
-        dump = getattr(value, "model_dump", None)
-        return dump(mode="json") if callable(dump) else str(value)
+        dump = getattr(value.__class__, "model_dump", None)  # of the class: a mock has every attribute, and dumps mocks
+        return dump(value, mode="json") if callable(dump) else str(value)
 
     if isinstance(content, Mapping):
         content = dict(cast("Mapping[str, Any]", content))

@@ -125,7 +125,7 @@ class Running:
         if server is not None:
             server.close(min(1.0, left()))
         # The SDK's own flushes do not keep to a time limit, so they run beside us and are left behind if need be.
-        threads = [_in_thread(ender, left()) for ender in self._enders]
+        threads = [thread for ender in self._enders if (thread := _in_thread(ender, left())) is not None]
         for thread in threads:
             thread.join(left())
         instruments.stop()  # not before: the last push observes the gauges
@@ -142,7 +142,7 @@ class Running:
             server.release_after_fork()
 
 
-def _in_thread(ender: Callable[[float], object], seconds: float) -> threading.Thread:
+def _in_thread(ender: Callable[[float], object], seconds: float) -> threading.Thread | None:
     def run() -> None:
         try:
             ender(seconds)
@@ -154,6 +154,7 @@ def _in_thread(ender: Callable[[float], object], seconds: float) -> threading.Th
         thread.start()
     except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread any more while the interpreter goes down
         run()
+        return None
     return thread
 
 

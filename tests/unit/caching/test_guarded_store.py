@@ -216,8 +216,32 @@ async def test_a_burst_is_let_through_a_few_at_a_time(guard: GuardedStore, store
     assert [] == turns
 
 
+async def test_a_burst_at_the_start_does_not_put_a_healthy_store_out_of_use(
+    guard: GuardedStore, store: _Store, turns: list[Any]
+) -> None:
+    """Opening a connection takes the longer the more are opened at once; on a busy machine, longer than the budget."""
+    idle = 0
+
+    async def behave(name: str) -> None:
+        nonlocal idle
+        if idle:
+            idle -= 1
+            await asyncio.sleep(0.001)
+        else:
+            await asyncio.sleep(0.005 * store.inside)
+            await asyncio.sleep(0.005 * store.inside)
+        idle += 1
+
+    store.behave = behave
+    await asyncio.gather(*(guard.set(f"key {number}", b"", 1000) for number in range(100)))
+    assert [] == turns
+    await guard.set("afterwards", b"1", 1000)
+    assert b"1" == await guard.get("afterwards")
+
+
 async def test_a_queue_that_does_not_move_is_left(guard: GuardedStore, store: _Store, metrics: Any) -> None:
     """A store that is only just fast enough must not make the last of a burst wait for seconds."""
+    await guard.get("first")
     store.behave = _taking(0.04)
     await asyncio.gather(*(guard.set(f"key {number}", b"", 1000) for number in range(500)))
     assert 0.6 >= _now()
@@ -243,6 +267,7 @@ async def test_late_while_others_are_answered_is_no_fault_of_the_store(
     guard: GuardedStore, store: _Store, turns: list[Any], metrics: Any
 ) -> None:
     """One large value, or a busy process, says nothing about a store that answers everybody else."""
+    await guard.get("first")
     slow = True
 
     async def behave(name: str) -> None:
@@ -426,6 +451,15 @@ async def test_a_store_that_takes_no_writes_is_not_back(guard: GuardedStore, sto
     store.behave = None
     await _wait_and_probe(guard, 8.0)
     assert "cache.backend.recovered" == turns[-1][0]
+
+
+async def test_a_store_that_only_takes_is_not_back(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
+    """Where reading is forbidden, a write that works proves nothing, and the next lookup would fail again."""
+    store.behave = _raising(RuntimeError("NOPERM"), "get")
+    await guard.get("key")
+    for _ in range(10):
+        await _wait_and_probe(guard, 8.0)
+    assert ["cache.backend.degraded"] == [name for name, _ in turns]
 
 
 async def test_a_store_that_flaps_is_given_ever_more_time(guard: GuardedStore, store: _Store) -> None:

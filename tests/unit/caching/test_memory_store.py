@@ -99,6 +99,21 @@ def test_deleting_and_clearing_free_the_room(clock: _Clock) -> None:
     assert (0, 0) == (len(store), store.bytes)
 
 
+def test_an_entry_evicted_while_it_is_read_is_still_read() -> None:
+    """Another thread may throw it out between finding it and marking it as used; what was found is good."""
+    kept = _kept()
+    store = MemoryStore(10, 100, lambda: 0.0)
+    store.set(b"key", kept, 5.0)
+
+    def evicted_meanwhile() -> float:
+        store.clear()
+        return 0.0
+
+    store._clock = evicted_meanwhile
+    assert kept is store.get(b"key")
+    assert store.get(b"key") is None
+
+
 _keys = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
 _steps = st.lists(
     st.one_of(

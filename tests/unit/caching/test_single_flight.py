@@ -155,16 +155,17 @@ def test_each_event_loop_has_its_own_flights() -> None:
     seen: dict[str, Any] = {}
 
     async def first() -> None:
-        loop = asyncio.get_running_loop()
+        go_on = asyncio.Event()
 
         async def call() -> str:
             departed.set()
-            await loop.run_in_executor(None, asked.wait)
+            await go_on.wait()
             return "first"
 
         flight = flights.depart(b"key", call)
-        assert await loop.run_in_executor(None, asked.wait)
+        await asyncio.get_running_loop().run_in_executor(None, asked.wait)
         seen["still there"] = flights.join(b"key") is flight
+        go_on.set()
         seen["first"] = await flight
 
     async def second() -> None:

@@ -97,6 +97,27 @@ async def test_no_slot_is_lost_whoever_leaves_when(seed: int) -> None:
     assert [True, True, True, False] == [await slots.take(0.0) for _ in range(4)]
 
 
+async def test_widening_lets_those_in_who_wait() -> None:
+    """As many as there is room for now, passing over those who have left, and the others later."""
+    slots = Slots(1)
+    assert await slots.take(0.0)
+    waiters = [asyncio.create_task(slots.take(60.0)) for _ in range(4)]
+    await asyncio.sleep(0)
+    waiters[0].cancel()
+    await asyncio.sleep(0)
+    slots.widen(3)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [True, True, True, False] == [waiter.done() for waiter in waiters]
+    assert not await slots.take(0.0)
+    slots.give_back()
+    assert await waiters[3]
+    for _ in range(3):
+        slots.give_back()
+    slots.widen(4)
+    assert [True] * 4 + [False] == [await slots.take(0.0) for _ in range(5)]
+
+
 def test_each_loop_has_its_own_slots() -> None:
     """A waiter of one loop cannot be woken from another, and a loop that ended must not keep slots for ever."""
     slots = Slots(1)

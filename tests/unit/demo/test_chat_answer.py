@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from observability_integration.demo.chat_answer import Pace, answer_to
 from observability_integration.demo.corpus import load_corpus
 from observability_integration.demo.model_profiles import DEFAULT_PROFILES
+
+pytestmark = pytest.mark.once
 
 SMALL = DEFAULT_PROFILES[0]
 

@@ -7,6 +7,8 @@ import pytest
 
 from observability_integration.demo.chat_request import ChatRequestError, Message, parse_chat_request
 
+pytestmark = pytest.mark.once
+
 USER = {"role": "user", "content": "hello"}
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from observability_integration.demo.corpus import corpus_answers, load_corpus, normalise_prompt
 
+pytestmark = pytest.mark.once
+
 TOPICS = {
     "everyday": 10, "math": 15, "code": 15, "extraction": 8, "summary": 8, "translation": 10, "languages": 20,
     "history": 10, "science": 10, "medicine": 6, "law": 6, "cooking": 8, "travel": 8, "writing": 8, "planning": 8,

@@ -12,6 +12,8 @@ from observability_integration.demo.model_profiles import DEFAULT_PROFILES
 from observability_integration.demo.scrape import Samples
 from observability_integration.demo.workload import plan
 
+pytestmark = pytest.mark.once
+
 SCRAPE = Samples(
     """# HELP x_total Things.
 # TYPE x_total counter

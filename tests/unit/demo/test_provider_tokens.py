@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from observability_integration.demo.chat_request import Message
 from observability_integration.demo.tokens import PrefixMemory, message_tokens, split_tokens
+
+pytestmark = pytest.mark.once
 
 
 def test_tokens_are_four_characters_and_join_to_the_text() -> None:

@@ -113,6 +113,7 @@ def metrics() -> Iterator[Callable[..., Any]]:
 
     A histogram is shown as the number of its measurements; a series that is not there, as None.
     """
+    profiles = instruments.switch.profiles
     instruments.start(exemplars=False, profiles=frozenset())
 
     def value(name: str, **labels: str) -> float | None:
@@ -124,3 +125,4 @@ def metrics() -> Iterator[Callable[..., Any]]:
 
     yield value
     instruments.stop()
+    instruments.switch.profiles = profiles

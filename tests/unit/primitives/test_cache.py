@@ -786,8 +786,8 @@ async def test_streams_pass_and_are_counted(metrics: Callable[..., Any], tracing
 
     cache = _cache(stream)
     cache.stream("never opened")
-    for _ in range(2):
-        async with cache.stream("a", WorkflowContext(workflow_id="w", correlation_id="c")) as chunks:
+    for context in (WorkflowContext(workflow_id="w", correlation_id="c"), None):
+        async with cache.stream("a", context) as chunks:
             assert ["a", "b"] == [chunk async for chunk in chunks]
     assert 2 == calls
     assert 2 == metrics("cache.bypasses", operation="answers", reason="stream")

@@ -51,7 +51,7 @@ from observability_integration.primitives import (
     WorkflowPrimitive,
 )
 from observability_integration.primitives.lifting import call_of, lift
-from observability_integration.tasks import DaemonThreads, own, spawn, wait_done
+from observability_integration.tasks import DaemonThreads, left_in_thread, own, spawn, wait_done
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -181,6 +181,7 @@ async def anything(*args: Any, **kwargs: Any) -> str:
         (keyword_default, "x 0.2"),
         (positional_default, "x 0.2"),
         (anything, "1 0"),
+        (AsyncMock(return_value="no parameters of its own"), "no parameters of its own"),
         (functools.partial(with_context, context=WorkflowContext("own")), "x own"),
     ],
 )
@@ -382,6 +383,36 @@ async def test_cancelled_caller_leaves_its_thread() -> None:
     await threads.run(lambda: None)
     gc.collect()
     assert [] == complaints
+
+
+def test_cancelled_in_the_turn_in_which_the_thread_ends() -> None:
+    """Cancelled just as the value arrives: the caller hears of its cancellation, and no thread is left running."""
+
+    class Loop(FakeClockLoop):
+        told = 0
+
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:
+            handle = super().call_soon_threadsafe(*args, **kwargs)
+            self.told += 1
+            return handle
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+
+        def cancel_after_the_value() -> None:
+            while loop.told < 2:  # until the thread has queued its value
+                time.sleep(0.001)
+            loop.call_soon(task.cancel)
+
+        task = asyncio.ensure_future(
+            DaemonThreads(1, "ends").run(lambda: loop.call_soon_threadsafe(cancel_after_the_value))
+        )
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert left_in_thread(task) is None
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 async def test_idle_thread_keeps_nothing() -> None:
@@ -726,6 +757,12 @@ async def test_conditional(condition: Any, tracing: Any) -> None:
     assert "X" == await primitive.execute("x")
     assert "yy" == await primitive.execute("y")
     assert ["True", "False"] == [span.attributes["conditional.branch"] for span in tracing.spans]
+
+
+async def test_selector_that_tells_no_parameters() -> None:
+    """Some builtins do not tell what they take: they are called with the input alone."""
+    assert "X" == await SwitchPrimitive(type, {str: upper}).execute("x")
+    assert "X" == await ConditionalPrimitive(bool, upper).execute("x")
 
 
 async def test_conditional_without_an_else() -> None:

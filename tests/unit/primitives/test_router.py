@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from observability_integration import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives import RouterPrimitive
+from observability_integration.primitives import LLMCallPrimitive, RouterPrimitive
 from observability_integration.primitives.router import Route, RoutingDecision
 from observability_integration.routing.complexity import estimate_complexity
 
@@ -693,3 +693,34 @@ async def test_a_stream_falls_back_like_a_call(metrics: Metrics) -> None:
         assert "one " == await anext(chunks)
     assert {("fast", "routing_error_fallback"): 1} == decisions(metrics)
     assert 1 == metrics("router.errors", route="fast", error_type="KeyError")
+
+
+@pytest.mark.promise("R2")
+async def test_a_stream_that_does_not_open_is_an_error_of_its_route(metrics: Metrics, tracing: Any) -> None:
+    """A provider that refuses the request at once has still been routed to."""
+    error = ProviderError("refused")
+
+    async def refused(question: str) -> Any:
+        raise error
+
+    router = RouterPrimitive[str, Any]({"fast": LLMCallPrimitive(refused)}, lambda question: "fast")
+    with pytest.raises(ProviderError) as caught:
+        async with router.stream("hi"):
+            pytest.fail("it opened")
+    assert error is caught.value
+    assert 1 == metrics("router.errors", route="fast", error_type=f"{__name__}.ProviderError")
+    assert [] == tracing.unended()
+
+
+async def test_a_stream_cancelled_while_its_route_is_chosen_counts_for_no_route(metrics: Metrics, tracing: Any) -> None:
+    """Nothing was decided, so nothing was taken."""
+
+    async def choose(question: str, context: WorkflowContext) -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        async with RouterPrimitive[str, Any]({"fast": words}, choose).stream("hi"):
+            pytest.fail("it opened")
+    assert {} == decisions(metrics)
+    assert 0 == metrics("router.execution", route="fast")
+    assert [] == tracing.unended()

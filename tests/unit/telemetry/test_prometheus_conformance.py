@@ -53,7 +53,7 @@ from observability_integration.telemetry import prometheus
 from observability_integration.telemetry.prometheus import PrometheusReader
 from observability_integration.telemetry.prometheus_exemplars import ExemplarKey, ExemplarStore
 
-pytestmark = [pytest.mark.needs_otel, pytest.mark.promise("M3", "M4", "M5", "M8")]
+pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.promise("M3", "M4", "M5", "M8")]
 
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
