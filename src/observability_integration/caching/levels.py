@@ -100,10 +100,12 @@ class Levels:
             note_fault("cache.decode", error.__cause__ or error)
             await self._shared.delete(wire_key)
             return None
-        kept = self._codec.keep(value, encoded, self._max_value_bytes)
-        # What is left of the entry's life: memory must not keep it longer than the shared store does.
+        # What is left of the entry's life: memory must not keep it longer than the shared store should.
         left = min(self._ttl_seconds, expires_ms / 1000 - time.time())
-        if left > 0 and kept.size <= self._max_value_bytes and current():
+        if left <= 0:
+            return None  # the store kept it too long, or the clocks of two machines disagree
+        kept = self._codec.keep(value, encoded, self._max_value_bytes)
+        if kept.size <= self._max_value_bytes and current():
             self._memory.set(digest, kept, left)
         return value, kept
 
