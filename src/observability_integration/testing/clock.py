@@ -55,6 +55,10 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
             raise ValueError(f"a clock does not run backwards: {seconds}")
         self._now_seconds += seconds
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Waits for the threads of the default executor, in real time: a timeout on this clock would give them none."""
+        await super().shutdown_default_executor()
+
     def _jump(self, seconds: float) -> None:
         now = self._now_seconds + seconds
         # A loop fires what is due before `now` + its resolution, which after some months is lost in rounding.

@@ -27,6 +27,8 @@ from observability_integration.primitives import (
 )
 from observability_integration.testing import FakeClockLoop
 
+pytestmark = pytest.mark.once
+
 MAX_TURNS_AFTER = 60  # in which everything that a call started must have ended
 LIMIT_SECONDS = 10.0
 

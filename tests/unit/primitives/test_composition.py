@@ -416,19 +416,23 @@ def test_cancelled_in_the_turn_in_which_the_thread_ends() -> None:
 
 
 async def test_idle_thread_keeps_nothing() -> None:
-    """What was asked last, which may be large or secret, must not live on in a thread that waits for work."""
+    """What was asked and answered last, which may be large or secret, must not live on in a thread that waits."""
 
-    class Question:
+    class Text:
         pass
 
     threads = DaemonThreads(1, "idle")
-    question = Question()
-    gone = weakref.ref(question)
-    await threads.run(lambda _: None, question)
-    await threads.run(lambda: None)  # the only thread has put the first one away
-    del question
-    gc.collect()
-    assert gone() is None
+    question, answer = Text(), Text()
+    gone = [weakref.ref(question), weakref.ref(answer)]
+    answers = [answer]
+    assert answer is await threads.run(lambda _: answers.pop(), question)
+    del question, answer
+    for _ in range(1000):  # the thread tells of the answer a moment before it puts it away
+        await asyncio.sleep(0)
+        if [None, None] == [reference() for reference in gone]:
+            break
+        time.sleep(0.001)
+    assert [None, None] == [reference() for reference in gone]
 
 
 def test_thread_that_outlives_its_loop() -> None:
@@ -674,12 +678,23 @@ async def test_cancelled_twice_while_siblings_end() -> None:
             await asyncio.sleep(5.0)
             raise ValueError
 
-    task = asyncio.ensure_future(ParallelPrimitive([cleans_up, cleans_up]).execute("x"))
+    async def cleans_up_for_ever(_: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.get_running_loop().create_future()
+
+    task = asyncio.ensure_future(ParallelPrimitive([cleans_up, cleans_up_for_ever]).execute("x"))
     asyncio.get_running_loop().call_at(1.0, task.cancel)
     asyncio.get_running_loop().call_at(2.0, task.cancel)
     await asyncio.wait({task})
     assert (True, 2.0) == (task.cancelled(), now())
+    del task
+    gc.collect()  # a task that nobody held would be gone
     await asyncio.sleep(10.0)
+    (left,) = asyncio.all_tasks() - {asyncio.current_task()}
+    left.cancel()
+    await asyncio.wait({left})
     gc.collect()
     assert [] == complaints
 
@@ -1106,6 +1121,11 @@ async def test_wait_done() -> None:
     task = asyncio.ensure_future(fails())
     assert await wait_done(task, 1.0) is False
     assert not task.cancelled()
+    # Waiting leaves nothing behind, on a task that lives long or in a loop that waits for a distant limit.
+    assert not task._callbacks
+    assert await wait_done(asyncio.ensure_future(asyncio.sleep(0)), 1_000_000.0) is True
+    loop: Any = asyncio.get_running_loop()
+    assert [] == [timer for timer in loop._scheduled if timer.when() > 1000.0 and not timer.cancelled()]
     assert await wait_done(task, None) is True
     assert await wait_done(task, 0.0) is True
     assert isinstance(task.exception(), LookupError)

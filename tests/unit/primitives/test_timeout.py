@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import inspect
 import logging
 import math
@@ -462,9 +463,13 @@ async def test_caller_cancelled_before_the_limit(bound: Bound, metrics: Any, tra
 @pytest.mark.promise("T5")
 @pytest.mark.parametrize("cleanup", [ValueError("rollback failed"), "half an answer"])
 async def test_cancellation_wins_over_whatever_the_clean_up_says(bound: Bound, cleanup: Any) -> None:
-    """A caller that was cancelled hears of its cancellation, not of an error or value in the clean-up."""
+    """A cancelled caller hears of its cancellation, not of an error or value in the clean-up; nor does asyncio."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     _, call = bound(Work(60.0, cleanup_seconds=1.0, cleanup_result=cleanup), 10.0)
     assert 5.0 == (await cancel(call(), 4.0)).at
+    gc.collect()
+    assert [] == complaints
 
 
 @pytest.mark.promise("T5")

@@ -118,3 +118,15 @@ def test_sockets_and_threads_work() -> None:
         return received[0][:1], received[1][:1], told
 
     assert (b"x", b"x", "from a thread") == run(scenario)
+
+
+def test_closing_waits_for_threads() -> None:
+    """Threads of the default executor end in real time, whatever time limit the runner sets on this clock."""
+    release = threading.Event()
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().run_in_executor(None, release.wait)
+        threading.Timer(0.02, release.set).start()
+
+    run(scenario)
+    assert release.is_set()
