@@ -132,6 +132,7 @@ async def model_forms() -> None:
 
     cache = CachePrimitive[Any, Any](redis_url=None)
     assert_type(await cache.get_or_compute("key", lambda: 5), int)
+    assert_type(await cache.get_or_compute("key", lambda: parse("text")), int)
     assert_type(cache.get_stats()["hits"], int)
 
     router = RouterPrimitive[Any, Any](cheap_model="small", premium_model="large")

@@ -239,9 +239,19 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         finally:
             span.end()
 
+    @overload
     async def get_or_compute(
-        self, key: Any, compute_func: Callable[[], T | Awaitable[T]], cost_per_call: float | None = None
-    ) -> T:
+        self, key: Any, compute_func: Callable[[], Awaitable[T]], cost_per_call: float | None = None
+    ) -> T: ...
+
+    @overload
+    async def get_or_compute(
+        self, key: Any, compute_func: Callable[[], T], cost_per_call: float | None = None
+    ) -> T: ...
+
+    async def get_or_compute(
+        self, key: Any, compute_func: Callable[[], Any], cost_per_call: float | None = None
+    ) -> Any:
         """Returns the value kept under `key`, or calls ``compute_func()`` and keeps what it returns.
 
         Args:
@@ -261,13 +271,13 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             kept = self._levels.recall(digest)
             if kept is not ABSENT:
                 self._hit(span, lookup.started, lookup.cost, "memory")
-                return cast("T", kept)
+                return kept
 
             async def compute() -> Any:
                 value: Any = compute_func()
                 return await value if inspect.isawaitable(value) else value
 
-            return cast("T", await self._fly(lookup, digest, compute))
+            return await self._fly(lookup, digest, compute)
         finally:
             span.end()
 

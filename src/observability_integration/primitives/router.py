@@ -131,7 +131,7 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._name = name or "router"
         self._span_name = f"router {name}" if name else "router"
         self._router_fn: Any = router_fn
-        self._with_context = False
+        self._with_context = True  # in the model form too, which `execute` finds out by it
         self._models: dict[Route, str] = {}
         self._threshold = complexity_threshold
         self._complexity_fn = complexity_fn or estimate_complexity
@@ -209,13 +209,14 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             ConfigurationError: in the model form, which has `execute_async` instead.
         """
-        if self._models:
-            raise ConfigurationError(_NO_ROUTES)
-        if context is None and self._with_context:
-            context = WorkflowContext()
+        if self._with_context:
+            if self._models:
+                raise ConfigurationError(_NO_ROUTES)
+            if context is None:
+                context = WorkflowContext()
         if not switch.on and not spans.tracing.enabled:
             choice = self._choose(input_data, context)
-            route, _ = choice if isinstance(choice, tuple) else await choice
+            route = choice[0] if isinstance(choice, tuple) else (await choice)[0]
             return await route.call(input_data, context)  # type: ignore[no-any-return]
         span = self._begin(context)
         token = spans.tracing.activate(span)

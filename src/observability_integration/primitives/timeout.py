@@ -298,12 +298,15 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.cancelled(span, loop.time() - began)
             raise
         elapsed = loop.time() - began
-        allowed = limit if inherited is None else limit + finish
+        cause: BaseException | None
+        cleanup: Cleanup
         if expired is None:
-            ours, cause = _passed_inside(task, record.operation, elapsed, allowed, inherited, deadline)
-            if ours is None:
+            cause = None if task.cancelled() else task.exception()
+            if not isinstance(cause, PrimitiveTimeoutError) or cause.deadline is not deadline:
                 record.settled(task, span, elapsed, limit, blocked=finish == 0)
                 return task.result()
+            # A primitive further in was first to notice that the deadline had passed, which is ours.
+            cleanup = "clean" if cause.cleanup == "refused" else cause.cleanup
         else:
             record.cleaned_up(expired)
             if expired.cleanup == "late_result" and self._keep_late:
@@ -311,8 +314,13 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 return expired.value
             if expired.cleanup == "late_result":
                 record.late(span)
-            ours = _error(record.operation, allowed, elapsed, expired.cleanup, inherited, deadline)
-            cause = expired.error
+            cleanup, cause = expired.cleanup, expired.error
+        kind: TimeoutKind = "total" if inherited is None else "deadline"
+        source: DeadlineSource = "own" if inherited is None else "inherited"
+        allowed = limit if inherited is None else limit + finish
+        ours = PrimitiveTimeoutError(
+            record.operation, allowed, elapsed, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
+        )
         record.timed_out(span, elapsed, limit, ours)
         # An inherited deadline leaves no time for a fallback.
         if instead is not None and inherited is None:
@@ -345,32 +353,6 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         finally:
             reset_deadline(deadline_token)
             spans.tracing.deactivate(token)
-
-
-def _passed_inside(
-    task: asyncio.Task[Any],
-    operation: str,
-    elapsed: float,
-    allowed: float,
-    inherited: Deadline | None,
-    deadline: Deadline,
-) -> tuple[PrimitiveTimeoutError | None, BaseException | None]:
-    """Our error and its cause, if the work ended because a primitive further in was first to notice our deadline."""
-    inner = None if task.cancelled() else task.exception()
-    if not isinstance(inner, PrimitiveTimeoutError) or inner.deadline is not deadline:
-        return None, None
-    cleanup: Cleanup = "clean" if inner.cleanup == "refused" else inner.cleanup
-    return _error(operation, allowed, elapsed, cleanup, inherited, deadline), inner
-
-
-def _error(
-    operation: str, allowed: float, elapsed: float, cleanup: Cleanup, inherited: Deadline | None, deadline: Deadline
-) -> PrimitiveTimeoutError:
-    kind: TimeoutKind = "total" if inherited is None else "deadline"
-    source: DeadlineSource = "own" if inherited is None else "inherited"
-    return PrimitiveTimeoutError(
-        operation, allowed, elapsed, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
-    )
 
 
 async def _run(start: Callable[[], Awaitable[Any]]) -> Any:

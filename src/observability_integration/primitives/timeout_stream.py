@@ -54,7 +54,7 @@ class _Handover:
         self._delivered = self.loop.create_future()
         if self._error is not None:
             self.fail(self._error)
-        else:
+        elif not self._wanted.done():  # else the pump was cancelled as it waited, and is about to tell
             self._wanted.set_result(None)
         return self._delivered
 

@@ -1,8 +1,7 @@
-"""What the tests of the primitives share: their clock, and telemetry that records instead of exporting."""
+"""What the tests of the primitives share: telemetry that records instead of exporting."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -11,12 +10,6 @@ import pytest
 
 from observability_integration.telemetry import instruments, spans
 from observability_integration.telemetry.snapshot import snapshot
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A test module that names a `LOOP_FACTORY` runs on that loop."""
-    module = getattr(item, "module", None)
-    return {"loop": getattr(module, "LOOP_FACTORY", asyncio.new_event_loop)}
 
 
 class RecordedSpan:

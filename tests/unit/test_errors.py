@@ -1,0 +1,66 @@
+"""The tree of errors, and how they travel."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from observability_integration import errors
+from observability_integration.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ObservabilityError,
+    PrimitiveTimeoutError,
+    StreamInterruptedError,
+    StreamStalledError,
+)
+
+
+def test_tree_of_errors() -> None:
+    """The tree in the module's docstring is the tree, and callers who do not know us can catch what they know."""
+    assert issubclass(ConfigurationError, ObservabilityError)
+    assert issubclass(ConfigurationError, ValueError)
+    assert issubclass(MissingDependencyError, ObservabilityError)
+    assert issubclass(MissingDependencyError, ImportError)
+    assert issubclass(StreamInterruptedError, ObservabilityError)
+    assert not issubclass(StreamInterruptedError, PrimitiveTimeoutError)
+    assert issubclass(StreamStalledError, StreamInterruptedError)
+    assert issubclass(StreamStalledError, PrimitiveTimeoutError)
+    drawn = [line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
+    defined = [
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
+    assert sorted(drawn) == sorted(defined)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ObservabilityError("text"),
+        ConfigurationError("text"),
+        MissingDependencyError("text", name="redis"),
+        PrimitiveTimeoutError("ask", 1.0, 2.0, kind="first_chunk", cleanup="failed"),
+        StreamInterruptedError("ask", 3, "no_finish_reason"),
+        StreamStalledError("ask", 1.0, 2.0, chunks=3, cleanup="late_result"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("make", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"])
+def test_errors_survive_pickling(error: Exception, make: Any) -> None:
+    """Process pools and task queues hand errors over pickled: type, message and facts must arrive."""
+    twin = make(error)
+    assert type(error) is type(twin)
+    assert str(error) == str(twin)
+    assert vars(error) == vars(twin)
+
+
+@pytest.mark.promise("T9")
+def test_messages_of_stream_errors() -> None:
+    """How far the stream got and why it ended, or which clock it was; nothing of the answer."""
+    assert "Stream of 'ask' was interrupted after 3 chunks (no_finish_reason)" == str(
+        StreamInterruptedError("ask", 3, "no_finish_reason")
+    )
+    assert "raise idle_seconds to allow more" in str(StreamStalledError("ask", 1.0, 2.0, chunks=3))
