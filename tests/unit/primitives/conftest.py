@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.telemetry import instruments, spans
-from observability_integration.telemetry.snapshot import snapshot
+from observability_integration.telemetry import spans
 
 
 class RecordedSpan:
@@ -98,24 +97,3 @@ def new_tracing() -> Iterator[Callable[[], RecordingTracing]]:
 def tracing(new_tracing: Callable[[], RecordingTracing]) -> RecordingTracing:
     """Tracing that records."""
     return new_tracing()
-
-
-@pytest.fixture
-def metrics() -> Iterator[Callable[..., Any]]:
-    """Counts from zero: `metrics("timeout.failures", operation="ask", kind="total")` is what stands there now.
-
-    A histogram is shown as the number of its measurements; a series that is not there, as None.
-    """
-    profiles = instruments.switch.profiles
-    instruments.start(exemplars=False, profiles=frozenset())
-
-    def value(name: str, **labels: str) -> float | None:
-        for spec, points in snapshot():
-            for point in points:
-                if (spec.name, dict(point.attributes)) == (name, labels):
-                    return sum(point.counts) if point.counts else point.value
-        return None
-
-    yield value
-    instruments.stop()
-    instruments.switch.profiles = profiles
