@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
 from pytest_asyncio import is_async_test
 
+from observability_integration.telemetry import instruments
+from observability_integration.telemetry.snapshot import snapshot
 from tests.processes import RedisProcess
 
 _PACKAGE_OF_MARKER = {"needs_otel": "opentelemetry", "needs_redis_package": "redis"}
@@ -108,3 +111,24 @@ def _running_redis(directory: Path) -> Iterator[RedisProcess]:
     server = RedisProcess(directory)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def metrics() -> Iterator[Callable[..., Any]]:
+    """Counts from zero: `metrics("timeout.failures", operation="ask", kind="total")` is what stands there now.
+
+    A histogram is shown as the number of its measurements; a series that is not there, as None.
+    """
+    profiles = instruments.switch.profiles
+    instruments.start(exemplars=False, profiles=frozenset())
+
+    def value(name: str, **labels: str) -> float | None:
+        for spec, points in snapshot():
+            for point in points:
+                if (spec.name, dict(point.attributes)) == (name, labels):
+                    return sum(point.counts) if point.counts else point.value
+        return None
+
+    yield value
+    instruments.stop()
+    instruments.switch.profiles = profiles

@@ -22,9 +22,8 @@ from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import CLIENTS, PATIENT, WAYS, Caches, Calls, ask_server, caches, clients_of, keys_in
 from tests.scripts import run_script
-from tests.unit.primitives.conftest import metrics
 
-__all__ = ["caches", "metrics"]
+__all__ = ["caches"]
 
 pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 

@@ -21,9 +21,8 @@ from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import WAYS, Caches, Calls, ask_server, caches, keys_in
 from tests.scripts import run_script
-from tests.unit.primitives.conftest import metrics
 
-__all__ = ["caches", "metrics"]
+__all__ = ["caches"]
 
 pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server, pytest.mark.promise("C5")]
 
