@@ -160,8 +160,6 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return spans.tracing.begin(name, attributes, client=True)
 
     def _answered(self, span: OperationSpan, model: str | None, started: float, answer: Any) -> None:
-        if not spans.tracing.enabled and not instruments.switch.on:
-            return
         response_model, usage = None, Usage()
         try:
             response_model, usage = model_of(answer), usage_of(answer)
