@@ -24,7 +24,13 @@ from tests.scripts import run_script
 
 __all__ = ["caches"]
 
-pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server, pytest.mark.promise("C5")]
+pytestmark = [
+    # redis-py drops the transport of a connection attempt that is cancelled, and Python says so when it is collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.needs_redis_package,
+    pytest.mark.needs_redis_server,
+    pytest.mark.promise("C5"),
+]
 
 # The defaults, but for the time after which the server is tried again: nobody wants to wait for a second here.
 EAGER = CachePolicy(backend_retry_seconds=0.05, backend_retry_max_seconds=0.2)
