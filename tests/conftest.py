@@ -67,8 +67,18 @@ async def _no_pending_task() -> AsyncIterator[None]:
             return
         # At first without letting time pass; then as long as a client may take to close a connection that is cut.
         await asyncio.sleep(0 if turn < _TASK_END_TURNS // 2 else _TASK_END_PAUSE_SECONDS)
-    names = sorted(f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '?')}" for task in left)
-    pytest.fail(f"tasks left pending: {names}")
+    pytest.fail(f"tasks left pending: {sorted(f'{task.get_name()}: {_waits_at(task)}' for task in left)}")
+
+
+def _waits_at(task: asyncio.Task[Any]) -> str:
+    """The coroutines that the task is inside of, outermost first."""
+    inside = []
+    awaited: Any = task.get_coro()
+    while hasattr(awaited, "cr_await"):
+        line = f":{awaited.cr_frame.f_lineno}" if awaited.cr_frame else ""
+        inside.append(f"{awaited.__qualname__}{line}")
+        awaited = awaited.cr_await
+    return " > ".join(inside)
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,18 @@ def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     return own(asyncio.get_running_loop().create_task(work, name=name))
 
 
+def cancel_until_done(task: asyncio.Task[Any], again_seconds: float = 0.1) -> None:
+    """Cancels a task, and again after ever longer pauses until it has ended.
+
+    One cancellation is not enough for a client that loses it while it cleans up, and then goes on with its retries.
+    """
+    if task.done():
+        return
+    task.cancel()
+    timer = task.get_loop().call_later(again_seconds, cancel_until_done, task, 2 * again_seconds)
+    task.add_done_callback(lambda _: timer.cancel())
+
+
 def left_in_thread(task: asyncio.Future[Any]) -> asyncio.Future[None] | None:
     """What the cancelled `task` left running in a thread of `DaemonThreads`: done when that has ended."""
     left = _left_in_thread.get(task)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.tasks import DaemonThreads, left_in_thread, own, spawn, wait_done
+from observability_integration.tasks import DaemonThreads, cancel_until_done, left_in_thread, own, spawn, wait_done
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -57,6 +57,30 @@ async def test_wait_done_passes_a_cancellation_on() -> None:
     assert waiter.cancelled()
     assert not task.done()
     await task
+
+
+async def test_a_task_that_loses_a_cancellation_is_cancelled_again() -> None:
+    """A client that swallows a cancellation while it cleans up, and then waits before its next try, does not stay."""
+    swallowed = 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await asyncio.sleep(100.0)
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.sleep(100.0)
+
+    task = asyncio.ensure_future(deaf())
+    await asyncio.sleep(1.0)
+    cancel_until_done(task)
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert 1.0 + 0.1 + 0.2 + 0.4 == pytest.approx(now())
+    cancel_until_done(task)
+    loop: Any = asyncio.get_running_loop()
+    assert all(timer.cancelled() for timer in loop._scheduled)
 
 
 async def test_owned_tasks_live_and_fail_quietly() -> None:

@@ -20,7 +20,7 @@ from typing import TypeVar
 from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import remaining
-from observability_integration.tasks import own, spawn, wait_done
+from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
 
@@ -149,10 +149,10 @@ class GuardedStore:
                 # The loop itself was held up: the answer may have come long ago, and only waits to be read.
                 done = await wait_done(task, budget_seconds)
         except asyncio.CancelledError:
-            task.cancel()
+            cancel_until_done(task)
             raise
         if not done or task.cancelled():
-            task.cancel()
+            cancel_until_done(task)
             raise TimeoutError
         return task.result()
 
