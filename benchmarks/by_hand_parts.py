@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from sys import getsizeof
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +80,25 @@ class Router:
         return (route, "routing_function") if route in self._routes else (workload.FAST, "invalid_route_fallback")
 
 
+def _tokens_of(answer: Any) -> int:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    return 0 if usage is None else int(usage["prompt_tokens"] + usage["completion_tokens"])
+
+
 class Cache:
     """A cache with a span, hits, misses, savings and the time of lookups."""
 
     _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
     _HIT: Mapping[str, str] = {"operation": workload.OPERATION, "hit": "true"}
     _MISS: Mapping[str, str] = {"operation": workload.OPERATION, "hit": "false"}
-    _SPAN_HIT: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "memory"}
-    _SPAN_JOINED: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "flight"}
+    _SPAN_HIT: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "memory", "cache.freshness": "fresh"}
+    _SPAN_JOINED: Mapping[str, Any] = {"cache.hit": True, "cache.tier": "flight", "cache.freshness": "coalesced"}
+    _SERVED: Mapping[str, str] = {**_OPERATION, "tier": "memory", "freshness": "fresh"}
+    _JOINED: Mapping[str, str] = {**_OPERATION, "tier": "flight", "freshness": "coalesced"}
+    _ABSENT: Mapping[str, str] = {**_OPERATION, "reason": "absent"}
+    _MEMORY: Mapping[str, str] = {**_OPERATION, "tier": "memory"}
+    _SUCCESS: Mapping[str, str] = {**_OPERATION, "outcome": "success"}
+    _WAITED: Mapping[str, str] = {**_OPERATION, "reach": "process"}
 
     def __init__(self, tracer: Tracer, instruments: Instruments, call: Call, key_of: Callable[[Any], str]) -> None:
         self._tracer = tracer
@@ -104,16 +116,20 @@ class Cache:
         with self._tracer.start_as_current_span(self._span_name, **_QUIET) as span:
             started = perf_counter()
             key = hashed(self._key_of(request))
-            value = self._store.get(key)
-            if value is not MISSING:
-                self._hit(span, started, self._SPAN_HIT)
-                return value
+            kept = self._store.get(key)
+            if kept is not MISSING:
+                self._instruments.cache_tier_latency.record(perf_counter() - started, self._MEMORY)
+                self._hit(span, started, self._SPAN_HIT, self._SERVED, kept)
+                return kept[0]
             flight = self._flights.get(key)
             try:
                 if flight is not None:
+                    boarded = perf_counter()
                     await asyncio.shield(flight)
-                    self._hit(span, started, self._SPAN_JOINED)
-                    return self._store.get(key)
+                    self._instruments.cache_lock_wait.record(perf_counter() - boarded, self._WAITED)
+                    kept = self._store.get(key)
+                    self._hit(span, started, self._SPAN_JOINED, self._JOINED, kept)
+                    return kept[0]
                 self._miss(span, started)
                 flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
                 return await asyncio.shield(flight)
@@ -121,9 +137,15 @@ class Cache:
                 _failed(span, error)
                 raise
 
-    def _hit(self, span: Span, started: float, on_span: Mapping[str, Any]) -> None:
+    def _hit(
+        self, span: Span, started: float, on_span: Mapping[str, Any], served: Mapping[str, str], kept: Any
+    ) -> None:
         self.hits += 1
         instruments = self._instruments
+        instruments.cache_served.add(1, served)
+        instruments.cache_hit_age.record(perf_counter() - kept[1], self._OPERATION)
+        if kept[2]:
+            instruments.cache_saved_tokens.add(kept[2], self._OPERATION)
         instruments.cache_hits.add(1, self._OPERATION)
         instruments.cache_savings.add(workload.SAVED_PER_HIT_USD, self._OPERATION)
         instruments.cache_latency.record(perf_counter() - started, self._HIT)
@@ -133,13 +155,18 @@ class Cache:
         self.misses += 1
         instruments = self._instruments
         instruments.cache_misses.add(1, self._OPERATION)
+        instruments.cache_missed.add(1, self._ABSENT)
         instruments.cache_latency.record(perf_counter() - started, self._MISS)
         span.set_attribute("cache.hit", False)
 
     async def _fly(self, key: bytes, request: Any) -> Any:
         try:
+            began = perf_counter()
             value = await self._call(request)
-            self._store.put(key, value)
+            instruments = self._instruments
+            instruments.cache_compute.record(perf_counter() - began, self._SUCCESS)
+            instruments.cache_entry_size.record(getsizeof(value), self._OPERATION)
+            self._store.put(key, (value, began, _tokens_of(value)))
             return value
         finally:
             del self._flights[key]

@@ -6,6 +6,7 @@
     └── ObservabilityError                 base of everything below
         ├── ConfigurationError             a wrong argument; also a ValueError
         ├── MissingDependencyError         an optional package is needed; also an ImportError
+        ├── SharedCallError                the call was made by another process, on behalf of this one too, and failed
         ├── PrimitiveTimeoutError          our own clock ran out; also a builtins.TimeoutError (hence an OSError)
         └── StreamInterruptedError         a stream ended before its answer was complete
             └── StreamStalledError         no content came for too long; also a PrimitiveTimeoutError
@@ -19,7 +20,7 @@ from __future__ import annotations
 import builtins
 from typing import Any, Literal
 
-TimeoutKind = Literal["total", "attempt", "first_chunk", "idle", "deadline"]
+TimeoutKind = Literal["total", "attempt", "first_chunk", "idle", "hard", "deadline"]
 Cleanup = Literal["clean", "failed", "late_result", "abandoned", "refused"]
 DeadlineSource = Literal["own", "inherited"]
 
@@ -28,6 +29,7 @@ _KNOBS: dict[str, str] = {
     "attempt": "timeout_seconds",
     "first_chunk": "first_chunk_seconds",
     "idle": "idle_seconds",
+    "hard": "hard_timeout_seconds",
     "deadline": "the deadline set further out",
 }
 
@@ -44,6 +46,23 @@ class MissingDependencyError(ObservabilityError, ImportError):
     """An optional package is needed for what was asked; the message says how to install it."""
 
 
+class SharedCallError(ObservabilityError):
+    """The call was made by another process, on behalf of this one too, and failed there.
+
+    Attributes:
+        operation: name of the operation.
+        error_type: the type of the exception over there, such as ``openai.RateLimitError``; its message stays there.
+    """
+
+    def __init__(self, operation: str, error_type: str) -> None:
+        self.operation = operation
+        self.error_type = error_type
+        super().__init__(f"The call of '{operation}' that another process made for all failed there: {error_type}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedCallError, (self.operation, self.error_type)
+
+
 class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):
     """The time allowed by a primitive ran out.
 
@@ -54,7 +73,7 @@ class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):
         operation: name of the operation that ran out of time.
         timeout_seconds: the limit that was exceeded, in seconds.
         elapsed_seconds: time between the start of the work and this error, in seconds.
-        kind: which clock fired: ``total``, ``attempt``, ``first_chunk``, ``idle`` or ``deadline``.
+        kind: which clock fired: ``total``, ``attempt``, ``first_chunk``, ``idle``, ``hard`` or ``deadline``.
         cleanup: how the cancelled work ended: ``clean``, ``failed``, ``late_result``, ``abandoned``, or ``refused``
             when nothing was left of the deadline and the work was never started.
         deadline_source: ``own`` when this primitive's limit fired, ``inherited`` when one set further out did.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from observability_integration.caching.policy import CachePolicy
@@ -125,8 +126,8 @@ async def test_every_client_leads_to_the_same_counters(
 
 
 @pytest.mark.promise("C7")
-@pytest.mark.parametrize("value", [(1, 2), math.nan, {1: "a"}, b"\xff\x00", {1, 2}, 1 + 2j])
-async def test_what_json_cannot_hold_is_never_changed_by_redis(
+@pytest.mark.parametrize("value", [(1, 2), math.nan, 2**70, {1, 2}, 1 + 2j])
+async def test_what_cannot_be_written_is_never_changed_by_redis(
     value: Any, server: RedisProcess, caches: Caches
 ) -> None:
     """A tuple that comes back as a list breaks its reader far away: such values stay in memory, and Redis has none."""
@@ -246,14 +247,13 @@ async def test_no_prompt_reaches_the_server(
     keys = keys_in(redis_process)
     assert len(prompts) == len(keys)
     for key in keys:
-        assert re.fullmatch(r"cache:chat:v1:[0-9a-f]{12}:[0-9a-f]{64}", key)
-        assert re.fullmatch(rb'\[1,\d{13},"answer"\]', ask_server(redis_process, "GET", key))
+        assert re.fullmatch(r"cache:chat:v2:\{[0-9a-f]{12}\}:[0-9a-f]{64}", key)
+        assert ask_server(redis_process, "GET", key).endswith(msgspec.msgpack.encode("answer"))
     await cache.invalidate(prompts[0])
     await cache.clear()
     log = repr(ask_server(redis_process, "SLOWLOG", "GET", "1000"))
-    assert "cache:chat:v1:" in log
+    assert "cache:chat:v2:" in log
     assert "secret" not in log + caplog.text
-    assert [] == keys_in(redis_process)
 
 
 @pytest.mark.promise("C3")
@@ -275,32 +275,35 @@ async def test_clear_takes_its_own_keys_and_no_others(
     others = ["aXb", "ab", "abc", "a", "b", "a*", "aXbc", "session:1", "cache:", "cache:a:v1:", "cache:aXb:v1:0:1"]
     for other in others:
         ask_server(server, "SET", other, "not ours")
-    neighbours = [caches(way, server, operation_name=other) for other in ("aXb", "aabc", "a", "a:v2", "anything")]
-    for neighbour in neighbours:
-        await neighbour.get_or_compute("key", Calls("kept"))
-    kept = keys_in(server)
+    operations = ("aXb", "aabc", "a", "a:v2", "anything", "{a}")
+    for operation in operations:
+        await caches(way, server, operation_name=operation).get_or_compute("key", Calls("kept"))
     cache = caches(way, server, operation_name=name)
     for number in range(3):
         await cache.get_or_compute(number, Calls("gone"))
-    assert len(kept) + 3 == len(keys_in(server))
     await cache.clear()
-    assert kept == keys_in(server)
-    calls = Calls("new")
-    assert "new" == await cache.get_or_compute(0, calls)
+    for operation in operations:
+        assert "kept" == await caches(way, server, operation_name=operation).get_or_compute("key", Calls("made again"))
+    for other in others:
+        assert b"not ours" == ask_server(server, "GET", other)
+    for number in range(3):
+        assert "new" == await caches(way, server, operation_name=name).get_or_compute(number, Calls("new"))
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_clear_takes_more_keys_than_one_scan_shows(way: str, server: RedisProcess, caches: Caches) -> None:
-    """A server shows its keys in pages, and may show one twice; what is on the last one must go as well."""
+async def test_clearing_costs_the_same_however_much_there_is(way: str, server: RedisProcess, caches: Caches) -> None:
+    """Walking through millions of keys would keep a server busy that others use: clearing writes one mark."""
     cache = caches(way, server, operation_name="many")
-    await cache.get_or_compute("key", Calls("gone"))
-    (key,) = keys_in(server)
-    prefix = key.rpartition(":")[0]
-    ask_server(server, "MSET", *(item for number in range(2000) for item in (f"{prefix}:{number}", "gone")))
-    ask_server(server, "MSET", *(item for number in range(2000) for item in (f"other:{number}", "kept")))
+    await asyncio.gather(*(cache.get_or_compute(number, Calls("gone")) for number in range(300)))
+    ask_server(server, "CONFIG", "RESETSTAT")
     await cache.clear()
-    assert 2000 == len(keys_in(server))
-    assert prefix not in "".join(keys_in(server))
+    said = ask_server(server, "INFO", "commandstats")
+    assert 20 > sum(fields["calls"] for fields in said.values())
+    assert not {"cmdstat_scan", "cmdstat_keys", "cmdstat_del", "cmdstat_unlink"} & set(said)
+    later = caches(way, server, operation_name="many")
+    for number in (0, 299):
+        assert "new" == await later.get_or_compute(number, Calls("new"))
+        assert "new" == await cache.get_or_compute(number, Calls("never"))
 
 
 # Sharing --------------------------------------------------------------------------------------------------------------
@@ -418,7 +421,7 @@ async def test_invalidating_voids_the_call_under_way(
     for later in (cache, caches(way, server)):
         assert "new" == await later.get_or_compute("key", Calls("never"))
     (key,) = keys_in(server)
-    assert b'"new"' in ask_server(server, "GET", key)
+    assert ask_server(server, "GET", key).endswith(msgspec.msgpack.encode("new"))
 
 
 @pytest.mark.promise("C8")
@@ -445,7 +448,8 @@ async def test_a_voided_value_is_in_neither_level(way: str, server: RedisProcess
 # Entries that nobody can read -----------------------------------------------------------------------------------------
 
 GARBAGE = [
-    b"",
+    b"\x02",
+    b"\x02" + 60 * b"\xff",
     b"garbage",
     b"\xff\xfe\x00",
     b"null",
@@ -470,7 +474,7 @@ async def test_garbage_under_our_keys_is_a_miss(
 ) -> None:
     """Another version, another program or a broken disk: the call is made, the entry is deleted and counted as a fault.
 
-    It says nothing about the server, which stays in use.
+    It says nothing about the server, which stays in use. A key of another type is as good as none, and is replaced.
     """
     name = f"garbage {way}"
     calls = Calls("answer")
@@ -483,7 +487,12 @@ async def test_garbage_under_our_keys_is_a_miss(
         return "answer"
 
     kinds: list[tuple[Any, ...]] = [("SET", key, data) for data in GARBAGE]
-    kinds += [("RPUSH", key, "of another type"), ("HSET", key, "of", "another type"), ("SADD", key, "x")]
+    kinds += [
+        ("SET", key, b""),
+        ("RPUSH", key, "of another type"),
+        ("HSET", key, "of", "another type"),
+        ("SADD", key, "x"),
+    ]
     before = metrics("telemetry.faults", site="cache.decode") or 0
     for number, command in enumerate(kinds, 1):
         ask_server(server, "DEL", key)
@@ -492,9 +501,9 @@ async def test_garbage_under_our_keys_is_a_miss(
         assert "answer" == await cache.get_or_compute("key", call)
         assert (0, 1) == (cache.get_stats()["hits"], cache.get_stats()["misses"]), command
         assert number == len(there_during_the_call), command
-        assert before + number == metrics("telemetry.faults", site="cache.decode"), command
-        assert b'"answer"' in ask_server(server, "GET", key), command
-    assert [0] * len(kinds) == there_during_the_call
+        assert before + min(number, len(GARBAGE)) == metrics("telemetry.faults", site="cache.decode"), command
+        assert ask_server(server, "GET", key).endswith(msgspec.msgpack.encode("answer")), command
+    assert [0] * len(GARBAGE) == there_during_the_call[: len(GARBAGE)]
     assert 1 + len(kinds) == metrics("cache.misses", operation=name)
     assert 1 == metrics("cache.backend_up", operation=name)
     assert not [line for line in caplog.messages if "out of use" in line]
@@ -559,7 +568,6 @@ async def test_what_is_computed_may_be_a_function_of_any_kind(server: RedisProce
         for _ in range(2):
             with pytest.raises(LookupError, match="not there"):
                 await cache.get_or_compute("key", fail)
-        assert [] == keys_in(server)
         assert "answer" == await cache.get_or_compute("key", compute)
         assert "answer" == await cache.get_or_compute("key", fail)
 

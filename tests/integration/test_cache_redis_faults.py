@@ -137,7 +137,7 @@ FAULTS: dict[str, Fault] = {
         [["ACL", "SETUSER", "default", "-set"]], [["ACL", "SETUSER", "default", "+set"]]
     ),
     "reading forbidden": misconfigured(
-        [["ACL", "SETUSER", "default", "-get"]], [["ACL", "SETUSER", "default", "+get"]]
+        [["ACL", "SETUSER", "default", "-get", "-mget"]], [["ACL", "SETUSER", "default", "+get", "+mget"]]
     ),
     "wants a password": misconfigured(
         [["CONFIG", "SET", "requirepass", "x"], ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]],
@@ -355,6 +355,7 @@ async def test_a_deadline_is_kept_while_redis_hangs(redis_process: RedisProcess,
     assert "answer" == await cache.execute("prompt", WorkflowContext(deadline=deadline))
     assert 0 < deadline.remaining()
     redis_process.resume()
+    await cache.aclose()
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})  # the server is judged by its own budget
 
 

@@ -113,29 +113,31 @@ async def test_memory_is_bounded(redis_absent: None) -> None:
 
 
 def test_a_whole_process_without_redis() -> None:
-    """Nothing of the package may import redis on the way to a cache, with a client of the user's own or without one."""
+    """Nothing of the package may import redis on the way to a cache, with a store of the user's own or without one."""
     printed = run_script(
         f"""
         {_BLOCKED}
         import asyncio
         from observability_integration.primitives import CachePrimitive
 
-        class Client:
+        class Backend:
             def __init__(self):
                 self.kept = {{}}
-            async def execute_command(self, *args):
-                raise NotImplementedError
             async def get(self, key):
                 return self.kept.get(key)
-            async def set(self, key, value, px):
+            async def set(self, key, value, ttl_milliseconds):
                 self.kept[key] = value
             async def delete(self, *keys):
                 for key in keys:
                     self.kept.pop(key, None)
+            async def clear(self, prefix):
+                self.kept.clear()
+            async def aclose(self):
+                pass
 
         async def main():
-            shared = Client()
-            for kwargs in {{"redis_url": "{_URL}"}}, {{"redis_client": shared}}, {{"redis_client": shared}}, {{}}:
+            shared = Backend()
+            for kwargs in {{"redis_url": "{_URL}"}}, {{"backend": shared}}, {{"backend": shared}}, {{}}:
                 cache = CachePrimitive(**kwargs)
                 for _ in range(2):
                     assert "answer" == await cache.get_or_compute("prompt", lambda: "answer")

@@ -67,5 +67,5 @@ def test_guards_catch_threads_tasks_and_blocking_calls(tmp_path: Path) -> None:
     )
     assert "1 failed, 6 passed, 2 errors" in result.stdout, result.stdout
     assert "threads left running: ['left-thread']" in result.stdout
-    assert "tasks left pending: ['left-task: Event.wait']" in result.stdout
+    assert "tasks left pending: ['left-task: Event.wait:" in result.stdout
     assert "Blocking call to time.sleep" in result.stdout

@@ -1,17 +1,19 @@
-"""How values are written for the shared store, and kept in memory.
+"""How values are written, for the shared store and for memory.
 
-JSON by msgspec, in an envelope with a version and the moment of expiry; never pickle. A value is written only if
-reading it back gives an equal one, type by type, so that a hit returns what a miss would have: a tuple, a NaN, an enum
-or a dict with integer keys does not survive JSON and is kept in memory only, as a copy. `value_type` opens the way for
-models: a pydantic model, a dataclass or a msgspec struct is then rebuilt on reading.
+As msgpack, by msgspec; never pickle. A value is written only if reading it back gives an equal one, type by type, so
+that a hit returns what a miss would have: a tuple, a NaN, an enum or an integer beyond 64 bits does not survive msgpack
+and is kept in memory only, as a copy. `value_type` opens the way for models: a pydantic model (as JSON, which is what
+pydantic writes), a dataclass or a msgspec struct is then rebuilt on reading.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import sys
 from collections.abc import Callable
+from datetime import datetime, time
 from types import FunctionType, ModuleType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,20 +21,25 @@ import msgspec
 
 from observability_integration.errors import ConfigurationError
 
-_VERSION = 1
 _IMMUTABLE = (str, bytes, int, float, bool, type(None))
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 _SHARED_BY_ALL = (type, ModuleType, FunctionType)
 
-
-class _Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    version: int
-    expires_ms: int
-    value: msgspec.Raw
+Reason = Literal["format", "version", "size", "compression", "encryption", "value"]
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the cache
-    """What was read is not one of our entries."""
+    """What was read is not one of our entries, or not for us to read.
+
+    Attributes:
+        reason: ``format`` (garbage, or cut off), ``version`` (of another version of this library, or none of it),
+            ``size``, ``compression``, ``encryption``, or ``value`` (the entry is sound, but its value is none of this
+            cache).
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
 
 
 class Uncopyable(Exception):  # noqa: N818 - never leaves the cache
@@ -57,15 +64,14 @@ class Codec:
     """Encodes and decodes the values of one cache.
 
     Args:
-        value_type: the type of the values, when JSON alone cannot rebuild it.
+        value_type: the type of the values, when msgpack alone cannot rebuild it.
 
     Raises:
-        ConfigurationError: `value_type` cannot be rebuilt from JSON.
+        ConfigurationError: `value_type` cannot be rebuilt from what is written.
     """
 
     def __init__(self, value_type: type[Any] | None = None) -> None:
-        self._encoder = msgspec.json.Encoder()
-        self._envelopes = msgspec.json.Decoder(_Envelope)
+        self._write = msgspec.msgpack.Encoder().encode
         self._model = value_type if hasattr(value_type, "model_validate_json") else None  # pydantic, unimported
         self._untyped = value_type is None
         self._read: Callable[[bytes], Any]
@@ -73,17 +79,18 @@ class Codec:
             self._read = self._model.model_validate_json
         else:
             try:
-                self._read = msgspec.json.Decoder(Any if value_type is None else value_type).decode
+                decoder = msgspec.msgpack.Decoder(Any if value_type is None else value_type, ext_hook=_refuse)
             except TypeError as error:
-                raise ConfigurationError(f"value_type cannot be rebuilt from JSON: {error}") from None
+                raise ConfigurationError(f"value_type cannot be rebuilt from what is written: {error}") from None
+            self._read = decoder.decode
 
     def encode(self, value: Any) -> bytes | None:
-        """The value as JSON, or None when it would not come back equal."""
+        """The value as bytes, or None when it would not come back equal."""
         try:
-            if self._model is not None and isinstance(value, self._model):
-                data = cast("bytes", value.model_dump_json(by_alias=True, round_trip=True).encode())
+            if self._model is None:
+                data = self._write(value)
             else:
-                data = self._encoder.encode(value)
+                data = cast("bytes", value.model_dump_json(by_alias=True, round_trip=True).encode())
             return data if self._same(value, self.decode(data)) else None
         except Exception:  # noqa: BLE001 - whatever a foreign type raises: it cannot be written
             return None
@@ -95,31 +102,12 @@ class Codec:
         """The value that was encoded.
 
         Raises:
-            Unreadable: `data` is not what `encode` made of a value of this type.
+            Unreadable: `data` is not what `encode` makes of a value of this type; the reason is ``value``.
         """
         try:
             return self._read(data)
         except Exception as error:
-            raise Unreadable from error
-
-    @staticmethod
-    def wrap(encoded: bytes, expires_ms: int) -> bytes:
-        """An encoded value as it stands in the shared store, with the Unix time in ms at which it expires."""
-        return b"[%d,%d,%b]" % (_VERSION, expires_ms, encoded)
-
-    def unwrap(self, data: Any) -> tuple[bytes, int]:
-        """The encoded value and its expiry, from what the shared store holds (bytes or text, if it is one of ours).
-
-        Raises:
-            Unreadable: `data` is not one of our entries.
-        """
-        try:
-            envelope = self._envelopes.decode(data)
-        except Exception as error:
-            raise Unreadable from error
-        if envelope.version != _VERSION:
-            raise Unreadable
-        return bytes(envelope.value), envelope.expires_ms
+            raise Unreadable("value") from error
 
     def keep(self, value: Any, encoded: bytes | None, limit_bytes: int) -> Kept:
         """How memory keeps a value, given its encoded form if it has one.
@@ -154,7 +142,7 @@ class Codec:
         try:
             return copy.deepcopy(kept.payload)
         except Exception as error:
-            raise Unreadable from error
+            raise Unreadable("value") from error
 
     @staticmethod
     def needs_encoding(value: Any) -> bool:
@@ -162,12 +150,16 @@ class Codec:
         return not isinstance(value, _IMMUTABLE)
 
 
+def _refuse(code: int, data: memoryview) -> Any:
+    raise ValueError("no value holds extension types")
+
+
 def _is_plain(value: Any) -> bool:
-    # Only what JSON itself has: whatever comes back equal is then of the same types, and `==` is all there is to ask.
+    # Only what msgpack itself has: what comes back equal is then of the same types, and `==` is all there is to ask.
     kind: Any = value.__class__
     if kind is dict:
         for key in value:
-            if key.__class__ is not str:
+            if key.__class__ is not str and key.__class__ not in _PLAIN:
                 return False
         parts = value.values()
     elif kind is list:
@@ -181,16 +173,26 @@ def _is_plain(value: Any) -> bool:
 
 
 def _same(first: Any, second: Any) -> bool:
-    # Equality is not enough: True == 1, and an enum may equal its value.
+    # Equality is not enough: True == 1, an enum may equal its value, and a moment is equal in all time zones.
     kind: Any = first.__class__
     if kind is not second.__class__:
         return False
     if kind is dict:
         pairs = zip(first.items(), second.items(), strict=True)
         return all(_same(one, other) for both in pairs for one, other in zip(*both, strict=True))
-    if kind is list:
+    if issubclass(kind, list | tuple):
         return all(_same(one, other) for one, other in zip(first, second, strict=True))
-    return bool(first == second)
+    if issubclass(kind, set | frozenset):
+        return {(item.__class__, item) for item in first} == {(item.__class__, item) for item in second}
+    if issubclass(kind, datetime | time):
+        return repr(first) == repr(second)
+    return bool(first == second) and all(_same(getattr(first, name), getattr(second, name)) for name in _fields(kind))
+
+
+def _fields(kind: Any) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    return getattr(kind, "__struct_fields__", ())
 
 
 def _size(value: Any, limit_bytes: int) -> int:

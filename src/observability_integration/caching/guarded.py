@@ -4,8 +4,8 @@ A store that is refused, silent, paused or broken costs one budget, once. From t
 waits: the cache works from memory, and a probe in the background (not on anyone's call) finds out when the store is
 back. One log line and one event for each change.
 
-What is to be deleted is written down first and crossed out when the store has done it: an entry invalidated while the
-store was away is not served when it comes back.
+What is to be deleted is written down first and crossed out when the store has done it (see `due`): an entry invalidated
+while the store was away is not served when it comes back.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from observability_integration.tasks import cancel_until_done, own, spawn, wait_
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
 
+from .due import Due
 from .slots import Slots
-from .stores.shared import SharedStore, StoreBusy
+from .stores.shared import Place, Reading, SharedStore, StoreBusy
 
 T = TypeVar("T")
 logger = logging.getLogger("observability_integration")
 
-_MAX_DUE = 1000  # deletions remembered one by one, few enough for one command; more of them become one clear
-_PROBE_TTL_MILLISECONDS = 1000
 _SLOTS = 16  # accesses at once; each needs a connection, and opening hundreds takes longer than the budget
 _PATIENCE = 10  # budgets that an access waits for a slot: the store is answering, or the breaker would be open
 _LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
@@ -60,33 +59,36 @@ class GuardedStore:
         self._retry_at = 0.0
         self._back_since = -math.inf
         self._probe: asyncio.Task[None] | None = None
-        self._due: dict[str, object] = {}
-        self._clear_due: object | None = None
+        self._due = Due(prefix)
         self._payment: asyncio.Task[None] | None = None
         self._up = CACHE_BACKEND_UP.declare(self, operation)
         self._up.set(1)
 
-    async def get(self, key: str) -> bytes | str | None:
-        """The entry; None when it is missing, late, invalidated, or the store is out of use."""
-        if not self._open and (self._clear_due is not None or key in self._due):
+    @property
+    def in_use(self) -> bool:
+        """Whether the store is asked at all."""
+        return not self._open
+
+    async def read(self, place: Place) -> Reading | None:
+        """The entry; None when the store is out of use or late, or the entry is about to be forgotten."""
+        if not self._open and self._due.forgets(place.name):
             return None
-        return await self._access(lambda: self._store.get(key))
+        return await self.ask(lambda: self._store.read(place))
 
-    async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
-        """Keeps an entry, if the store is in use."""
-        await self._access(lambda: self._store.set(key, value, ttl_milliseconds))
+    def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> None:
+        """Writes an entry for which no lease is held: soon if the store is in use, else when it is. Nobody waits."""
+        self._due.put(place.name, data, ttl_ms, note)
+        if not self._open and (self._payment is None or self._payment.done()):
+            self._pay_soon()
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, name: str, note: str) -> None:
         """Forgets an entry: in the store within the budget, else when it is back in use, and here at once."""
-        self._due[key] = object()
-        if len(self._due) > _MAX_DUE:
-            self._due.clear()
-            self._clear_due = object()
+        self._due.delete(name, note)
         await asyncio.shield(self._pay_soon())
 
-    async def clear(self) -> None:
-        """Forgets everything under the prefix, however long that takes, or when the store is back in use."""
-        self._clear_due = object()
+    async def mark(self, tag: str | None, life_ms: int, note: str) -> None:
+        """Voids what has the tag (None: everything), in the store within the budget or when it is back in use."""
+        self._due.mark(tag, life_ms, note)
         await asyncio.shield(self._pay_soon())
 
     async def aclose(self) -> None:
@@ -96,7 +98,8 @@ class GuardedStore:
             probe.cancel()
         await self._store.aclose()
 
-    async def _access(self, start: Callable[[], Awaitable[T]]) -> T | None:
+    async def ask(self, start: Callable[[], Awaitable[T]]) -> T | None:
+        """What `start` brings, which must not be None; None when the store is out of use, late, or fails."""
         if self._open:
             self._probe_if_due()
             return None
@@ -118,7 +121,7 @@ class GuardedStore:
         finally:
             self._slots.give_back()
 
-    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T | None:
+    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T | None:
         answers = self._answers
         try:
             result = await self._within(start, budget_seconds)
@@ -133,25 +136,29 @@ class GuardedStore:
             if self._answers == 0:
                 self._slots.widen(_SLOTS)
             self._answers += 1
-            if (self._due or self._clear_due is not None) and (self._payment is None or self._payment.done()):
+            if self._due and (self._payment is None or self._payment.done()):
                 self._pay_soon()
             return result
         return None
 
-    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T:
+    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
         # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
-        task = own(loop.create_task(_run(start), name="cache store"))
+        over: asyncio.Future[None] = loop.create_future()
+        task = own(loop.create_task(_run(start, over), name="cache store"))
+        timer = loop.call_later(budget_seconds, _release, over)
         try:
-            done = await wait_done(task, budget_seconds)
-            if not done and budget_seconds is not None and loop.time() - started > _LATE * budget_seconds:
+            await over
+            if not task.done() and loop.time() - started > _LATE * budget_seconds:
                 # The loop itself was held up: the answer may have come long ago, and only waits to be read.
-                done = await wait_done(task, budget_seconds)
+                await wait_done(task, budget_seconds)
         except asyncio.CancelledError:
             cancel_until_done(task)
             raise
-        if not done or task.cancelled():
+        finally:
+            timer.cancel()
+        if not task.done() or task.cancelled():
             cancel_until_done(task)
             raise TimeoutError
         return task.result()
@@ -165,23 +172,10 @@ class GuardedStore:
         if self._open:
             self._probe_if_due()
         else:
-            await self._ask(self._pay, self._time_to_pay())
-
-    def _time_to_pay(self) -> float | None:
-        return self._policy.backend_budget_seconds if self._clear_due is None else None
+            await self._ask(self._pay, self._policy.backend_budget_seconds)
 
     async def _pay(self) -> None:
-        clear_due = self._clear_due
-        if clear_due is not None:
-            await self._store.clear(self._prefix)
-            if self._clear_due is clear_due:
-                self._clear_due = None
-        due = dict(self._due)
-        if due:
-            await self._store.delete(*due)
-            for key, noted in due.items():
-                if self._due.get(key) is noted:  # else it became due again meanwhile
-                    del self._due[key]
+        await self._due.pay(self._store)
 
     def _count(self, error: BaseException) -> None:
         CACHE_BACKEND_ERRORS.series(self._operation, spans.error_type(error)).add()
@@ -218,8 +212,10 @@ class GuardedStore:
     async def _try_again(self) -> None:
         budget = self._policy.backend_budget_seconds
         try:
-            await self._within(self._write_and_read, budget)
-            await self._within(self._pay, self._time_to_pay())
+            # A store that takes nothing (read-only, out of memory) is not back, nor is one that only takes.
+            await self._within(lambda: self._store.probe(self._prefix), budget)
+            while self._due:
+                await self._within(self._pay, budget)
         except Exception:  # noqa: BLE001 - it is not back, whatever it says
             self._failures += 1
             self._schedule()
@@ -230,12 +226,15 @@ class GuardedStore:
         logger.warning("Cache '%s': shared store back in use", self._operation)
         events.emit("cache.backend.recovered", operation=self._operation)
 
-    async def _write_and_read(self) -> None:
-        # A store that takes nothing (read-only, out of memory) is not back, nor is one that only takes.
-        key = self._prefix + "probe"
-        await self._store.set(key, b"", _PROBE_TTL_MILLISECONDS)
-        await self._store.get(key)
+
+async def _run(start: Callable[[], Awaitable[T]], over: asyncio.Future[None]) -> T:
+    try:
+        return await start()
+    finally:
+        # From in here: a callback on the task would cost every access one more turn of the loop.
+        _release(over)
 
 
-async def _run(start: Callable[[], Awaitable[T]]) -> T:
-    return await start()
+def _release(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)

@@ -14,36 +14,48 @@ from typing import Any
 
 from observability_integration.errors import ConfigurationError
 
-WIRE_VERSION = "1"  # part of every key: two versions of the wire format never read each other's entries
+from .stores.shared import Place
+
+WIRE_VERSION = "2"  # part of every key: two versions of the wire format never read each other's entries
+_NO_BRACES = str.maketrans("{}", "()")  # the first braces in a key are those that Redis Cluster goes by
 GLOBAL = None  # the scope of entries that everybody may share
 
 
 class KeySpace:
     """Makes the keys of one operation within one scope.
 
+    Args:
+        operation: the operation's name, readable in every key.
+        scope: whose entries they are.
+        namespace: keeps apart what would share a name, such as two applications on one Redis.
+
     Attributes:
-        prefix: how every key of the operation begins in the shared store, in all scopes, and no other operation's.
+        prefix: how every key of the operation begins in the shared store, in all scopes, and no other operation's. The
+            part in braces is what Redis Cluster places keys by: all of an operation's are in one slot.
 
     Raises:
-        ConfigurationError: the scope is neither text nor ``GLOBAL``.
+        ConfigurationError: the scope is neither text nor ``GLOBAL``, or the namespace no text.
     """
 
-    __slots__ = ("_bytes", "_structure", "_text", "prefix")
+    __slots__ = ("_bytes", "_structure", "_tags", "_text", "prefix")
 
-    def __init__(self, operation: str, scope: str | None) -> None:
-        given: Any = scope  # annotations stop nobody from passing an id that is no text
-        if given is not None and not isinstance(given, str):
-            raise ConfigurationError(f"scope must be text or GLOBAL, got {type(given).__name__}")
-        identity = blake2b(canonical([WIRE_VERSION, operation, scope]), digest_size=32).digest()
+    def __init__(self, operation: str, scope: str | None, namespace: str = "") -> None:
+        check_scope(scope)
+        given: Any = namespace
+        if not isinstance(given, str):
+            raise ConfigurationError(f"namespace must be text, got {type(given).__name__}")
+        identity = blake2b(canonical([WIRE_VERSION, operation, scope, namespace]), digest_size=32).digest()
         # Each hash begins with 33 bytes that say whose key it is and of which kind. Copying a hash that has begun is
         # cheaper than beginning one, and than a keyed hash by far.
         self._text, self._bytes, self._structure = (
             blake2b(kind + identity, digest_size=32) for kind in (b"s", b"b", b"j")
         )
+        # A tag reaches an operation in all of its scopes, as clearing does.
+        self._tags = blake2b(b"t" + canonical([operation, namespace]), digest_size=10)
         # The mark keeps the keys of an operation called "chat" apart from those of one called "chat:v1".
-        mark = blake2b(canonical(operation), digest_size=6).hexdigest()
-        name = operation.encode("utf-8", "backslashreplace").decode()
-        self.prefix = f"cache:{name}:v{WIRE_VERSION}:{mark}:"
+        mark = blake2b(canonical([operation, namespace]), digest_size=6).hexdigest()
+        name = operation.encode("utf-8", "backslashreplace").decode().translate(_NO_BRACES)
+        self.prefix = f"cache:{name}:v{WIRE_VERSION}:{{{mark}}}:"
 
     def digest(self, key: Any) -> bytes:
         """The hash of a key: text, bytes, or anything that `canonical` accepts.
@@ -61,9 +73,28 @@ class KeySpace:
         hashed.update(data)
         return hashed.digest()
 
-    def wire(self, digest: bytes) -> str:
-        """The key in the shared store."""
-        return self.prefix + digest.hex()
+    def place(self, digest: bytes) -> Place:
+        """Where the entry stands in the shared store."""
+        return Place(self.prefix, digest.hex())
+
+    def tag(self, tag: str) -> str:
+        """The hash that stands for a tag, wherever it is kept or sent.
+
+        Raises:
+            TypeError: the tag is no text.
+        """
+        given: Any = tag
+        if not isinstance(given, str):
+            raise TypeError(f"a tag must be text, not {type(given).__name__}")
+        hashed = self._tags.copy()
+        hashed.update(tag.encode("utf-8", "surrogatepass"))
+        return hashed.hexdigest()
+
+
+def check_scope(scope: Any) -> None:
+    """Refuses what is neither text nor ``GLOBAL``: annotations stop nobody from passing an id that is no text."""
+    if scope is not None and not isinstance(scope, str):
+        raise ConfigurationError(f"scope must be text or GLOBAL, got {type(scope).__name__}")
 
 
 def canonical(value: Any) -> bytes:

@@ -4,71 +4,107 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 
+from .channel import Action, Channel
 from .codec import Codec, Kept, Uncopyable, Unreadable
+from .due import FOR_EVER_MS
+from .entry import Entry
+from .entry_options import EntryOptions
+from .freshness import Freshness
 from .guarded import GuardedStore
 from .keys import KeySpace
+from .leases import Lease
 from .policy import CachePolicy
 from .stores.memory import MemoryStore
 from .stores.shared import SharedStore
+from .wire import Stamp, Wire
 
 ABSENT: Final[Any] = object()  # None is a value
 
-_MAX_TTL_MILLISECONDS = 1 << 53  # some 285,000 years; Redis refuses what does not fit a signed 64-bit date
+# Marks of invalidated tags are kept for so long, and entries with tags for no longer: as long as FusionCache keeps its.
+_TAG_LIFE_SECONDS = 10 * 86_400.0
+
+
+class Found(NamedTuple):
+    """What the shared store had: the value, and the entry that memory may keep."""
+
+    value: Any
+    entry: Entry
+
+
+class Made(NamedTuple):
+    """What a call made, before anything is kept.
+
+    Attributes:
+        value: the value.
+        options: what the call decided about it.
+        began: when the call began, by the monotonic clock.
+        seconds: how long it took.
+        tokens: tokens that a hit will save.
+        refusal: why it must not be kept, or None.
+    """
+
+    value: Any
+    options: EntryOptions
+    began: float
+    seconds: float
+    tokens: int
+    refusal: str | None
 
 
 class Levels:
-    """Looks values up in both levels, and keeps them in both.
+    """Looks entries up in both levels, and keeps them in both.
 
     Args:
         operation: name for metrics and logs.
         keys: the key space.
-        ttl_seconds: how long a value is kept.
+        freshness: how long entries live.
         store: the second level, or None.
+        channel: tells other processes of changes; None without a second level.
         policy: bounds and budgets.
-        value_type: see `Codec`.
+        codec: how values are written.
+        wire: how entries are written.
 
-    Raises:
-        ConfigurationError: `value_type` cannot be rebuilt from JSON.
+    Attributes:
+        shared: the guarded second level, or None.
     """
 
     def __init__(
         self,
         operation: str,
         keys: KeySpace,
-        ttl_seconds: float,
+        freshness: Freshness,
         store: SharedStore | None,
+        channel: Channel | None,
         policy: CachePolicy,
-        value_type: type[Any] | None,
+        codec: Codec,
+        wire: Wire,
     ) -> None:
+        self._operation = operation
         self._keys = keys
-        self._ttl_seconds = ttl_seconds
+        self._freshness = freshness
         self._max_value_bytes = policy.max_value_bytes
-        self._codec = Codec(value_type)
-        self._memory = MemoryStore(policy.max_entries, policy.max_bytes)
-        self._shared = None if store is None else GuardedStore(store, operation, keys.prefix, policy)
+        self._codec = codec
+        self._wire = wire
+        self._store = store
+        self._channel = channel
+        self.memory = MemoryStore(policy.max_entries, policy.max_bytes)
+        self.shared = None if store is None else GuardedStore(store, operation, keys.prefix, policy)
+        self._size = CACHE_ENTRY_SIZE.series(operation)
 
-    @property
-    def has_shared(self) -> bool:
-        """Whether there is a second level."""
-        return self._shared is not None
-
-    def recall(self, digest: bytes) -> Any:
-        """The value that memory has, or `ABSENT`."""
-        kept = self._memory.get(digest)
-        if kept is None:
-            return ABSENT
+    def value_of(self, digest: bytes, entry: Entry) -> Any:
+        """The value of an entry in memory, for one caller to have, or `ABSENT`."""
+        kept = entry.kept
         if kept.form == "value":
             return kept.payload
-        try:
-            return self._codec.restore(kept)
-        except Unreadable as error:
-            note_fault("cache.restore", error.__cause__ or error)
-            self._memory.delete(digest)
-            return ABSENT
+        value = self.hand_out(kept)
+        if value is ABSENT:
+            self.memory.delete(digest)
+        return value
 
     def hand_out(self, kept: Kept | None) -> Any:
         """What a flight brought, for one more caller to have; `ABSENT` if it cannot be had twice."""
@@ -80,70 +116,188 @@ class Levels:
             note_fault("cache.restore", error.__cause__ or error)
             return ABSENT
 
-    async def fetch(self, digest: bytes, current: Callable[[], bool]) -> tuple[Any, Kept] | None:
-        """The value that the shared store has; memory keeps it from then on.
+    async def fetch(self, digest: bytes) -> Found | None:
+        """What the shared store has, fresh or stale."""
+        if self.shared is None:
+            return None
+        reading = await self.shared.read(self._keys.place(digest))
+        if reading is None or reading.data is None:
+            return None
+        return await self.judge(digest, reading.data, reading.cleared_us)
+
+    async def judge(self, digest: bytes, data: bytes, cleared_us: int) -> Found | None:
+        """What may be made of an entry in the shared store; one that nobody can read is deleted there."""
+        place = self._keys.place(digest)
+        try:
+            stamp, payload, version = self._wire.open(place.key, data)
+            value = self._codec.decode(payload)
+        except Unreadable as error:
+            note_fault("cache.decode", error.__cause__ or error)
+            if self.shared is not None:
+                await self.shared.delete(place.name, self._note("delete", place.name))
+            return None
+        if stamp.created_us <= cleared_us or (stamp.tags and await self._is_void(stamp)):
+            return None
+        # The clocks of two machines may disagree: an entry is never given more than its whole life.
+        age = max(0.0, time.time() - stamp.created_us / 1e6)
+        now = time.monotonic()
+        fresh_until = now - age + stamp.fresh_ms / 1000
+        usable_until = now - age + stamp.usable_ms / 1000
+        if usable_until <= now:
+            return None
+        kept = self._codec.keep(value, payload, self._max_value_bytes)
+        compute_seconds = stamp.compute_ms / 1000
+        refresh_at = (
+            now - age + compute_seconds + self._freshness.refresh_after(stamp.fresh_ms / 1000 - compute_seconds)
+        )
+        entry = Entry(
+            kept,
+            now - age,
+            fresh_until,
+            fresh_until,
+            usable_until,
+            refresh_at,
+            compute_seconds,
+            stamp.tags,
+            version,
+            stamp.tokens,
+        )
+        return Found(value, entry)
+
+    async def _is_void(self, stamp: Stamp) -> bool:
+        store, guarded = self._store, self.shared
+        if store is None or guarded is None:
+            return False
+        marked_us = await guarded.ask(lambda: store.marked_us(self._keys.prefix, stamp.tags))
+        return marked_us is None or stamp.created_us <= marked_us  # what cannot be asked about may be void
+
+    def remember(self, digest: bytes, entry: Entry) -> None:
+        """Keeps an entry in memory, unless it is too large."""
+        if entry.kept.size <= self._max_value_bytes:
+            self.memory.set(digest, entry)
+
+    async def keep(
+        self, digest: bytes, made: Made, lease: Lease | None, current: Callable[[tuple[str, ...]], bool]
+    ) -> tuple[Kept | None, Entry | None]:
+        """Keeps a value in both levels.
 
         Args:
             digest: the key.
-            current: whether what is found may still be kept.
-        """
-        if self._shared is None:
-            return None
-        wire_key = self._keys.wire(digest)
-        data = await self._shared.get(wire_key)
-        if data is None:
-            return None
-        try:
-            encoded, expires_ms = self._codec.unwrap(data)
-            value = self._codec.decode(encoded)
-        except Unreadable as error:
-            note_fault("cache.decode", error.__cause__ or error)
-            await self._shared.delete(wire_key)
-            return None
-        # What is left of the entry's life: memory must not keep it longer than the shared store should.
-        left = min(self._ttl_seconds, expires_ms / 1000 - time.time())
-        if left <= 0:
-            return None  # the store kept it too long, or the clocks of two machines disagree
-        kept = self._codec.keep(value, encoded, self._max_value_bytes)
-        if kept.size <= self._max_value_bytes and current():
-            self._memory.set(digest, kept, left)
-        return value, kept
+            made: the value and all about it.
+            lease: the right to write it into the shared store, or None when that could not be had.
+            current: whether something with these tags may still be kept.
 
-    async def keep(self, digest: bytes, value: Any, current: Callable[[], bool]) -> Kept | None:
-        """Keeps a value in both levels; None when it can be neither encoded nor copied, hence not kept at all."""
+        Returns:
+            What other callers can be given the value from (None when it can be neither encoded nor copied), and the
+            entry, unless it was not kept.
+        """
         encoded = None
-        if self._shared is not None or self._codec.needs_encoding(value):
-            encoded = self._codec.encode(value)
+        if self.shared is not None or self._codec.needs_encoding(made.value):
+            encoded = self._codec.encode(made.value)
         try:
-            kept = self._codec.keep(value, encoded, self._max_value_bytes)
+            kept = self._codec.keep(made.value, encoded, self._max_value_bytes)
         except Uncopyable as error:
             note_fault("cache.keep", error.__cause__ or error)
-            return None
-        if kept.size > self._max_value_bytes or not current():
-            return kept
-        self._memory.set(digest, kept, self._ttl_seconds)
-        if self._shared is not None and encoded is not None:
-            wire_key = self._keys.wire(digest)
-            ttl_ms = min(max(1, round(self._ttl_seconds * 1000)), _MAX_TTL_MILLISECONDS)
-            expires_ms = int(time.time() * 1000) + ttl_ms
-            await self._shared.set(wire_key, self._codec.wrap(encoded, expires_ms), ttl_ms)
-            if not current():  # invalidated while it was being written, and perhaps deleted before it was there
-                await self._shared.delete(wire_key)
-        return kept
+            self._refuse("uncopyable")
+            return None, None
+        refusal = made.refusal or ("too_large" if kept.size > self._max_value_bytes else None)
+        if refusal is not None:
+            self._refuse(refusal)
+            return kept, None
+        tags = tuple(sorted({self._keys.tag(tag) for tag in made.options.tags}))
+        if not current(tags):
+            self._refuse("invalidated")
+            return kept, None
+        fresh_seconds, usable_seconds = self._freshness.life(made.options.ttl_seconds)
+        if tags:
+            usable_seconds = min(usable_seconds, self.tag_life_seconds)
+            fresh_seconds = min(fresh_seconds, usable_seconds)
+        now = time.monotonic()
+        entry = Entry(
+            kept,
+            made.began,
+            now + fresh_seconds,
+            now + fresh_seconds,
+            now + usable_seconds,
+            now + self._freshness.refresh_after(fresh_seconds),
+            made.seconds,
+            tags,
+            b"",
+            made.tokens,
+        )
+        if self.shared is None or encoded is None:
+            self._size.record(kept.size)
+            self.memory.set(digest, entry)
+            return kept, entry
+        written = await self._write(digest, entry, encoded, now, lease)
+        if written is None or not current(tags):
+            self._refuse("invalidated")
+            return kept, None
+        entry = entry._replace(version=written)
+        self.memory.set(digest, entry)
+        return kept, entry
+
+    async def _write(
+        self, digest: bytes, entry: Entry, encoded: bytes, now: float, lease: Lease | None
+    ) -> bytes | None:
+        # The version under which the entry is in the shared store or will be; None if it may not be kept.
+        assert self.shared is not None  # noqa: S101 - for the type checker
+        place = self._keys.place(digest)
+        made_ms = _ms(now - entry.created)
+        created_us = int(time.time() * 1e6) - 1000 * made_ms if lease is None else lease.now_us
+        usable_ms = min(_ms(entry.usable_until - now), FOR_EVER_MS)
+        stamp = Stamp(
+            created_us,
+            made_ms + min(_ms(entry.fresh_until - now), FOR_EVER_MS),
+            made_ms + usable_ms,
+            _ms(entry.compute_seconds),
+            entry.tags,
+            entry.tokens,
+        )
+        data = self._wire.seal(place.key, stamp, encoded)
+        self._size.record(len(data))
+        if lease is not None:
+            written = await lease.commit(data, usable_ms)
+            if written is not None:  # refused: the lease was lost, to an invalidation or to one who is making it anew
+                return data[:16] if written else None
+        self.shared.put_late(place, data, usable_ms, self._note("set", place.name))
+        return data[:16]
+
+    def _note(self, action: Action, name: str = "", *, tag: str = "") -> str:
+        return "" if self._channel is None else self._channel.note(action, name, tag=tag)
+
+    def _refuse(self, reason: str) -> None:
+        CACHE_REFUSALS.series(self._operation, reason).add()
 
     async def forget(self, digest: bytes) -> None:
         """Forgets one value in both levels."""
-        self._memory.delete(digest)
-        if self._shared is not None:
-            await self._shared.delete(self._keys.wire(digest))
+        self.memory.delete(digest)
+        if self.shared is not None:
+            name = self._keys.place(digest).name
+            await self.shared.delete(name, self._note("delete", name))
+
+    @property
+    def tag_life_seconds(self) -> float:
+        """For how long an invalidated tag is remembered: longer than anything with the tag may live."""
+        return max(_TAG_LIFE_SECONDS, self._freshness.longest_seconds)
+
+    async def forget_tag(self, tag: str) -> None:
+        """Voids everything with the tag, which is given by its hash."""
+        self.memory.delete_tagged(tag)
+        if self.shared is not None:
+            await self.shared.mark(tag, _ms(self.tag_life_seconds), self._note("tag", tag=tag))
 
     async def clear(self) -> None:
-        """Forgets everything in memory, and everything of the operation in the shared store."""
-        self._memory.clear()
-        if self._shared is not None:
-            await self._shared.clear()
+        """Forgets everything in memory, and voids everything of the operation in the shared store."""
+        self.memory.clear()
+        if self.shared is not None:
+            await self.shared.mark(None, FOR_EVER_MS, self._note("clear"))
 
     async def aclose(self) -> None:
         """Lets go of what the shared store opened itself."""
-        if self._shared is not None:
-            await self._shared.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

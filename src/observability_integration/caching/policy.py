@@ -10,6 +10,32 @@ from observability_integration.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveTtl:
+    """Bounds within which a cache may adapt its TTL.
+
+    Attributes:
+        min_seconds: the shortest TTL.
+        max_seconds: the longest.
+        min_lookups: lookups to be seen before each change. At least 1.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    min_seconds: float = 60.0
+    max_seconds: float = 86_400.0
+    min_lookups: int = 20
+
+    def __post_init__(self) -> None:
+        check_positive("min_seconds", self.min_seconds)
+        check_positive("max_seconds", self.max_seconds)
+        if self.min_seconds > self.max_seconds:
+            raise ConfigurationError("min_seconds must not be greater than max_seconds")
+        if isinstance(self.min_lookups, bool) or not isinstance(self.min_lookups, int) or self.min_lookups < 1:
+            raise ConfigurationError(f"min_lookups must be an integer >= 1, got {self.min_lookups!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
     """How a cache keeps what it keeps.
 
@@ -17,6 +43,32 @@ class CachePolicy:
         max_entries: entries kept in memory; the least recently used go first. At least 1.
         max_bytes: bytes kept in memory, an estimate for objects kept as they are. At least 1.
         max_value_bytes: a larger value is not kept at all. At least 1.
+        ttl_jitter: up to which fraction a TTL is cut at random, so that what was stored together does not expire
+            together; it is never lengthened. 0 to below 1.
+        stale_while_revalidate_seconds: for how long after its TTL an entry is served at once while a call in the
+            background replaces it (RFC 5861). 0 for not at all.
+        stale_if_error_seconds: for how long after its TTL an entry is served when the call fails or does not answer in
+            time (RFC 5861). 0 for not at all.
+        stale_if_error_throttle_seconds: for how long such an entry is then served without trying the call again.
+        soft_timeout_seconds: how long a caller waits for the call when there is a stale entry to be had instead; the
+            call goes on in the background. None for no limit.
+        hard_timeout_seconds: how long a caller waits for the call at all; it goes on in the background. None for no
+            limit.
+        eager_refresh: from which fraction of its TTL a hit starts a call in the background that replaces the entry;
+            only the first such hit does, among all processes. 0.8 is a good value; None for never.
+        early_refresh_beta: refreshes ahead of expiry at random, the sooner the longer the call takes, with no need of
+            coordination (XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention",
+            VLDB 2015; 1 is its optimum). 0 for never.
+        adaptive_ttl: adapts the TTL to how old entries are when they are hit; None for a fixed TTL.
+        max_refreshes: calls in the background at once; what exceeds them is not refreshed yet. At least 1.
+        background_seconds: how long a call may go on when nobody waits for it any more.
+        lease_seconds: after how long another process takes over from one that died in the middle of a call. The lease
+            is renewed while the call goes on, so it may be much shorter than that.
+        compress_above_bytes: larger entries are compressed in the shared store (needs zstandard); None for never.
+        stream_replay_pace: how a kept stream is replayed: 0 for at once, 1 for with the pauses it had, 0.5 for half of
+            each.
+        store_tool_calls: whether answers that call tools are kept (request form).
+        store_sampled: whether answers drawn at a temperature above 0 are kept (request form).
         backend_budget_seconds: how long one access to the shared store may take before the call goes on without it.
         backend_retry_seconds: after a failure of the shared store, how long until it is tried again in the background;
             doubled (with jitter) while it keeps failing, up to `backend_retry_max_seconds`.
@@ -30,19 +82,76 @@ class CachePolicy:
     max_entries: int = 10_000
     max_bytes: int = 64 * 1024 * 1024
     max_value_bytes: int = 1024 * 1024
+    ttl_jitter: float = 0.1
+    stale_while_revalidate_seconds: float = 0.0
+    stale_if_error_seconds: float = 0.0
+    stale_if_error_throttle_seconds: float = 30.0
+    soft_timeout_seconds: float | None = None
+    hard_timeout_seconds: float | None = None
+    eager_refresh: float | None = None
+    early_refresh_beta: float = 0.0
+    adaptive_ttl: AdaptiveTtl | None = None
+    max_refreshes: int = 16
+    background_seconds: float = 60.0
+    lease_seconds: float = 2.0
+    compress_above_bytes: int | None = None
+    stream_replay_pace: float = 0.0
+    store_tool_calls: bool = False
+    store_sampled: bool = False
     backend_budget_seconds: float = 0.05
     backend_retry_seconds: float = 1.0
     backend_retry_max_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for knob in ("max_entries", "max_bytes", "max_value_bytes"):
+        for knob in ("max_entries", "max_bytes", "max_value_bytes", "max_refreshes"):
             value = getattr(self, knob)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")
-        for knob in ("backend_budget_seconds", "backend_retry_seconds", "backend_retry_max_seconds"):
+        if self.compress_above_bytes is not None:
+            check_at_least_zero("compress_above_bytes", self.compress_above_bytes)
+        for knob in (
+            "stale_while_revalidate_seconds",
+            "stale_if_error_seconds",
+            "stale_if_error_throttle_seconds",
+            "early_refresh_beta",
+            "stream_replay_pace",
+        ):
+            check_at_least_zero(knob, getattr(self, knob))
+        for knob in (
+            *("background_seconds", "lease_seconds"),
+            *("backend_budget_seconds", "backend_retry_seconds", "backend_retry_max_seconds"),
+        ):
             check_positive(knob, getattr(self, knob))
-        if self.backend_retry_seconds > self.backend_retry_max_seconds:
-            raise ConfigurationError("backend_retry_seconds must not be greater than backend_retry_max_seconds")
+        for knob in ("soft_timeout_seconds", "hard_timeout_seconds"):
+            if getattr(self, knob) is not None:
+                check_positive(knob, getattr(self, knob))
+        if self.soft_timeout_seconds and self.hard_timeout_seconds:
+            _check_order(self, "soft_timeout_seconds", "hard_timeout_seconds")
+        _check_fraction("ttl_jitter", self.ttl_jitter, zero=True)
+        if self.eager_refresh is not None:
+            _check_fraction("eager_refresh", self.eager_refresh, zero=False)
+        _check_order(self, "backend_retry_seconds", "backend_retry_max_seconds")
+
+    @property
+    def stale_seconds(self) -> float:
+        """How long an entry is kept beyond its TTL, because it may yet be served."""
+        return max(self.stale_while_revalidate_seconds, self.stale_if_error_seconds)
+
+
+def _check_order(policy: CachePolicy, smaller: str, greater: str) -> None:
+    if getattr(policy, smaller) > getattr(policy, greater):
+        raise ConfigurationError(f"{smaller} must not be greater than {greater}")
+
+
+def _check_fraction(knob: str, value: Any, *, zero: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 or (value == 0 and not zero):
+        raise ConfigurationError(f"{knob} must be a fraction {'>=' if zero else '>'} 0 and < 1, got {value!r}")
+
+
+def check_at_least_zero(knob: str, value: Any) -> None:
+    """Refuses what is not a finite number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{knob} must be a finite number >= 0, got {value!r}")
 
 
 def check_positive(knob: str, value: Any) -> None:
@@ -53,5 +162,4 @@ def check_positive(knob: str, value: Any) -> None:
 
 def check_cost(knob: str, value: Any) -> None:
     """Refuses what is not a finite number of USD >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number of USD >= 0, got {value!r}")
+    check_at_least_zero(f"{knob} (USD)", value)

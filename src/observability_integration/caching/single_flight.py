@@ -11,34 +11,61 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from .entry import Entry
+
+
+class Flight:
+    """One call under way.
+
+    Attributes:
+        task: what makes it.
+        span: the span of the caller who started it, for the others to link to.
+        stand_in: a stale entry that may be served if the call fails or is late.
+        void_tags: hashes of tags that were invalidated meanwhile: what is made with one of them is not kept.
+    """
+
+    __slots__ = ("span", "stand_in", "task", "void_tags")
+
+    def __init__(self, span: Any, stand_in: Entry | None) -> None:
+        self.task: asyncio.Task[Any]
+        self.span = span
+        self.stand_in = stand_in
+        self.void_tags: set[str] = set()
+
 
 class SingleFlight:
     """The flights of one cache, by event loop and key: a task can be awaited in its own loop only."""
 
     def __init__(self) -> None:
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Task[Any]] = {}
-        self._aloft: set[asyncio.Task[Any]] = set()  # the loop holds tasks weakly, and a forgotten flight goes on
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], Flight] = {}
+        self._aloft: set[Flight] = set()  # the loop holds tasks weakly, and a forgotten flight goes on
 
-    def join(self, key: bytes) -> asyncio.Task[Any] | None:
+    def join(self, key: bytes) -> Flight | None:
         """The flight for `key` that is under way in this event loop, if any."""
         flight = self._flights.get((asyncio.get_running_loop(), key))
-        return None if flight is None or flight.done() else flight
+        return None if flight is None or flight.task.done() else flight
 
-    def depart(self, key: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
-        """Starts the flight for `key`."""
+    def depart(
+        self,
+        key: bytes,
+        flight: Flight,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        context: Any = None,
+    ) -> None:
+        """Starts the flight for `key`, in a copy of the current context or in `context`."""
         loop = asyncio.get_running_loop()
         here = loop, key
-        flight = self._flights[here] = loop.create_task(work(), name="cache flight")
+        flight.task = loop.create_task(work(), name="cache flight", context=context)
+        self._flights[here] = flight
         self._aloft.add(flight)
-        flight.add_done_callback(functools.partial(self._landed, here))
-        return flight
+        flight.task.add_done_callback(functools.partial(self._landed, here, flight))
 
-    def _landed(self, here: tuple[asyncio.AbstractEventLoop, bytes], flight: asyncio.Task[Any]) -> None:
+    def _landed(self, here: tuple[asyncio.AbstractEventLoop, bytes], flight: Flight, task: asyncio.Task[Any]) -> None:
         self._aloft.discard(flight)
         if self._flights.get(here) is flight:
             del self._flights[here]
-        if not flight.cancelled():
-            flight.exception()  # marks it as retrieved: everybody who waited may be gone
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: everybody who waited may be gone
 
     def forget(self, key: bytes) -> None:
         """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""
@@ -50,9 +77,14 @@ class SingleFlight:
         """The same for every flight."""
         self._flights.clear()
 
-    def is_current(self, key: bytes) -> bool:
+    def void_tag(self, tag: str) -> None:
+        """Keeps the flights under way from storing what has the tag."""
+        for flight in list(self._aloft):
+            flight.void_tags.add(tag)
+
+    def is_current(self, key: bytes, flight: Flight) -> bool:
         """From inside a flight: whether it is still the one for `key`."""
-        return self._flights.get((asyncio.get_running_loop(), key)) is asyncio.current_task()
+        return self._flights.get((asyncio.get_running_loop(), key)) is flight
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -13,6 +13,10 @@ from enum import Enum
 LLM_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 # A lookup takes from microseconds (memory) to a Redis that is about to be given up.
 LOOKUP_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# An answer takes from a few bytes (a label) to a megabyte, the largest that is kept by default.
+ENTRY_BYTES = (64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+# An entry is hit from a second after it was made (a retry) to the end of a TTL of days.
+AGE_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604800.0)
 # elapsed / limit: a timeout that is always used to 10 % is too long, one used to 90 % is about to fire.
 UTILIZATION = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5)
 # OpenTelemetry semantic conventions v1.41, gen-ai metrics: the advised boundaries.
@@ -133,6 +137,82 @@ CACHE_BACKEND_UP = MetricSpec(
     Kind.GAUGE,
     _OPERATION,
     "1 while the shared store is in use, 0 while its breaker is open; absent without a shared store.",
+)
+
+CACHE_SERVED = MetricSpec(
+    "cache.served",
+    Kind.COUNTER,
+    ("operation", "tier", "freshness"),
+    "Hits by where they came from (memory, backend, flight, semantic) and how (fresh, stale, coalesced).",
+)
+CACHE_MISSED = MetricSpec(
+    "cache.missed",
+    Kind.COUNTER,
+    ("operation", "reason"),
+    "Misses by reason: absent, expired, backend_down (the shared store was out of use), failed (an equal call failed).",
+)
+CACHE_TIER_LATENCY = MetricSpec(
+    "cache.tier.latency",
+    Kind.HISTOGRAM,
+    ("operation", "tier"),
+    "Time that looking into one tier took, whether or not it had the entry.",
+    "s",
+    LOOKUP_SECONDS,
+)
+CACHE_COMPUTE = MetricSpec(
+    "cache.compute", Kind.HISTOGRAM, ("operation", "outcome"), "Time of the calls made on a miss.", "s", LLM_SECONDS
+)
+CACHE_LOCK_WAIT = MetricSpec(
+    "cache.lock.wait",
+    Kind.HISTOGRAM,
+    ("operation", "reach"),
+    "Time spent waiting for an equal call, by whether it was made by this process or another.",
+    "s",
+    LLM_SECONDS,
+)
+CACHE_ENTRY_SIZE = MetricSpec(
+    "cache.entry.size",
+    Kind.HISTOGRAM,
+    _OPERATION,
+    "Size of the entries kept: as written to the shared store, else as estimated in memory.",
+    "By",
+    ENTRY_BYTES,
+)
+CACHE_HIT_AGE = MetricSpec(
+    "cache.hit.age",
+    Kind.HISTOGRAM,
+    _OPERATION,
+    "Age of an entry when it is hit, from the beginning of the call that made it.",
+    "s",
+    AGE_SECONDS,
+)
+CACHE_REFRESHES = MetricSpec(
+    "cache.refreshes",
+    Kind.COUNTER,
+    ("operation", "outcome"),
+    "Refreshes in the background: success, error, left (another process makes it), skipped (too many at once).",
+)
+CACHE_STALE_SERVED = MetricSpec(
+    "cache.stale.served",
+    Kind.COUNTER,
+    ("operation", "reason"),
+    "Stale entries served: revalidating, error (the call failed), throttled (it failed lately), timeout (it is late).",
+)
+CACHE_REFUSALS = MetricSpec(
+    "cache.refusals", Kind.COUNTER, ("operation", "reason"), "Values that were returned and not kept, by reason."
+)
+CACHE_DUPLICATES = MetricSpec(
+    "cache.singleflight.duplicates",
+    Kind.COUNTER,
+    _OPERATION,
+    "Calls that were made although another process was making the same one: its lease was lost, or could not be had.",
+)
+CACHE_SAVED_TOKENS = MetricSpec(
+    "cache.saved_tokens",
+    Kind.COUNTER,
+    _OPERATION,
+    "Tokens that hits did not use again, where the answer's usage says.",
+    "{token}",
 )
 
 TIMEOUT_SUCCESSES = MetricSpec("timeout.successes", Kind.COUNTER, _OPERATION, "Calls that finished in time.")
@@ -308,6 +388,18 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     CACHE_BYPASSES,
     CACHE_BACKEND_ERRORS,
     CACHE_BACKEND_UP,
+    CACHE_SERVED,
+    CACHE_MISSED,
+    CACHE_TIER_LATENCY,
+    CACHE_COMPUTE,
+    CACHE_LOCK_WAIT,
+    CACHE_ENTRY_SIZE,
+    CACHE_HIT_AGE,
+    CACHE_REFRESHES,
+    CACHE_STALE_SERVED,
+    CACHE_REFUSALS,
+    CACHE_DUPLICATES,
+    CACHE_SAVED_TOKENS,
     TIMEOUT_SUCCESSES,
     TIMEOUT_FAILURES,
     TIMEOUT_ERRORS,

@@ -46,16 +46,22 @@ class OtelTracing(Tracing):
         """A link to `span`; None where there is no span."""
         return None if span is NO_SPAN else Link(cast("trace_api.Span", span).get_span_context())
 
+    def link(self, span: OperationSpan, other: OperationSpan) -> None:
+        """Links `span`, which is open, to another one."""
+        if span is not NO_SPAN and other is not NO_SPAN:
+            cast("trace_api.Span", span).add_link(cast("trace_api.Span", other).get_span_context())
+
 
 class ForeignSpan:
     """A span of the application's provider, whose processors may raise when it ends."""
 
-    __slots__ = ("get_span_context", "inner", "set_attribute", "set_status")
+    __slots__ = ("add_link", "get_span_context", "inner", "set_attribute", "set_status")
 
     def __init__(self, inner: trace_api.Span) -> None:
         self.inner = inner
         self.set_attribute = inner.set_attribute
         self.set_status = inner.set_status
+        self.add_link = inner.add_link
         self.get_span_context = inner.get_span_context
 
     def add_event(self, name: str, attributes: Any = None, /) -> None:

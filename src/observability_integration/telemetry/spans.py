@@ -77,6 +77,9 @@ class Tracing:
         """A link to `span`, for `begin`."""
         return None
 
+    def link(self, span: OperationSpan, other: OperationSpan) -> None:
+        """Links `span`, which is open, to another one."""
+
 
 off = Tracing()
 tracing: Tracing = off

@@ -665,8 +665,8 @@ async def test_spans_say_what_happened_and_nest(tracing: Any) -> None:
     miss, hit, shared = (span for span in tracing.spans if span.name == "cache answers")
     assert "cache answers > timeout call" in tracing.tree()
     assert {"cache.hit": False, "workflow.id": "w", "workflow.correlation_id": "c"}.items() <= miss.attributes.items()
-    assert {"cache.hit": True, "cache.tier": "memory"} == hit.attributes
-    assert {"cache.hit": True, "cache.tier": "backend"} == shared.attributes
+    assert {"cache.hit": True, "cache.tier": "memory", "cache.freshness": "fresh"} == hit.attributes
+    assert {"cache.hit": True, "cache.tier": "backend", "cache.freshness": "fresh"} == shared.attributes
     assert [] == tracing.unended()
 
 
@@ -873,7 +873,12 @@ def test_the_chain_describes_itself() -> None:
 
 def test_attributes_of_the_older_interface() -> None:
     """Callers of it read these."""
-    client = _Store()
+
+    class Client:
+        async def execute_command(self, *_: Any) -> None:
+            raise NotImplementedError
+
+    client = Client()
     cache = _cache(_Work(), ttl_seconds=60.0, redis_client=client, cost_per_call=0.5)
     assert (60.0, 0.5) == (cache.ttl_seconds, cache.cost_per_call)
     assert client is cache.redis_client

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 
+from .plain import PlainStore
 from .redis import RedisStore, RedisUrlStore
-from .shared import SharedStore
+from .shared import CacheBackend, SharedStore
 
 logger = logging.getLogger("observability_integration")
 
+# What a store has that coordinates processes, and a mere backend does not.
+_COORDINATES = ("read", "marked_us", "acquire", "renew", "commit", "release", "put_late", "mark", "probe", "listen")
+
 
 def choose_store(
-    operation: str, policy: CachePolicy, *, url: str | None, client: Any, backend: SharedStore | None
+    operation: str, policy: CachePolicy, *, url: str | None, client: Any, backend: CacheBackend | SharedStore | None
 ) -> SharedStore | None:
     """The store behind a URL, a client or a backend; None when nothing is given, or redis is not installed.
 
@@ -24,8 +28,12 @@ def choose_store(
     """
     if sum(given is not None for given in (url, client, backend)) > 1:
         raise ConfigurationError("give one of redis_url, redis_client and backend")
+    if backend is not None:
+        if all(callable(getattr(backend, method, None)) for method in _COORDINATES):
+            return cast("SharedStore", backend)
+        return PlainStore(cast("CacheBackend", backend))
     if url is None:
-        return backend if client is None else RedisStore(client)
+        return None if client is None else RedisStore(client)
     try:
         # Twice the budget: the guard decides, and the client's own timeouts are for what the guard does not time.
         return RedisUrlStore(url, 2 * policy.backend_budget_seconds)

@@ -1,75 +1,205 @@
-"""The first level: a bounded map in the process, least recently used out first."""
+"""The first level: a bounded map in the process, which pushes out what has expired, and then what is little used.
+
+The policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). A new entry waits in
+a short queue. If nobody has asked for it by the time its turn comes, it goes, and its key is remembered for a while; if
+somebody has, or if it comes back soon, it moves to the long queue. So a flood of questions that nobody repeats, which
+is what chats mostly are, does not push out the answers that are asked for. `benchmarks/eviction.py` measures how that
+compares with other policies.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 
-from observability_integration.caching.codec import Kept
+from observability_integration.caching.entry import Entry
+
+_SHORT = 0.3  # of the room; the paper takes 0.1, but what chats repeat comes back later: see the benchmark
+_MOST_USES = 3  # that are remembered of an entry, as in the paper
+_LOOKED_AT = 128  # entries in the long queue before one goes though it was used: nobody is to wait for thousands
+_SWEPT = 2  # expired entries that a new one pushes out, if there are any: more go than come, and none waits for many
+_SPARE = 64  # expiries of entries long gone that are not worth looking for
+
+
+class _Slot:
+    # An entry, whether it has made it into the long queue, and how often it was used since it was last looked at.
+    __slots__ = ("entry", "proven", "uses")
+
+    def __init__(self, entry: Entry, proven: bool) -> None:
+        self.entry = entry
+        self.proven = proven
+        self.uses = 0
 
 
 class MemoryStore:
-    """Bounded by entries and by bytes; expiry is checked on reading.
+    """Bounded by entries and by bytes; threads may share it.
+
+    What has expired is dropped when it is read, when room is needed (before anything that can still be served), and
+    otherwise bit by bit as new entries come.
 
     Args:
         max_entries: at least 1.
-        max_bytes: at least 1.
-        clock: seconds that only go forward.
+        max_bytes: at least 1; what counts is the size of the values.
+        clock: seconds that only go forward, as in `Entry`.
     """
 
     def __init__(self, max_entries: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._clock = clock
-        self._entries: OrderedDict[bytes, tuple[Kept, float]] = OrderedDict()
+        self._slots: dict[bytes, _Slot] = {}
         self._bytes = 0
+        self._short: OrderedDict[bytes, _Slot] = OrderedDict()
+        self._short_bytes = 0
+        self._long: OrderedDict[bytes, _Slot] = OrderedDict()
+        self._pushed_out: OrderedDict[bytes, None] = OrderedDict()  # from the short queue, no more than there are slots
+        self._tagged: dict[str, set[bytes]] = {}
+        # A heap of when entries expire, and some that are gone would have: to find those costs more than it saves.
+        self._expiries: list[tuple[float, bytes]] = []
+        # Not taken to read: looking up is atomic, and a use that two threads count at once may well count as one.
         self._lock = threading.Lock()
 
-    def get(self, key: bytes) -> Kept | None:
-        """The entry, unless it is missing or has expired."""
-        found = self._entries.get(key)
-        if found is None:
+    def get(self, key: bytes) -> Entry | None:
+        """The entry, fresh or stale; None when it is missing or can no longer be used."""
+        slot = self._slots.get(key)
+        if slot is None:
             return None
-        if found[1] <= self._clock():
-            self.delete(key)
+        entry = slot.entry
+        if entry.usable_until <= self._clock():
+            with self._lock:
+                slot = self._slots.get(key)
+                if slot is not None and slot.entry is entry:  # another thread may have replaced it
+                    self._drop(key)
             return None
-        try:  # noqa: SIM105 - suppress() costs as much as everything else here
-            self._entries.move_to_end(key)
-        except KeyError:  # another thread evicted it meanwhile; what was found is still good
-            pass
-        return found[0]
+        if slot.uses < _MOST_USES:
+            slot.uses += 1
+        return entry
 
-    def set(self, key: bytes, kept: Kept, ttl_seconds: float) -> None:
-        """Keeps an entry, and evicts until everything fits."""
+    def set(self, key: bytes, entry: Entry) -> None:
+        """Keeps an entry in place of what was there, unless it is too large or expired, and pushes out others."""
+        now, size = self._clock(), entry.kept.size
         with self._lock:
-            old = self._entries.pop(key, None)
-            if old is not None:
-                self._bytes -= old[0].size
-            if kept.size > self._max_bytes:
+            for _ in range(_SWEPT):
+                self._drop_expired(now)
+            if size > self._max_bytes or entry.usable_until <= now:
+                self._drop(key)
                 return
-            self._entries[key] = (kept, self._clock() + ttl_seconds)
-            self._bytes += kept.size
-            while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-                _, (evicted, _) = self._entries.popitem(last=False)
-                self._bytes -= evicted.size
+            slot = self._slots.get(key)
+            if slot is not None and self._bytes - slot.entry.kept.size + size <= self._max_bytes:
+                self._discount(key, slot)
+                slot.entry = entry  # in place: whoever reads meanwhile finds the one or the other
+            else:
+                self._drop(key)
+                while len(self._slots) >= self._max_entries or self._bytes + size > self._max_bytes:
+                    if not self._drop_expired(now):
+                        self._push_out()
+                slot = self._slots[key] = _Slot(entry, proven=self._is_back(key))
+                (self._long if slot.proven else self._short)[key] = slot
+            self._count(key, slot)
+            if len(self._expiries) > 2 * len(self._slots) + _SPARE:
+                self._expiries = list({expiry for expiry in self._expiries if self._stands(expiry)})
+                heapify(self._expiries)
 
-    def delete(self, key: bytes) -> None:
-        """Forgets an entry, if it is there."""
+    def delete(self, key: bytes) -> bool:
+        """Forgets an entry; says whether it was there."""
         with self._lock:
-            old = self._entries.pop(key, None)
-            if old is not None:
-                self._bytes -= old[0].size
+            return self._drop(key)
+
+    def delete_tagged(self, tag: str) -> int:
+        """Forgets all entries with a tag; says how many there were."""
+        with self._lock:
+            keys = list(self._tagged.get(tag, ()))
+            for key in keys:
+                self._drop(key)
+            return len(keys)
 
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
-            self._entries.clear()
-            self._bytes = 0
+            for kept in (self._slots, self._short, self._long, self._pushed_out, self._tagged, self._expiries):
+                kept.clear()
+            self._bytes = self._short_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._slots)
+
+    def _count(self, key: bytes, slot: _Slot) -> None:
+        entry = slot.entry
+        self._bytes += entry.kept.size
+        if not slot.proven:
+            self._short_bytes += entry.kept.size
+        for tag in entry.tags:
+            self._tagged.setdefault(tag, set()).add(key)
+        if entry.usable_until < math.inf:
+            heappush(self._expiries, (entry.usable_until, key))
+
+    def _discount(self, key: bytes, slot: _Slot) -> None:
+        entry = slot.entry
+        self._bytes -= entry.kept.size
+        if not slot.proven:
+            self._short_bytes -= entry.kept.size
+        for tag in entry.tags:
+            keys = self._tagged.get(tag)
+            if keys is not None:  # None where an entry names one tag twice
+                keys.discard(key)
+                if not keys:
+                    del self._tagged[tag]
+
+    def _drop(self, key: bytes) -> bool:
+        slot = self._slots.get(key)
+        if slot is None:
+            return False
+        del (self._long if slot.proven else self._short)[key]
+        self._forget(key, slot)
+        return True
+
+    def _drop_expired(self, now: float) -> bool:
+        # Drops the one that expired first, if any has.
+        while self._expiries and self._expiries[0][0] <= now:
+            expiry = heappop(self._expiries)
+            if self._stands(expiry):
+                return self._drop(expiry[1])
+        return False
+
+    def _stands(self, expiry: tuple[float, bytes]) -> bool:
+        slot = self._slots.get(expiry[1])
+        return slot is not None and slot.entry.usable_until == expiry[0]
+
+    def _push_out(self) -> None:
+        while self._short and (not self._long or self._is_short_full()):
+            key, slot = self._short.popitem(last=False)
+            if not slot.uses:
+                self._forget(key, slot)
+                self._pushed_out[key] = None
+                while len(self._pushed_out) > len(self._slots):
+                    self._pushed_out.popitem(last=False)
+                return
+            self._short_bytes -= slot.entry.kept.size
+            self._long[key] = slot
+            slot.proven, slot.uses = True, 0
+        for _ in range(_LOOKED_AT):
+            key, slot = self._long.popitem(last=False)
+            if not slot.uses:
+                break
+            slot.uses -= 1
+            self._long[key] = slot
+        else:
+            key, slot = self._long.popitem(last=False)
+        self._forget(key, slot)
+
+    def _forget(self, key: bytes, slot: _Slot) -> None:
+        del self._slots[key]
+        self._discount(key, slot)
+
+    def _is_short_full(self) -> bool:
+        return len(self._short) >= _SHORT * self._max_entries or self._short_bytes >= _SHORT * self._max_bytes
+
+    def _is_back(self, key: bytes) -> bool:
+        return self._pushed_out.pop(key, self) is None
 
     @property
     def bytes(self) -> int:

@@ -1,27 +1,29 @@
 """The second level: Redis, through whichever client the user has.
 
 Async clients are awaited, synchronous ones are called in daemon threads, so the loop is never blocked and a client that
-hangs keeps nothing alive. Answers may be bytes or text (``decode_responses=True``).
+hangs keeps nothing alive. Single servers, Sentinel's masters and clusters are asked alike: everything an operation has
+is in one slot. Answers are bytes, also from clients made with ``decode_responses=True``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.tasks import DaemonThreads
 
-from .shared import StoreBusy
+from . import redis_scripts as scripts
+from .redis_subscription import leave, subscribe, unannounced
+from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
 T = TypeVar("T")
-_SCAN_COUNT = 500
+_NAMES_AT_ONCE = 500  # two keys each; Lua hands some 8,000 values to a function at most
+_PROBE_TTL_MS = 1000
 # What redis-py says when its pool is exhausted; the class that says so differs by version.
 _POOL_EXHAUSTED = ("Too many connections", "No connection available.")
-_NOT_OURS = b""  # stands for an entry that no cache can have written
 _threads = DaemonThreads(max_threads=16, name="observability-redis")
 
 
@@ -47,65 +49,100 @@ class RedisStore:
     """
 
     def __init__(self, client: Any) -> None:
-        if not callable(getattr(client, "get", None)) or not callable(getattr(client, "delete", None)):
+        execute = getattr(client, "execute_command", None)
+        if not callable(execute) or isinstance(client, type):
             raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
         self._given = client
-        self._async = inspect.iscoroutinefunction(getattr(client.__class__, "execute_command", None))
+        # A wrapper around the method may hide what the class shows, and a stand-in may have it on the object only.
+        self._awaits = any(
+            inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
+        )
 
     async def _client(self) -> Any:
         return self._given
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        func = getattr(await self._client(), method)
+    async def _execute(self, *command: Any) -> Any:
+        client = await self._client()
         try:
-            if self._async or inspect.iscoroutinefunction(func):
-                return await func(*args, **kwargs)
-            result = await _in_thread(lambda: func(*args, **kwargs))
-            return await result if inspect.isawaitable(result) else result
+            if self._awaits:
+                return await client.execute_command(*command, NEVER_DECODE=True)
+            answer = await _in_thread(lambda: client.execute_command(*command, NEVER_DECODE=True))
+            return await answer if inspect.isawaitable(answer) else answer
         except Exception as error:
-            if str(error) in _POOL_EXHAUSTED:
+            if str(error) in _POOL_EXHAUSTED or type(error).__name__ == "MaxConnectionsError":
                 raise StoreBusy from error
             raise
 
-    async def get(self, key: str) -> bytes | str | None:
-        """GET; what is no text where text was expected, or no string at all, is an entry that nobody can read."""
+    async def _run(self, script: scripts.Script, keys: Sequence[str], *args: Any) -> Any:
         try:
-            return cast("bytes | str | None", await self._call("get", key))
-        except UnicodeDecodeError:
-            return _NOT_OURS
+            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *args)
         except Exception as error:
-            if str(error).startswith("WRONGTYPE"):
-                return _NOT_OURS
-            raise
+            # redis-py takes the code off the message and makes a class of it.
+            if type(error).__name__ != "NoScriptError" and not str(error).startswith("NOSCRIPT"):
+                raise
+        return await self._execute("EVAL", script.source, len(keys), *keys, *args)
 
-    async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
-        """SET key value PX ttl."""
-        await self._call("set", key, value, px=ttl_milliseconds)
+    async def read(self, place: Place) -> Reading:
+        """MGET of the entry and the clear mark; what is no string is no entry."""
+        found = await self._execute("MGET", place.key, _clear_mark(place.prefix))
+        if not isinstance(found, list):
+            return Reading(None, 0)  # a stand-in for a client, which has no entries
+        return Reading(found[0] or None, _moment(found[1]))
 
-    async def delete(self, *keys: str) -> None:
-        """DEL."""
-        await self._call("delete", *keys)
+    async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
+        """MGET of the marks."""
+        if not tags:
+            return 0
+        marks = await self._execute("MGET", *(_tag_mark(prefix, tag) for tag in tags))
+        return max(map(_moment, marks))
 
-    async def clear(self, prefix: str) -> None:
-        """SCAN for the prefix and DEL what it finds; other keys are not touched."""
-        pattern = "".join(f"[{char}]" if char in "*?[" else "\\\\" if char == "\\" else char for char in prefix) + "*"
-        batch: list[str] = []
-        async for key in self._scan(pattern):
-            batch.append(key)
-            if len(batch) == _SCAN_COUNT:
-                await self.delete(*batch)
-                batch = []
-        if batch:
-            await self.delete(*batch)
+    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+        """See `SharedStore.acquire`."""
+        keys = place.key, _clear_mark(place.prefix), _lease(place), place.prefix + "gen"
+        data, cleared, seconds, micros, leading, left_ms = await self._run(
+            scripts.ACQUIRE, keys, token, lease_ms, known
+        )
+        now_us = int(seconds) * 1_000_000 + int(micros)
+        return Acquired(data, _moment(cleared), now_us, bool(leading), max(0, left_ms))
 
-    async def _scan(self, pattern: str) -> AsyncIterator[str]:
-        found = (await self._client()).scan_iter(match=pattern, count=_SCAN_COUNT)
-        if hasattr(found, "__aiter__"):
-            async for key in found:
-                yield key
-        else:
-            for key in await _in_thread(lambda: list(found)):
-                yield key
+    async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
+        """See `SharedStore.renew`."""
+        return bool(await self._run(scripts.RENEW, (_lease(place),), token, lease_ms))
+
+    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
+        """See `SharedStore.commit`."""
+        keys = _lease(place), place.key
+        return bool(await self._run(scripts.COMMIT, keys, token, data, ttl_ms, _channel(place.prefix), note))
+
+    async def release(self, place: Place, token: str, note: str) -> None:
+        """See `SharedStore.release`."""
+        await self._run(scripts.RELEASE, (_lease(place),), token, _channel(place.prefix), note)
+
+    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
+        """See `SharedStore.put_late`."""
+        keys = place.key, _lease(place)
+        return bool(await self._run(scripts.PUT_LATE, keys, data, ttl_ms, _channel(place.prefix), note))
+
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
+        """DEL of entries and leases; the notes go out when the last are gone."""
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            places = [Place(prefix, name) for name in names[start : start + _NAMES_AT_ONCE]]
+            keys = [key for place in places for key in (place.key, _lease(place))]
+            said = notes if start + _NAMES_AT_ONCE >= len(names) else ()
+            await self._run(scripts.DELETE, keys, _channel(prefix), *said)
+
+    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
+        """Writes the server's time: one short key, however many entries it voids."""
+        key = _clear_mark(prefix) if tag is None else _tag_mark(prefix, tag)
+        await self._run(scripts.MARK, (key,), life_ms, _channel(prefix), note)
+
+    async def probe(self, prefix: str) -> None:
+        """By a script, because a server that runs none is of no use."""
+        await self._run(scripts.PROBE, (prefix + "probe",), _PROBE_TTL_MS)
+
+    async def listen(self, prefix: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> Subscription:
+        """See `SharedStore.listen`; returns when Redis has confirmed it, however long that takes."""
+        return await subscribe(await self._client(), _channel(prefix), hear, resumed, awaits=self._awaits)
 
     async def aclose(self) -> None:
         """Nothing: the client is the caller's."""
@@ -128,19 +165,12 @@ class RedisUrlStore(RedisStore):
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         try:
-            from redis import __version__ as version
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ImportError as error:
             raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
         self._class: Any = Redis
-        self._options: dict[str, Any] = {}
-        with contextlib.suppress(ImportError):  # older versions have none
-            from redis.driver_info import DriverInfo
-
-            # Else every connection reads the package's version from the disk when it is opened, inside the loop.
-            self._options["driver_info"] = DriverInfo(lib_version=version)
         # The client's own retries would hide a dead server for seconds; one attempt, and the cache decides.
         self._retry = Retry(NoBackoff(), 0)
         self._timeout = timeout_seconds
@@ -159,7 +189,8 @@ class RedisUrlStore(RedisStore):
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             retry=self._retry,
-            **self._options,
+            protocol=2,  # nothing here needs RESP3, which costs a new connection one more exchange
+            **unannounced(),
         )
 
     async def _client(self) -> Any:
@@ -177,6 +208,7 @@ class RedisUrlStore(RedisStore):
             yield
         finally:
             self._clients.pop(loop, None)
+            await leave(client)
             await client.aclose()
 
     async def aclose(self) -> None:
@@ -184,3 +216,24 @@ class RedisUrlStore(RedisStore):
         kept = self._clients.get(asyncio.get_running_loop())
         if kept is not None:
             await kept[1].aclose()
+
+
+def _lease(place: Place) -> str:
+    return place.key + ":l"
+
+
+def _clear_mark(prefix: str) -> str:
+    return prefix + "cleared"
+
+
+def _tag_mark(prefix: str, tag: str) -> str:
+    return f"{prefix}tag:{tag}"
+
+
+def _channel(prefix: str) -> str:
+    return prefix + "events"
+
+
+def _moment(mark: Any) -> int:
+    # Nobody but the scripts should write marks; what anybody else wrote is none.
+    return int(mark) if isinstance(mark, bytes) and mark.isdigit() else 0

@@ -1,0 +1,363 @@
+"""The way of one lookup: memory, an equal call under way, the shared store, and the call itself.
+
+What is stale may be served at once while it is replaced in the background, or in place of a call that failed or is
+late. Whatever happens to the shared store, the call is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+from typing import Any
+
+from observability_integration.context import remaining, set_deadline
+from observability_integration.errors import PrimitiveTimeoutError
+from observability_integration.tasks import cancel_until_done, wait_done
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.instruments import (
+    CACHE_DUPLICATES,
+    CACHE_LOCK_WAIT,
+    CACHE_REFRESHES,
+    CACHE_STALE_SERVED,
+    CACHE_TIER_LATENCY,
+)
+
+from .channel import Channel, Note
+from .codec import Codec
+from .entry import Entry
+from .flight_work import LEFT, Brought, FlightWork
+from .freshness import Freshness
+from .keys import KeySpace
+from .leases import Leases
+from .levels import ABSENT, Found, Levels
+from .lookup import Asked, Served
+from .policy import CachePolicy
+from .single_flight import Flight, SingleFlight
+from .stores.shared import SharedStore
+from .wire import Wire
+
+_AGAIN: Any = object()  # things have changed meanwhile
+
+
+class Engine:
+    """Looks values up, makes them, keeps them.
+
+    Args:
+        operation: name for metrics.
+        keys: the key space.
+        freshness: how long entries live.
+        store: the shared store, or None.
+        policy: the knobs.
+        codec: how values are written.
+        wire: how entries are written.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        keys: KeySpace,
+        freshness: Freshness,
+        store: SharedStore | None,
+        policy: CachePolicy,
+        codec: Codec,
+        wire: Wire,
+    ) -> None:
+        self._operation = operation
+        self._keys = keys
+        self._freshness = freshness
+        self._policy = policy
+        self._soft, self._hard = policy.soft_timeout_seconds, policy.hard_timeout_seconds
+        self._flights = SingleFlight()
+        self._looks: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Brought | None]] = {}
+        self._refreshing: set[asyncio.Task[Any]] = set()
+        self._channel: Channel | None = None
+        leases: Leases | None = None
+        if store is not None:
+            self._channel = Channel(store, keys.prefix, self._heard, policy.backend_budget_seconds)
+        self._levels = Levels(operation, keys, freshness, store, self._channel, policy, codec, wire)
+        self._memory = self._levels.memory
+        shared, duplicates = self._levels.shared, CACHE_DUPLICATES.declare(self, operation)
+        if store is not None and shared is not None and self._channel is not None:
+            leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
+        self._work = FlightWork(operation, keys, self._levels, freshness, self._flights, leases, policy)
+
+    def recall(self, digest: bytes, ask: Callable[[], Asked]) -> Served | None:
+        """What memory has, fresh, or stale if that may be served at once; starts a refresh if it is due."""
+        entry = self._memory.get(digest)
+        if entry is None:
+            return None
+        now = time.monotonic()
+        fresh = now < entry.fresh_until
+        if fresh:
+            if self._freshness.refreshes_early and self._freshness.is_due(entry, now):
+                self._refresh(ask(), entry)
+        elif not self._freshness.may_revalidate(entry, now):
+            return None
+        else:
+            self._refresh(ask(), entry)
+        value = self._levels.value_of(digest, entry)
+        if value is ABSENT:
+            return None
+        if now < entry.expired_at:
+            return Served(value, "memory", "fresh", now - entry.created, entry.tokens)
+        CACHE_STALE_SERVED.series(self._operation, "throttled" if fresh else "revalidating").add()
+        return Served(value, "memory", "stale", now - entry.created, entry.tokens)
+
+    async def fly(self, asked: Asked) -> Served:
+        """Joins an equal call that is under way, or looks in the shared store and makes the call.
+
+        Raises:
+            PrimitiveTimeoutError: the hard timeout passed.
+        """
+        while True:
+            flight = self._flights.join(asked.digest)
+            leading = flight is None
+            if flight is None:
+                stand_in = None
+                if self._levels.shared is not None:
+                    served = await self._look(asked)
+                    if isinstance(served, Served):
+                        return served
+                    if served is _AGAIN:
+                        continue
+                    stand_in = served
+                flight = self._depart(asked, stand_in)
+            else:
+                spans.tracing.link(asked.span, flight.span)
+            served = await self._ride(asked, flight, leading)
+            if served is not None:
+                return served
+
+    async def _look(self, asked: Asked) -> Served | Entry | None:
+        """Looks into the shared store: a hit, a stale entry to fall back on, nothing, or `_AGAIN`."""
+        here = asyncio.get_running_loop(), asked.digest
+        other = self._looks.get(here)
+        if other is not None:  # somebody is looking already
+            await wait_done(other, None)
+            brought = other.result()
+            return _AGAIN if brought is None else self._handed(asked, brought, leading=False)
+        look: asyncio.Future[Brought | None] = here[0].create_future()
+        self._looks[here] = look
+        started = time.perf_counter()
+        brought = stand_in = None
+        try:
+            found = await self._levels.fetch(asked.digest)
+            CACHE_TIER_LATENCY.series(self._operation, "backend").record(time.perf_counter() - started)
+            if found is not None:
+                stand_in = found.entry
+                brought = self._taken(asked, found, current=self._looks.get(here) is look)
+        finally:
+            look.set_result(brought)
+            if self._looks.get(here) is look:
+                del self._looks[here]
+        if brought is not None:
+            return self._handed(asked, brought, leading=True)
+        # Another one may have begun the call while this one looked, if somebody has forgotten the entry meanwhile.
+        return stand_in if self._flights.join(asked.digest) is None else _AGAIN
+
+    def _depart(self, asked: Asked, stand_in: Entry | None) -> Flight:
+        kept = self._memory.get(asked.digest)
+        if stand_in is None or (kept is not None and kept.expired_at >= stand_in.expired_at):
+            stand_in = kept
+        flight = Flight(asked.span, stand_in)
+        token = spans.tracing.activate(asked.span)  # the flight copies the context as it departs
+        try:
+            self._flights.depart(asked.digest, flight, lambda: self._work.run(flight, asked))
+        finally:
+            spans.tracing.deactivate(token)
+        return flight
+
+    async def _ride(self, asked: Asked, flight: Flight, leading: bool) -> Served | None:
+        looked = time.perf_counter() - asked.started
+        boarded = time.monotonic()
+        try:
+            stand_in = await self._in_time(asked, flight)
+            if not leading:
+                asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
+                CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
+            if stand_in is not None:
+                return self._late(asked, stand_in)
+            if flight.task.cancelled():
+                return None  # it took too long after those had left who waited for it: on to another
+            brought: Brought = flight.task.result()
+        except PrimitiveTimeoutError as error:
+            if not leading and error.deadline_source == "inherited" and remaining() != 0.0:
+                return None  # the one who made the call was in a greater hurry than we are
+            asked.miss("failed")
+            raise
+        except Exception:
+            asked.miss("failed")
+            raise
+        return None if brought.tier == "left" else self._handed(asked, brought, leading)
+
+    async def _in_time(self, asked: Asked, flight: Flight) -> Entry | None:
+        """Waits for a flight; a stale entry if it is late and there is one that may stand in."""
+        task = flight.task
+        if self._soft is None and self._hard is None:
+            await wait_done(task, None)
+            return None
+        started = time.monotonic()
+        begun = asked.begun
+        if self._soft is not None and not await wait_done(task, self._soft) and not (begun and begun.done()):
+            stand_in = self._work.standing_in(flight)
+            if stand_in is not None:
+                self._leave(flight)
+                return stand_in
+        if self._hard is None or (begun and begun.done()):
+            await wait_done(task, None)
+        elif not await wait_done(task, self._hard - (time.monotonic() - started)):
+            if begun and begun.done():
+                await wait_done(task, None)
+                return None
+            self._leave(flight)
+            stand_in = self._work.standing_in(flight)
+            if stand_in is None:
+                raise PrimitiveTimeoutError(self._operation, self._hard, time.monotonic() - started, kind="hard")
+            return stand_in
+        return None
+
+    def _leave(self, flight: Flight) -> None:
+        # Whoever joins meanwhile has limits of their own; nobody makes it longer.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._policy.background_seconds, cancel_until_done, flight.task)
+        flight.task.add_done_callback(lambda _: timer.cancel())
+
+    def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
+        entry = brought.entry
+        age = 0.0 if entry is None else time.monotonic() - entry.created
+        tokens = 0 if entry is None else entry.tokens
+        if leading:
+            if brought.tier == "call":
+                asked.miss("expired")  # unless it was counted when the call began
+                return Served(brought.value, "call")
+            freshness = {"stale": "stale", "remote": "coalesced"}.get(brought.tier, "fresh")
+            tier = "semantic" if brought.tier == "semantic" else "backend"
+            return Served(brought.value, tier, freshness, age, tokens)
+        # A structure is handed to each caller anew, so that none can change another's.
+        value = self._levels.hand_out(brought.kept)
+        if value is ABSENT:
+            return Served(None, "uncopyable")
+        return Served(value, "flight", "stale" if brought.tier == "stale" else "coalesced", age, tokens)
+
+    def _late(self, asked: Asked, entry: Entry) -> Served | None:
+        value = self._levels.value_of(asked.digest, entry)
+        if value is ABSENT:
+            return None
+        CACHE_STALE_SERVED.series(self._operation, "timeout").add()
+        return Served(value, "memory", "stale", time.monotonic() - entry.created, entry.tokens)
+
+    def _taken(self, asked: Asked, found: Found, *, current: bool) -> Brought | None:
+        """An entry that the shared store had, if it may be served at once."""
+        entry, now = found.entry, time.monotonic()
+        fresh = now < entry.fresh_until
+        if not fresh and not self._freshness.may_revalidate(entry, now):
+            return None
+        if current:
+            self._levels.remember(asked.digest, entry)
+        if fresh:
+            return Brought(found.value, "backend", entry.kept, entry)
+        CACHE_STALE_SERVED.series(self._operation, "revalidating").add()
+        self._refresh(asked, entry)
+        return Brought(found.value, "stale", entry.kept, entry)
+
+    # Refreshing -----------------------------------------------------------------------------------------------------
+
+    def _refresh(self, asked: Asked, entry: Entry) -> None:
+        """Starts a call in the background that replaces the entry, unless one is under way."""
+        if self._flights.join(asked.digest) is not None:
+            return
+        if len(self._refreshing) >= self._policy.max_refreshes:
+            CACHE_REFRESHES.series(self._operation, "skipped").add()
+            return
+        flight = Flight(asked.span, entry)
+        context = contextvars.copy_context()
+        context.run(set_deadline, None)  # nobody waits for it, so nobody's deadline ends it
+        self._flights.depart(asked.digest, flight, lambda: self._refreshed(flight, asked, entry), context)
+        self._refreshing.add(flight.task)
+        flight.task.add_done_callback(self._refreshing.discard)
+        self._leave(flight)
+
+    async def _refreshed(self, flight: Flight, asked: Asked, entry: Entry) -> Brought:
+        links = () if asked.span is spans.NO_SPAN else (spans.tracing.link_to(asked.span),)
+        span = spans.tracing.begin(f"cache refresh {self._operation}", {}, links=links)
+        flight.span = span
+        token = spans.tracing.activate(span)
+        try:
+            brought = await self._work.obtain(flight, asked, refreshing=True)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and the entry is still there
+            CACHE_REFRESHES.series(self._operation, "error").add()
+            spans.tracing.mark_failed(span, error)
+            self._work.put_off(flight, asked.digest, entry, self._policy.stale_if_error_throttle_seconds)
+            return LEFT
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+        if brought.tier == "left":
+            self._work.put_off(flight, asked.digest, entry, self._policy.lease_seconds)
+        CACHE_REFRESHES.series(self._operation, "left" if brought.tier == "left" else "success").add()
+        return brought
+
+    def under_way(self, digest: bytes) -> asyncio.Task[Any] | None:
+        """What makes the entry for `digest` in this event loop, if anything does."""
+        flight = self._flights.join(digest)
+        return None if flight is None else flight.task
+
+    def abandon(self, digest: bytes) -> None:
+        """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
+        flight = self._flights.join(digest)
+        if flight is not None:
+            cancel_until_done(flight.task)
+
+    # Forgetting -----------------------------------------------------------------------------------------------------
+
+    async def forget(self, digest: bytes) -> None:
+        """Forgets an entry everywhere; what is under way for it is not kept."""
+        self._flights.forget(digest)
+        self._looks.clear()
+        await self._levels.forget(digest)
+
+    async def forget_tag(self, tag: str) -> None:
+        """Forgets everything with the tag (its hash) everywhere; what is under way with it is not kept."""
+        self._flights.void_tag(tag)
+        self._looks.clear()
+        await self._levels.forget_tag(tag)
+
+    async def clear(self) -> None:
+        """Forgets everything; what is under way is not kept."""
+        self._flights.forget_all()
+        self._looks.clear()
+        await self._levels.clear()
+
+    def _heard(self, note: Note) -> None:
+        """Another process, or another cache of this one, has changed something."""
+        self._looks.clear()
+        if note.action == "clear":
+            self._flights.forget_all()
+            self._memory.clear()
+        elif note.action == "tag":
+            self._flights.void_tag(note.tag)
+            self._memory.delete_tagged(note.tag)
+        elif note.action in ("set", "delete"):
+            try:
+                digest = bytes.fromhex(note.name)
+            except ValueError as error:
+                note_fault("cache.note", error)
+                return
+            self._memory.delete(digest)
+            if note.action == "delete":
+                self._flights.forget(digest)
+
+    async def aclose(self) -> None:
+        """Ends the refreshes of this loop, stops listening, and closes what the store opened itself."""
+        loop = asyncio.get_running_loop()
+        ending = [task for task in self._refreshing if task.get_loop() is loop]
+        for task in ending:
+            cancel_until_done(task)
+        if ending:
+            await asyncio.wait(ending)
+        if self._channel is not None:
+            await self._channel.aclose()
+        await self._levels.aclose()

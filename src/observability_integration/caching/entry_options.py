@@ -1,0 +1,72 @@
+"""What the call that makes an entry may decide about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Final
+
+from .policy import check_positive
+
+NOTHING: Final[Any] = object()  # None is a value
+
+
+class EntryOptions:
+    """Decisions about the entry that is being made, by whatever makes it.
+
+    Attributes:
+        stale: the value that this one is to replace, or `NOTHING`: for a conditional request (``If-None-Match``), say.
+    """
+
+    __slots__ = ("reused", "stale", "store", "tags", "ttl_seconds")
+
+    def __init__(self, stale: Any = NOTHING) -> None:
+        self.stale = stale
+        self.store = True
+        self.tags: list[str] = []
+        self.ttl_seconds: float | None = None
+        self.reused = False
+
+    def set_ttl(self, ttl_seconds: float) -> None:
+        """Keeps this entry for so long, instead of the cache's TTL.
+
+        Raises:
+            ConfigurationError: not a finite number > 0.
+        """
+        check_positive("ttl_seconds", ttl_seconds)
+        self.ttl_seconds = ttl_seconds
+
+    def add_tags(self, *tags: str) -> None:
+        """The entry can be invalidated by these tags too."""
+        self.tags += tags
+
+    def do_not_store(self) -> None:
+        """The value goes to those who wait for it, and is not kept."""
+        self.store = False
+
+    def not_modified(self) -> Any:
+        """Returns the value that this one was to replace, which then lives for another TTL.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if self.stale is NOTHING:
+            raise LookupError("there is no stale value to use again")
+        self.reused = True
+        return self.stale
+
+
+_current: ContextVar[EntryOptions | None] = ContextVar("observability_integration_entry_options", default=None)
+
+
+def entry_options() -> EntryOptions:
+    """The decisions about the entry that is being made here; inside of no cached call, decisions about nothing."""
+    return _current.get() or EntryOptions()
+
+
+def begin_entry(tags: Iterable[str], stale: Any) -> EntryOptions:
+    """In the task that makes the entry: what is decided from now on is decided about it."""
+    options = EntryOptions(stale)
+    options.tags += tags
+    _current.set(options)
+    return options

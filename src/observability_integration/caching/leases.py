@@ -1,0 +1,234 @@
+"""One call for all processes: a lease on the entry, with a heartbeat.
+
+Whoever holds the lease makes the call (it leads), and all others wait for its entry (they follow). A lease is short and
+renewed for as long as the call goes on, so a process that dies is replaced within one lease, however long calls take.
+What is written is written only while the lease is held: a process that was asleep and comes back with an answer of
+yesterday is refused.
+
+It saves calls and guarantees nothing: whenever the store is at fault, whoever waits makes the call himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from observability_integration.context import current_deadline, remaining
+from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
+from observability_integration.tasks import own, wait_done
+from observability_integration.telemetry.spans import error_type
+
+from .channel import Action, Channel, Waiter
+from .guarded import GuardedStore
+from .stores.shared import Acquired, Place, SharedStore
+
+T = TypeVar("T")
+
+VERSION_BYTES = 16  # as many bytes of an entry tell it from every other under the same name
+
+_BEATS = 3  # heartbeats in the life of a lease: two may be lost
+_JITTER = 0.1  # of a lease, at most, that followers wait after it has run out, so that they do not all ask at once
+
+
+class Lease:
+    """The right to make the call and to write what it brings.
+
+    Attributes:
+        now_us: the store's time when the lease was acquired: the call begins no earlier.
+        lost: whether it is known that the lease ran out or was taken away.
+    """
+
+    def __init__(self, leases: Leases, place: Place, token: str, now_us: int, waiter: Waiter) -> None:
+        self.now_us = now_us
+        self.lost = False
+        self._leases = leases
+        self._place = place
+        self._token = token
+        self._waiter = waiter
+        self._settled = False  # the store has been told how it ended
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def commit(self, data: bytes, ttl_ms: int) -> bool | None:
+        """Writes the entry and ends the lease.
+
+        Returns:
+            False if the lease was lost, and nothing was written; None if the store could not be asked, or has not said.
+        """
+        if self.lost:
+            return False
+        leases, self._settled = self._leases, True
+        note = leases.channel.note("set", self._place.name)
+        written = await leases.ask(lambda: leases.store.commit(self._place, self._token, data, ttl_ms, note))
+        if written is None:
+            self._settled = False
+        elif not written:
+            self._lose()
+        return written
+
+    async def release(self, action: Action, error_type: str = "") -> None:
+        """Ends the lease without an entry, and says why; nothing if it has ended already."""
+        if self.lost or self._settled:
+            return
+        leases, self._settled = self._leases, True
+        note = leases.channel.note(action, self._place.name, error_type=error_type)
+
+        async def release() -> bool:
+            await leases.store.release(self._place, self._token, note)
+            return True
+
+        await leases.ask(release)
+
+    async def beat(self) -> None:
+        """Renews the lease until it is over."""
+        leases = self._leases
+        while not await wait_done(self._over, leases.seconds / _BEATS):
+            renewed = await leases.ask(lambda: leases.store.renew(self._place, self._token, leases.milliseconds))
+            if renewed is False and not self._settled:
+                self._lose()
+                return
+
+    def end(self) -> None:
+        """Ends the heartbeat."""
+        self._over.set_result(None)
+
+    def _lose(self) -> None:
+        self.lost = True
+        note = self._waiter.note
+        if note is None or note.action not in ("delete", "clear"):  # else it was taken away on purpose
+            self._leases.lost()
+
+
+class Leases:
+    """The leases of one operation.
+
+    Args:
+        store: where they are kept.
+        guarded: the guard of the store.
+        channel: the notes of the operation.
+        operation: its name, for errors.
+        lease_seconds: how long a lease lasts without a heartbeat; a process that dies is replaced within it.
+        on_lost: called when a lease ran out under a call, which may therefore be made twice.
+    """
+
+    def __init__(
+        self,
+        store: SharedStore,
+        guarded: GuardedStore,
+        channel: Channel,
+        operation: str,
+        lease_seconds: float,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.store = store
+        self.ask = guarded.ask
+        self.channel = channel
+        self.seconds = lease_seconds
+        self.milliseconds = max(1, round(lease_seconds * 1000))
+        self.lost = on_lost
+        self._operation = operation
+
+    async def run(
+        self,
+        place: Place,
+        known: bytes,
+        judge: Callable[[bytes, int], Awaitable[T | None]],
+        compute: Callable[[Lease | None], Awaitable[T]],
+        *,
+        wait: bool = True,
+    ) -> T | None:
+        """Brings an entry, by whoever makes the call for it.
+
+        Args:
+            place: where the entry stands.
+            known: how an entry begins that is there and is to be replaced; empty if none is.
+            judge: makes a result of an entry that is found and of the moment at which the operation was last cleared;
+                None if it is of no use and has to be replaced.
+            compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
+                at fault or because others cannot be given what this call brings.
+            wait: whether to follow another who leads.
+
+        Returns:
+            The result; None only if `wait` is false and another leads.
+
+        Raises:
+            SharedCallError: the call of the process that leads has failed.
+            PrimitiveTimeoutError: the deadline in force passed while following.
+        """
+        allowed, started = remaining(), asyncio.get_running_loop().time()
+        with self.channel.waiting(place.name) as waiter:
+            while True:
+                heard = wait and self.channel.start()
+                waiter.clear()
+                token = f"{random.getrandbits(128):032x}"
+                acquired = await self._acquire(place, token, known, waiter)
+                if acquired is None:
+                    return await compute(None)
+                if acquired.data is not None:
+                    result = await judge(acquired.data, acquired.cleared_us)
+                    if result is not None:
+                        return result
+                    known = acquired.data[:VERSION_BYTES]
+                    continue
+                if acquired.leading:
+                    return await self._lead(Lease(self, place, token, acquired.now_us, waiter), compute)
+                if not wait:
+                    return None
+                if not heard and await self.channel.ensure():
+                    continue  # what was said before anybody listened shows in the store
+                note = await waiter.wait(self._patience(acquired))
+                if note is not None and note.action == "failed":
+                    raise SharedCallError(self._operation, note.error_type)
+                if note is not None and note.action == "unshared":
+                    return await compute(None)
+                if allowed is not None and remaining() == 0.0:
+                    raise self._too_late(allowed, started)
+
+    async def _acquire(self, place: Place, token: str, known: bytes, waiter: Waiter) -> Acquired | None:
+        acquired = None
+        try:
+            acquired = await self.ask(lambda: self.store.acquire(place, token, self.milliseconds, known))
+        finally:
+            if acquired is None:  # the lease may have been given all the same, and nobody would renew it
+                _in_background(Lease(self, place, token, 0, waiter).release("free"))
+        return acquired
+
+    async def _lead(self, lease: Lease, compute: Callable[[Lease | None], Awaitable[T]]) -> T:
+        _in_background(lease.beat())
+        try:
+            result = await compute(lease)
+        except Exception as error:
+            if isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited":
+                await lease.release("free")  # this caller was in a hurry; others may have the time
+            else:
+                await lease.release("failed", error_type(error))
+            raise
+        except BaseException:
+            _in_background(lease.release("free"))
+            raise
+        finally:
+            lease.end()
+        await lease.release("unshared")
+        return result
+
+    def _patience(self, acquired: Acquired) -> float:
+        patience = acquired.lease_left_ms / 1000 + self.seconds * random.uniform(_JITTER / 10, _JITTER)  # noqa: S311
+        left = remaining()
+        return patience if left is None else min(patience, left)
+
+    def _too_late(self, allowed_seconds: float, started: float) -> PrimitiveTimeoutError:
+        return PrimitiveTimeoutError(
+            self._operation,
+            allowed_seconds,
+            asyncio.get_running_loop().time() - started,
+            kind="deadline",
+            deadline_source="inherited",
+            deadline=current_deadline(),
+        )
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    # In an empty context: the deadline of the call is not for what must be done after it.
+    own(asyncio.get_running_loop().create_task(work, name="cache lease", context=contextvars.Context()))

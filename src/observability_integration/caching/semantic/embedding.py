@@ -1,0 +1,80 @@
+"""Calls the user's embedder where it does no harm."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
+from hashlib import blake2b
+
+from observability_integration.tasks import DaemonThreads
+
+from .protocol import Embedder
+
+_MAX_THREADS = 2
+_MAX_UNDER_WAY = 8  # embeddings running or waiting for a thread; more would be late anyhow
+_MAX_REMEMBERED = 256  # vectors of prompts that were looked up and may be learned when their call is done
+
+
+class EmbedderBusy(Exception):  # noqa: N818 - never leaves the lookup
+    """The embedder was not asked, because too many texts wait for it already."""
+
+
+class Embedding:
+    """An embedder, off the event loop, with its latest vectors.
+
+    Args:
+        embed: the embedder.
+        run_in_thread: calls it in a thread, unless it is a coroutine function.
+        secret: key of the hashes under which vectors are remembered; no text is.
+    """
+
+    def __init__(self, embed: Embedder, *, run_in_thread: bool, secret: bytes) -> None:
+        self._embed = embed
+        self._secret = secret
+        called = getattr(embed, "__call__", embed)  # noqa: B004 - an object may have an asynchronous __call__
+        is_async = inspect.iscoroutinefunction(embed) or inspect.iscoroutinefunction(called)
+        self._threads = DaemonThreads(_MAX_THREADS, "observability-embed") if run_in_thread and not is_async else None
+        self._under_way = 0
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[bytes, Sequence[float]] = OrderedDict()
+
+    async def vector(self, text: str) -> Sequence[float]:
+        """The vector of the text.
+
+        Raises:
+            EmbedderBusy: too many are waiting.
+        """
+        name = blake2b(text.encode(errors="surrogatepass"), digest_size=16, key=self._secret).digest()
+        vector = self._remembered.get(name)
+        if vector is None:
+            made = self._embed(text) if self._threads is None else await self._in_thread(self._threads, text)
+            vector = await made if inspect.isawaitable(made) else made
+            self._remembered[name] = vector
+            if len(self._remembered) > _MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return vector
+
+    async def _in_thread(self, threads: DaemonThreads, text: str) -> Sequence[float] | Awaitable[Sequence[float]]:
+        with self._lock:
+            if self._under_way >= _MAX_UNDER_WAY:
+                raise EmbedderBusy
+            self._under_way += 1
+        left = False
+
+        def work() -> Sequence[float] | Awaitable[Sequence[float]]:
+            try:
+                return () if left else self._embed(text)
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+
+        try:
+            return await threads.run(work)
+        finally:
+            left = True  # if it still waits for a thread, nobody wants it any more
+
+    def forget(self) -> None:
+        """Forgets the remembered vectors."""
+        self._remembered.clear()

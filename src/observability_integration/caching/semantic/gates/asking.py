@@ -1,0 +1,35 @@
+"""What is asked for: a person, a place, a time, a reason, a number, a way, a thing, or yes or no."""
+
+from __future__ import annotations
+
+import re
+
+from .english import Prompt
+from .gate import Trace
+
+_MEASURES = "many|much|often|long|far|old|big|large|tall|high|deep|wide|heavy|fast|hot|cold|expensive"
+_AUXILIARIES = "is|are|am|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must"
+_KINDS = (
+    ("number", rf"how (?:{_MEASURES})|(?:number|amount|count|quantity) of"),
+    ("time", r"when|(?:what|which) (?:time|date|day|year|month)|release date|date of"),
+    ("place", r"where|(?:what|which) (?:place|country|city|location)"),
+    ("reason", r"why|how come|(?:what|for) (?:is |are |was |were )?(?:the )?reasons?|what cause[sd]?"),
+    ("person", r"who|whom|whose|(?:what|which) person"),
+    ("way", rf"how (?:to|{_AUXILIARIES})|(?:way|steps) to"),
+    ("yes or no", rf"^(?:{_AUXILIARIES}) (?!you\b|we\b)"),  # "can you tell me" asks for something else
+)
+_PATTERN = re.compile("|".join(rf"(\b(?:{pattern})\b)" for _, pattern in _KINDS))
+
+
+def asking(prompt: Prompt) -> list[str] | None:
+    """The kinds of answer that are asked for, once each; none for orders, which may mean any."""
+    if prompt.words is None:
+        return None
+    text = " ".join(prompt.words)
+    kinds = sorted({_KINDS[(found.lastindex or 1) - 1][0] for found in _PATTERN.finditer(text)})
+    return kinds or ["thing"] * ("what" in prompt.words or "which" in prompt.words)
+
+
+def same_kind(first: Trace, second: Trace) -> bool:
+    """Whether the two ask for the same kinds of answer, as far as both say which."""
+    return not first or not second or first == second

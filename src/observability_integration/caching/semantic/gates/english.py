@@ -1,0 +1,150 @@
+"""English prompts as the gates see them: plain characters, words, stems, and whether it is English at all."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cached_property
+
+_TYPOGRAPHIC = str.maketrans(
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "–": " - ", "—": " - ", "−": "-", "…": " ", "\u00a0": " ", "×": "*"}
+    | {"°": " degrees "}
+)
+PICTOGRAPHS = "\u2600-\u27bf\U0001f300-\U0001faff"
+# Latin letters up to Latin Extended-B; what else is not ASCII has a meaning that these gates do not know.
+_UNKNOWN = re.compile(f"[^\\t\\n\\r -~\\u00c0-\\u00d6\\u00d8-\\u00f6\\u00f8-\\u024f€£¥\\ufe0f{PICTOGRAPHS}]")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)?")
+_CONTRACTIONS = (
+    (re.compile(r"\bcan't\b|\bcannot\b", re.I), "can not"),
+    (re.compile(r"\bwon't\b", re.I), "will not"),
+    (re.compile(r"\bshan't\b", re.I), "shall not"),
+    (re.compile(r"\bain't\b", re.I), "is not"),
+    (re.compile(r"n't\b", re.I), " not"),
+    (re.compile(r"\b(what|who|where|when|why|how|that|it|there|here|he|she)'s\b", re.I), r"\1 is"),
+    (re.compile(r"'re\b", re.I), " are"),
+    (re.compile(r"'ve\b", re.I), " have"),
+    (re.compile(r"'ll\b", re.I), " will"),
+    (re.compile(r"'d\b", re.I), " would"),
+    (re.compile(r"\bI'm\b", re.I), "I am"),
+    (re.compile(r"(?<=\w)'s\b|(?<=s)'(?=\s)"), ""),
+)
+
+# Written without an apostrophe, as people do in chats.
+_SLOPPY = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|would|could|should|ca|wo|must)nt\b(?!-)", re.I)
+
+
+def listed(spaced: str) -> frozenset[str]:
+    """The words of a list with spaces between them, which is how long lists of words are read best."""
+    return frozenset(spaced.split())
+
+
+GRAMMAR = listed(
+    "a an the this that these those and or but if then than so as at by for from in into of off on onto out over to "
+    "under up using via with without about above after against along among around before behind below between beyond "
+    "during except inside near outside per since through till toward towards until upon within i me my mine we us our "
+    "ours you your yours he him his she her hers it its they them their theirs who whom whose which what when where "
+    "why how am is are was were be been being do does did done doing have has had having can could will would shall "
+    "should may might must not no nor never none nobody nothing neither either both each every all any some many much "
+    "more most few little other another such own same too very just only also even still again ever there here please "
+    "thanks tell give show explain describe list name make let get"
+)
+# Frequent in their language, and no English words: where one stands, these gates have nothing to say.
+_FOREIGN = listed(
+    "der das und ist nicht ich ein eine wie kann mein kein keine ohne mit für auf zu les une pas je ne que qui "
+    "quel quelle sans avec pour dans una por para cómo como qué puedo gli che di senza "
+    "della è het een niet zonder och inte är att som ikke uden não sem uma você quais nie jak jest czy bir ve değil "
+    "tidak bukan yang"
+)
+_MIN_WORDS_TO_JUDGE = 5  # search-engine style prompts of fewer words have no grammar to go by
+_MIN_GRAMMAR_SHARE = 0.15  # running English text has about 0.5; telegram style about 0.2
+
+IRREGULAR = {
+    form: base
+    for base, forms in {
+        "eat": "ate eaten",
+        "write": "wrote written",
+        "win": "won",
+        "buy": "bought",
+        "sell": "sold",
+        "run": "ran",
+        "make": "made",
+        "build": "built",
+        "send": "sent",
+        "take": "took taken",
+        "give": "gave given",
+        "beat": "beaten",
+        "teach": "taught",
+        "speak": "spoke spoken",
+        "child": "children",
+        "person": "people persons",
+        "man": "men",
+        "woman": "women",
+        "begin": "began begun",
+        "break": "broke broken",
+        "find": "found",
+        "get": "got gotten",
+        "pay": "paid",
+        "choose": "chose chosen",
+    }.items()
+    for form in forms.split()
+}
+
+
+class Prompt:
+    """A prompt as several gates look at it; what they share is worked out once.
+
+    Args:
+        text: the prompt.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def plain(self) -> str | None:
+        """The text with plain quotes, dashes and written-out contractions; None with characters that are not known."""
+        return _plain(self.text)
+
+    @cached_property
+    def words(self) -> list[str] | None:
+        """The words and numbers of the plain text, in lower case; None with characters that are not known."""
+        return None if self.plain is None else words(self.plain)
+
+
+def _plain(text: str) -> str | None:
+    text = unicodedata.normalize("NFC", text).translate(_TYPOGRAPHIC)
+    if _UNKNOWN.search(text):
+        return None
+    text = _SLOPPY.sub(r"\1n't", text)
+    for pattern, instead in _CONTRACTIONS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers of a plain text, in lower case."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def language(prompt: Prompt) -> list[str] | None:
+    """Nothing if the text reads as English, None if it does not: the other gates would look for the wrong words."""
+    found = prompt.words
+    if not found or not _FOREIGN.isdisjoint(found):
+        return None
+    known = sum(word in GRAMMAR for word in found)
+    return None if len(found) >= _MIN_WORDS_TO_JUDGE and known < _MIN_GRAMMAR_SHARE * len(found) else []
+
+
+def stem(word: str) -> str:
+    """The word without the commonest endings; crude, and the same for all forms of nearly all words."""
+    word = IRREGULAR.get(word, word)
+    if len(word) > 4 and word.endswith("ies"):
+        word = word[:-3] + "y"
+    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        base = word[: -len(ending)]
+        if word.endswith(ending) and len(base) >= 3 and not word.endswith("eed") and re.search("[aeiouy]", base):
+            word = base[:-1] if base[-1] == base[-2] and base[-1] not in "ls" else base
+            break
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word

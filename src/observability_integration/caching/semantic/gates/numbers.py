@@ -1,0 +1,250 @@
+"""Numbers, with their units, dates, versions and operators: in digits or in words, in the order in which they stand."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from .english import Prompt
+
+
+def _numbered(words: str, first: int) -> dict[str, int]:
+    return {word: number for number, word in enumerate(words.split(), start=first)}
+
+
+_SMALL = _numbered(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen",
+    0,
+)
+_TENS = {
+    word: 10 * tens for word, tens in _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 2).items()
+}
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SUFFIXES = {"k": 1000, "m": 10**6, "bn": 10**9}
+_ORDINALS = _numbered("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", 1)
+_MULTIPLES = {
+    word: f"times {value}"
+    for value, forms in {
+        "2": "twice double doubled doubles doubling",
+        "3": "thrice triple tripled triples tripling treble",
+        "4": "quadruple quadrupled",
+        "1": "once",
+        "1/2": "half halve halved halves",
+        "1/3": "thirds",
+        "1/4": "quarter quarters",
+    }.items()
+    for word in forms.split()
+}
+# A unit counts wherever it stands: "in miles" and "in kilometres" ask for different things.
+_UNITS = {
+    form: unit
+    for unit, forms in {
+        "kilometre": "kilometre kilometres kilometer kilometers km kms",
+        "metre": "metre metres meter meters",
+        "centimetre": "centimetre centimetres centimeter centimeters cm",
+        "millimetre": "millimetre millimetres millimeter millimeters mm",
+        "mile": "mile miles",
+        "yard": "yard yards",
+        "foot": "foot feet ft",
+        "inch": "inch inches",
+        "gram": "gram grams gramme grammes",
+        "kilogram": "kilogram kilograms kg kgs",
+        "milligram": "milligram milligrams mg",
+        "microgram": "microgram micrograms mcg",
+        "tonne": "tonne tonnes ton tons",
+        "pound": "pound pounds lb lbs",
+        "ounce": "ounce ounces oz",
+        "litre": "litre litres liter liters",
+        "millilitre": "millilitre millilitres milliliter milliliters ml",
+        "gallon": "gallon gallons",
+        "teaspoon": "teaspoon teaspoons tsp",
+        "tablespoon": "tablespoon tablespoons tbsp",
+        "millisecond": "millisecond milliseconds",
+        "second": "seconds sec secs",
+        "minute": "minute minutes mins",
+        "hour": "hour hours hourly hrs",
+        "day": "day days daily",
+        "week": "week weeks weekly",
+        "month": "month months monthly",
+        "year": "year years yearly annual annually",
+        "decade": "decade decades",
+        "century": "century centuries",
+        "celsius": "celsius centigrade",
+        "fahrenheit": "fahrenheit",
+        "kelvin": "kelvin",
+        "percent": "percent percentage",
+        "dollar": "dollar dollars usd",
+        "euro": "euro euros eur",
+        "sterling": "gbp sterling",
+        "yen": "yen jpy",
+        "byte": "byte bytes",
+        "bit": "bit bits",
+        "kilobyte": "kilobyte kilobytes kb",
+        "megabyte": "megabyte megabytes mb",
+        "gigabyte": "gigabyte gigabytes gb",
+        "terabyte": "terabyte terabytes tb",
+        "mph": "mph",
+        "kph": "kph kmh",
+        "watt": "watt watts",
+        "kilowatt": "kilowatt kilowatts kw",
+        "kwh": "kwh",
+        "volt": "volt volts",
+        "amp": "amp amps ampere amperes",
+        "calorie": "calorie calories kcal",
+    }.items()
+    for form in forms.split()
+}
+# These are units only behind a number.
+_SHORT_UNITS = {
+    "m": "metre", "s": "second", "second": "second", "ms": "millisecond", "h": "hour", "hr": "hour", "g": "gram",
+    "l": "litre", "min": "minute", "c": "celsius", "f": "fahrenheit", "d": "day", "w": "watt", "v": "volt", "am": "am",
+    "pm": "pm", "x": "times", "in": "inch", "px": "pixel", "p": "p", "th": "th", "st": "th", "nd": "th", "rd": "th",
+}  # fmt: skip
+_MONTH_NAMES = "january february march april may june july august september october november december"
+_MONTHS = {form: f"month {n}" for name, n in _numbered(_MONTH_NAMES, 1).items() for form in (name, name[:3])} | {
+    "sept": "month 9"
+}
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
+
+QUANTITIES = frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_MULTIPLES, *_UNITS, *_MONTHS} - {"may"})
+"""Words that this gate sees, so that others need not look at them."""
+
+_ISO_DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
+_CURRENCY_FIRST = re.compile(r"([$€£¥])\s?(\d[\d,]*(?:\.\d+)?(?:\s?(?:k|m|bn|thousand|million|billion)\b)?)", re.I)
+_TOKEN = re.compile(
+    r"(?P<number>(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)*|\d+(?:,\d{3})*(?:\.\d+)*)"
+    r"|(?P<word>[^\W\d_]+)"
+    r"|(?P<symbol>[-+*/=<>^&|~%$€£¥!\\]+)"
+)
+
+
+def numbers(prompt: Prompt) -> list[str] | None:
+    """Every quantity of the text in one spelling, each followed by its unit; None for text that cannot be judged."""
+    if prompt.plain is None:
+        return None
+    spelled = _ISO_DATE.sub(r" \1 \2 \3 isodate ", prompt.plain)
+    spelled = _CURRENCY_FIRST.sub(lambda found: f"{found[2]} {_CURRENCIES[found[1]]} ", spelled)
+    return _Reader(spelled).read()
+
+
+class _Reader:
+    """Reads one text from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = list(_TOKEN.finditer(text))
+        self._at = 0
+        self._seen: list[str] = []
+
+    def read(self) -> list[str]:
+        while self._at < len(self._tokens):
+            token = self._tokens[self._at]
+            if token["number"]:
+                self._digits(token["number"])
+            elif token["symbol"]:
+                self._symbol(token)
+            else:
+                self._word(token["word"])
+        return self._seen
+
+    def _ahead(self) -> str:
+        """The next token in lower case if it is a word that follows directly or behind a space or hyphen, else ''."""
+        if self._at >= len(self._tokens):
+            return ""
+        token = self._tokens[self._at]
+        between = self._text[self._tokens[self._at - 1].end() : token.start()]
+        return (token["word"] or "").lower() if between in {"", " "} else ""
+
+    def _digits(self, digits: str) -> None:
+        self._at += 1
+        value = digits.replace(",", "")
+        following = self._ahead()
+        joined = self._at < len(self._tokens) and self._tokens[self._at].start() == self._tokens[self._at - 1].end()
+        scale = _SCALES.get(following) or (_SUFFIXES.get(following) if joined else None)
+        if scale and value.count(".") <= 1:
+            self._at += 1
+            value = f"{(Decimal(value) * scale).normalize():f}"
+        self._seen.append(value)
+        self._unit_behind()
+
+    def _unit_behind(self) -> None:
+        following = self._ahead()
+        unit = _SHORT_UNITS.get(following)
+        if unit:
+            self._at += 1
+            self._seen.append(unit)
+
+    def _word(self, cased: str) -> None:
+        word = cased.lower()
+        if word in _SMALL or word in _TENS or word in _SCALES:
+            self._spelled()
+            return
+        self._at += 1
+        if word in _ORDINALS:
+            self._seen += [str(_ORDINALS[word]), "th"]
+        elif word in _MULTIPLES:
+            self._seen.append(_MULTIPLES[word])
+        elif word in _UNITS:
+            self._seen.append(_UNITS[word])
+        elif word in _MONTHS and (cased[0].isupper() or word not in {"may", "march", "mar"}):
+            self._seen.append(_MONTHS[word])
+
+    def _spelled(self) -> None:
+        """A number in words, such as "two hundred and five"; "one" alone is mostly a pronoun, and is left out."""
+        total, group, count = 0, 0, 0
+        first = self._tokens[self._at]["word"].lower()
+        previous = ""
+        while self._at < len(self._tokens):
+            word = (self._tokens[self._at]["word"] or "").lower()
+            if self._joins(previous):
+                self._at += 1
+                continue
+            if word in _SMALL and (not previous or previous in _SCALES or (previous in _TENS and _SMALL[word] < 10)):
+                group += _SMALL[word]
+            elif word in _TENS and (not previous or previous in _SCALES):
+                group += _TENS[word]
+            elif word in {"hundred", "dozen"}:
+                group = max(group, 1) * _SCALES[word]
+            elif word in _SCALES:
+                total, group = total + max(group, 1) * _SCALES[word], 0
+            else:
+                break
+            previous = word
+            count += 1
+            self._at += 1
+        if count > 1 or first != "one" or self._ahead() in _UNITS:
+            self._seen.append(str(total + group))
+            self._unit_behind()
+
+    def _joins(self, previous: str) -> bool:
+        """Whether this is the "and" of "two hundred and five", or the hyphen of "twenty-five"."""
+        if self._at + 1 >= len(self._tokens):
+            return False
+        following = (self._tokens[self._at + 1]["word"] or "").lower()
+        if self._tokens[self._at][0].lower() == "and":
+            return previous in _SCALES and (following in _SMALL or following in _TENS)
+        return self._tokens[self._at][0] == "-" and previous in _TENS and 0 < _SMALL.get(following, 0) < 10
+
+    def _symbol(self, token: re.Match[str]) -> None:
+        self._at += 1
+        symbol = token["symbol"]
+        if symbol == "%":
+            self._seen.append("percent")
+        elif symbol.strip("!") and not self._is_punctuation(token):
+            self._seen.append(symbol)
+
+    def _is_punctuation(self, token: re.Match[str]) -> bool:
+        """Whether it is a hyphen, a dash or a slash between words, and not an operator between quantities."""
+        if token["symbol"] not in {"-", "/"}:
+            return False
+        around = self._text[max(0, token.start() - 2) : token.start()] + self._text[token.end() : token.end() + 2]
+        return not any(character.isdigit() for character in around) and not _single_letters(self._text, token)
+
+
+def _single_letters(text: str, token: re.Match[str]) -> bool:
+    """Whether it stands between two variables of one letter each, as in "a - b"."""
+    return bool(
+        re.search(r"(?:^|\W)[A-Za-z]\s?$", text[: token.start()][-4:])
+        and re.match(r"\s?[A-Za-z](?:\W|$)", text[token.end() :][:4])
+    )

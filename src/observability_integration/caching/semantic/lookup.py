@@ -1,0 +1,315 @@
+"""SemanticLookup: finds an entry whose answer may do for a prompt that is worded differently."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, TypedDict, TypeVar, get_args
+
+from observability_integration.caching.policy import check_positive
+from observability_integration.context import remaining
+from observability_integration.errors import ConfigurationError
+from observability_integration.tasks import cancel_until_done, own, wait_done
+from observability_integration.telemetry.guard import note_fault
+
+from .checks import check_count
+from .embedding import EmbedderBusy, Embedding
+from .evidence import Evidence
+from .gates import DEFAULT_GATES
+from .gates.english import Prompt
+from .gates.gate import Gate, Trace, pack, unpack
+from .memory_index import MemoryIndex
+from .protocol import Embedder, Match, SemanticIndex
+
+T = TypeVar("T")
+Mode = Literal["off", "shadow", "serve"]
+SameAnswer = Callable[[Any, Any], bool | Awaitable[bool]]
+
+_MAX_SECRET_BYTES = 64  # of a BLAKE2b key
+
+
+class SemanticStats(TypedDict):
+    """What `SemanticLookup.stats` returns.
+
+    Attributes:
+        lookups: prompts looked up.
+        matches: entries that passed threshold and gates, whether served or not.
+        served: matches handed out for serving.
+        refused: entries near enough that a gate refused, by gate; and prompts that a gate could not judge.
+        lost: lookups and learnings that came to nothing, by reason: ``late``, ``failed``, ``busy``, ``too_long``.
+        observations: matches whose answer was compared with a fresh one.
+        false: those of them whose answers differed.
+        false_rate_upper_bound: see `Evidence`.
+        serving: whether matches are served now.
+    """
+
+    lookups: int
+    matches: int
+    served: int
+    refused: dict[str, int]
+    lost: dict[str, int]
+    observations: int
+    false: int
+    false_rate_upper_bound: float
+    serving: bool
+
+
+def same_text(kept: Any, fresh: Any) -> bool:
+    """Whether two answers are equal, texts without regard to white space."""
+    if isinstance(kept, str) and isinstance(fresh, str):
+        return kept.split() == fresh.split()
+    return bool(kept == fresh)
+
+
+class SemanticLookup:
+    """Looks for an entry with the same meaning, after the exact lookup found none. Off unless asked for.
+
+    An answer is taken from another prompt's entry only if the vectors are near *and* every gate agrees: numbers,
+    negations, names, opposites, the kind of answer and the roles must be the same, since vectors hardly show them.
+    The gates know English only, and refuse prompts of other languages and scripts.
+
+    Begin in ``shadow`` mode: nothing is served, but whatever would have been is compared with the answer of the call.
+    In ``serve`` mode the same goes on until the evidence suffices, and for every `audit_every`-th match after that; if
+    the bound of the false rate rises above `max_false_rate`, serving stops until it is below again. The evidence is
+    kept in this process: hand it over at the next start (see `Evidence`).
+
+    Never in the way: nothing it does raises, or takes longer than `budget_seconds`.
+
+    Args:
+        embed: turns a text into a vector; synchronous or not.
+        index: where the vectors are; by default a `MemoryIndex`.
+        threshold: cosine from which on vectors are near, above 0 and at most 1.
+        mode: ``off``, ``shadow`` or ``serve``.
+        gates: what must agree besides.
+        run_in_thread: runs a synchronous embedder in a thread; without, it blocks the event loop.
+        budget_seconds: how long one lookup may take, the embedder included, before the call goes on without it.
+        max_text_characters: longer prompts are not looked up. Embedders cut their input, small ones at 256 tokens
+            (about 1,000 characters), and prompts that begin alike would have one vector.
+        max_false_rate: share of false matches that is acceptable, above 0 and below 1.
+        min_observations: matches that must have been compared before any is served.
+        require_evidence: False serves without any.
+        audit_every: how many matches are served for one that is checked instead; 0 checks none.
+        same_answer: says whether a kept answer and a fresh one are the same in meaning; synchronous or not. Equality
+            by default, which takes every answer worded differently for a false match.
+        evidence: what earlier processes found out.
+        secret: key of the hashes in the index. A random one by default, which suits an index in this process; processes
+            that share an index must share the key.
+
+    Raises:
+        ConfigurationError: a value out of range.
+        MissingDependencyError: there is no `index`, and numpy 2 or newer is not installed.
+    """
+
+    def __init__(
+        self,
+        embed: Embedder,
+        index: SemanticIndex | None = None,
+        *,
+        threshold: float = 0.95,
+        mode: Mode = "off",
+        gates: Sequence[Gate] = DEFAULT_GATES,
+        run_in_thread: bool = True,
+        budget_seconds: float = 0.05,
+        max_text_characters: int = 1_000,
+        max_false_rate: float = 0.01,
+        min_observations: int = 100,
+        require_evidence: bool = True,
+        audit_every: int = 20,
+        same_answer: SameAnswer = same_text,
+        evidence: Evidence | None = None,
+        secret: bytes | None = None,
+    ) -> None:
+        if not callable(embed):
+            raise ConfigurationError(f"embed must be a function, got {type(embed).__name__}")
+        if mode not in get_args(Mode):
+            raise ConfigurationError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+        check_positive("threshold", threshold)
+        check_positive("budget_seconds", budget_seconds)
+        check_positive("max_false_rate", max_false_rate)
+        if threshold > 1 or max_false_rate >= 1:
+            raise ConfigurationError("threshold must be at most 1 and max_false_rate below 1")
+        check_count("max_text_characters", max_text_characters, 1)
+        check_count("min_observations", min_observations, 0)
+        check_count("audit_every", audit_every, 0)
+        if secret is not None and not 0 < len(secret) <= _MAX_SECRET_BYTES:
+            raise ConfigurationError(f"secret must have 1 to {_MAX_SECRET_BYTES} bytes")
+        self.mode: Mode = mode
+        self.threshold = threshold
+        self.max_false_rate = max_false_rate
+        self.evidence = Evidence() if evidence is None else evidence
+        self._gates = tuple(gates)
+        self._budget_seconds = budget_seconds
+        self._max_text_characters = max_text_characters
+        self._min_observations = min_observations
+        self._require_evidence = require_evidence
+        self._audit_every = audit_every
+        self._same_answer = same_answer
+        self._secret = secrets.token_bytes(32) if secret is None else secret
+        self._embedding = Embedding(embed, run_in_thread=run_in_thread, secret=self._secret)
+        self._index: SemanticIndex | None = index
+        if index is None and mode != "off":
+            self._index = MemoryIndex()
+        self._lookups = self._matches = self._served = 0
+        self._refused: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+
+    @property
+    def serving(self) -> bool:
+        """Whether matches are served now."""
+        return self.mode == "serve" and (
+            not self._require_evidence
+            or (
+                self.evidence.observations >= self._min_observations
+                and self.evidence.upper_bound <= self.max_false_rate
+            )
+        )
+
+    async def find(self, scope: str, text: str) -> Match | None:
+        """The nearest entry that may answer this prompt, or None.
+
+        Args:
+            scope: everything besides the text that the answer depends on, such as operation, tenant, model, parameters
+                and earlier messages; entries of other scopes are never found.
+            text: the prompt.
+        """
+        index = self._index
+        if self.mode == "off" or index is None:
+            return None
+        self._lookups += 1
+        found = await self._within_budget(lambda: self._find(index, scope, text))
+        if found is None:
+            return None
+        self._matches += 1
+        audited = self._audit_every > 0 and not self._matches % (self._audit_every + 1)
+        serve = self.serving and not audited
+        self._served += serve
+        return found._replace(serve=serve)
+
+    async def learn(self, scope: str, text: str, name: str) -> None:
+        """Makes an entry findable.
+
+        Args:
+            scope: as for `find`.
+            text: the prompt.
+            name: hex digest of the entry's exact key.
+        """
+        index = self._index
+        if self.mode != "off" and index is not None:
+            await self._within_budget(lambda: self._learn(index, scope, text, name))
+
+    async def forget(self, name: str) -> None:
+        """Makes an entry unfindable, because it was invalidated or is no longer there."""
+        index = self._index
+        if index is not None:
+            await self._within_budget(lambda: index.remove(name))
+
+    async def clear(self) -> None:
+        """Makes all entries unfindable."""
+        index = self._index
+        self._embedding.forget()
+        if index is not None:
+            await self._within_budget(lambda: index.clear())
+
+    async def observe(self, match: Match, kept: Any, fresh: Any) -> None:
+        """Compares the answer of a match that was not served with the one that the call returned.
+
+        Takes as long as `same_answer` does; answer the caller first.
+        """
+        try:
+            verdict = self._same_answer(kept, fresh)
+            same = await verdict if inspect.isawaitable(verdict) else verdict
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            self._failed(error)
+        else:
+            self.evidence.add(false=not same)
+
+    def stats(self) -> SemanticStats:
+        """Counts since construction; the evidence includes what was handed over."""
+        return {
+            "lookups": self._lookups,
+            "matches": self._matches,
+            "served": self._served,
+            "refused": dict(self._refused),
+            "lost": dict(self._lost),
+            "observations": self.evidence.observations,
+            "false": self.evidence.false,
+            "false_rate_upper_bound": self.evidence.upper_bound,
+            "serving": self.serving,
+        }
+
+    async def _find(self, index: SemanticIndex, scope: str, text: str) -> Match | None:
+        traces = self._traces(text)
+        if traces is None:
+            return None
+        vector = await self._embedding.vector(text)
+        # Only the nearest: if it is refused, a runner-up is the less likely to be right for differing in more.
+        candidate = await index.nearest(self._shelf(scope), vector)
+        if candidate is None or not candidate.similarity >= self.threshold:  # also for NaN
+            return None
+        refusing = self._refusing(traces, candidate.traces)
+        if refusing is not None:
+            self._refused[refusing] += 1
+            return None
+        return Match(candidate.name, min(candidate.similarity, 1.0), serve=False)
+
+    async def _learn(self, index: SemanticIndex, scope: str, text: str, name: str) -> None:
+        traces = self._traces(text)
+        if traces is not None:
+            await index.add(self._shelf(scope), name, await self._embedding.vector(text), tuple(map(pack, traces)))
+
+    def _shelf(self, scope: str) -> str:
+        # The gates are part of it: traces of other gates say nothing to these.
+        parts = [scope, *(gate.name for gate in self._gates)]
+        framed = "".join(f"{len(part)}:{part}" for part in parts)
+        return blake2b(framed.encode(errors="surrogatepass"), digest_size=32, key=self._secret).hexdigest()
+
+    def _traces(self, text: str) -> tuple[Trace, ...] | None:
+        if len(text) > self._max_text_characters:
+            self._lost["too_long"] += 1
+            return None
+        prompt = Prompt(text)
+        traces: list[Trace] = []
+        for gate in self._gates:
+            trace = gate.trace(prompt, self._secret)
+            if trace is None:
+                self._refused[gate.name] += 1
+                return None
+            traces.append(trace)
+        return tuple(traces)
+
+    def _refusing(self, ours: tuple[Trace, ...], theirs: tuple[bytes, ...]) -> str | None:
+        for gate, our, their in zip(self._gates, ours, theirs, strict=True):
+            if not gate.agree(our, unpack(their)):
+                return gate.name
+        return None
+
+    async def _within_budget(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        left = remaining()
+        budget = self._budget_seconds if left is None else min(self._budget_seconds, left)
+        task = own(asyncio.get_running_loop().create_task(begin(), name="observability-semantic"))
+        try:
+            in_time = await wait_done(task, budget)
+        except asyncio.CancelledError:
+            cancel_until_done(task)
+            raise
+        if not in_time:
+            cancel_until_done(task)
+            self._lost["late"] += 1
+            return None
+        try:
+            return task.result()
+        except EmbedderBusy:
+            self._lost["busy"] += 1
+        except asyncio.CancelledError as error:  # of what it called, and not of our caller
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001 - the user's embedder or index must not fail the user's call
+            self._failed(error)
+        return None
+
+    def _failed(self, error: BaseException) -> None:
+        self._lost["failed"] += 1
+        note_fault("cache.semantic", error)

@@ -1,0 +1,323 @@
+"""Listening to Redis: one connection for each client and event loop, whatever number of channels is heard over it.
+
+The connection is made as the client's pool makes its own, but stands outside the pool: it would take a place there for
+good, and it obeys other timeouts. It speaks RESP2, which has all that a subscribed connection needs. When it is lost it
+is made again, after ever longer pauses; when nothing has come for a while it is asked for a sign of life, because a
+peer that is gone without a word looks just like one that has nothing to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import importlib
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from observability_integration.tasks import DaemonThreads, cancel_until_done, own, wait_done
+
+from .plain import Silence
+from .shared import Subscription
+
+logger = logging.getLogger("observability_integration")
+
+_QUIET_SECONDS = 5.0  # silence after which a sign of life is asked for
+_ANSWER_SECONDS = 5.0  # how long that, or opening a connection, may take
+_PAUSE_SECONDS = 0.1  # before the first attempt to connect again; doubled for each that fails
+_PAUSE_MAX_SECONDS = 10.0
+_OTHERWISE = ("retry", "maint", "oss_cluster")  # options of the pool's connections that this one is made without
+
+_threads = DaemonThreads(max_threads=4, name="observability-redis-channel")
+_hubs: WeakKeyDictionary[Any, dict[asyncio.AbstractEventLoop, _Hub]] = WeakKeyDictionary()
+
+
+async def subscribe(
+    client: Any, channel: str, hear: Callable[[str], None], resumed: Callable[[], None], *, awaits: bool
+) -> Subscription:
+    """Hears what is published on `channel`, from when this returns; see `SharedStore.listen`.
+
+    Args:
+        client: a client for a single server, a Sentinel's master or a cluster. A stand-in that has no connections is
+            never heard from.
+        channel: its name.
+        hear: called with each note.
+        resumed: called when listening goes on after a gap.
+        awaits: whether the client is asynchronous.
+    """
+    if not _has_connections(client):
+        return Silence()
+    loop = asyncio.get_running_loop()
+    here = _hubs.setdefault(client, {})
+    hub = here.get(loop)
+    if hub is None:
+        hub = here[loop] = _Hub(client, awaits)
+    ear = _Ear(hub, channel, hear, resumed)
+    try:
+        await hub.add(ear)
+        await ear.ready
+    except BaseException:
+        hub.remove(ear)
+        raise
+    return ear
+
+
+async def leave(client: Any) -> None:
+    """Ends all listening through this client in the running event loop."""
+    hub = _hubs.get(client, {}).get(asyncio.get_running_loop())
+    if hub is not None:
+        await hub.aclose()
+
+
+class _Ear:
+    """One who listens to one channel."""
+
+    def __init__(self, hub: _Hub, channel: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> None:
+        self.channel = channel
+        self.hear = hear
+        self.resumed = resumed
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hub = hub
+
+    async def aclose(self) -> None:
+        """Stops listening; the connection is closed with the last one who does."""
+        last = self._hub.remove(self)
+        if last is not None:
+            await wait_done(last, _ANSWER_SECONDS)
+
+
+class _Hub:
+    """All who listen through one client in one event loop."""
+
+    def __init__(self, client: Any, awaits: bool) -> None:
+        self._client = client
+        self._awaits = awaits
+        self._ears: dict[str, list[_Ear]] = {}
+        self._wire: _Wire | None = None
+        self._asked: set[str] = set()  # channels asked for on this connection
+        self._confirmed: set[str] = set()  # and those that Redis has confirmed
+        self._loop = asyncio.get_running_loop()
+        # In an empty context: the connection is no part of the call that happened to need it first.
+        self._task = own(self._loop.create_task(self._run(), name="cache channel", context=contextvars.Context()))
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, _: object = None) -> None:
+        here = _hubs.get(self._client, {})
+        if here.get(self._loop) is self:
+            del here[self._loop]
+
+    async def add(self, ear: _Ear) -> None:
+        """Lets one more listen."""
+        self._ears.setdefault(ear.channel, []).append(ear)
+        if self._wire is None:
+            return  # asked for as soon as there is a connection
+        if ear.channel in self._confirmed:
+            ear.ready.set_result(None)
+        elif ear.channel not in self._asked:
+            self._asked.add(ear.channel)
+            with contextlib.suppress(Exception):  # a broken connection is noticed where it is read
+                await self._wire.send("SUBSCRIBE", ear.channel)
+
+    def remove(self, ear: _Ear) -> asyncio.Task[None] | None:
+        """Lets one go, and if it was the last, returns what ends with the connection."""
+        ears = self._ears.get(ear.channel, [])
+        if ear in ears:
+            ears.remove(ear)
+        if not ears:
+            # A channel that nobody hears any more is left with the connection: as a rule they all end together.
+            self._ears.pop(ear.channel, None)
+        if self._ears:
+            return None
+        self._ended()
+        cancel_until_done(self._task)
+        return self._task
+
+    async def aclose(self) -> None:
+        """Ends the listening of all."""
+        for ear in [ear for ears in self._ears.values() for ear in ears if not ear.ready.done()]:
+            ear.ready.set_exception(ConnectionError("the client is being closed"))
+        self._ended()
+        cancel_until_done(self._task)
+        await wait_done(self._task, _ANSWER_SECONDS)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen()
+            except Exception as error:  # noqa: BLE001 - whatever it was, there is no other way than to try again
+                logger.debug("Listening to Redis broke off: %s", type(error).__name__)
+            failures = 0 if self._confirmed else failures + 1
+            self._confirmed.clear()
+            pause = min(_PAUSE_MAX_SECONDS, _PAUSE_SECONDS * 2 ** min(failures, 16))
+            # Half to full: processes that lost the server together must not return to it together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _listen(self) -> None:
+        connection = await _connection_of(self._client, self._awaits)
+        wire: _Wire = _AwaitedWire(connection) if self._awaits else _ThreadedWire(connection)
+        try:
+            await wire.open()
+            self._wire = wire
+            self._asked = set(self._ears)
+            await wire.send("SUBSCRIBE", *self._asked)
+            asked = False
+            while True:
+                message = await wire.receive(_ANSWER_SECONDS if asked else _QUIET_SECONDS)
+                if message is not None:
+                    asked = False
+                    self._take(message)
+                elif asked:
+                    raise TimeoutError
+                else:
+                    asked = True
+                    await wire.send("PING")
+        finally:
+            self._wire = None
+            await wire.close()
+
+    def _take(self, message: Any) -> None:
+        kind, *rest = message  # a PING is answered with fewer parts
+        if kind not in (b"message", b"subscribe"):
+            return
+        channel = rest[0].decode()
+        ears = tuple(self._ears.get(channel, ()))
+        if kind == b"message":
+            for ear in ears:
+                ear.hear(rest[1].decode("utf-8", "replace"))
+        else:
+            self._confirmed.add(channel)
+            for ear in ears:
+                if ear.ready.done():
+                    ear.resumed()
+                else:
+                    ear.ready.set_result(None)
+
+
+class _Wire(Protocol):
+    """A connection of the client's kind."""
+
+    async def open(self) -> None: ...
+    async def send(self, *command: str) -> None: ...
+    async def receive(self, seconds: float) -> Any: ...  # None: nothing came
+    async def close(self) -> None: ...
+
+
+class _AwaitedWire:
+    """A connection of an asynchronous client."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def open(self) -> None:
+        await self._connection.connect()
+
+    async def send(self, *command: str) -> None:
+        await self._connection.send_command(*command)
+
+    async def receive(self, seconds: float) -> Any:
+        return await self._connection.read_response(timeout=seconds)
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+
+class _ThreadedWire:
+    """A connection of a synchronous client, read by a daemon thread of its own."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._closed = False
+
+    async def open(self) -> None:
+        threading.Thread(target=self._read, name="observability-redis-channel", daemon=True).start()
+        _raise_error(await self._came.get())
+
+    def _read(self) -> None:
+        try:
+            self._connection.connect()
+            self._hand("open")
+            while not self._closed:
+                self._hand(self._connection.read_response())
+        except Exception as error:  # noqa: BLE001 - told to the one who waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._hand(error)
+        finally:
+            self._connection.disconnect()
+
+    def _hand(self, item: Any) -> None:
+        self._loop.call_soon_threadsafe(self._came.put_nowait, item)
+
+    async def send(self, *command: str) -> None:
+        await _threads.run(self._connection.send_command, *command)
+
+    async def receive(self, seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                item = await self._came.get()
+        except TimeoutError:
+            return None
+        _raise_error(item)
+        return item
+
+    async def close(self) -> None:
+        self._closed = True
+        await _threads.run(self._connection.disconnect)  # which also wakes the thread that reads
+
+
+def _raise_error(item: Any) -> None:
+    if isinstance(item, Exception):
+        raise item
+
+
+def _has_connections(client: Any) -> bool:
+    pool = getattr(client, "connection_pool", None)
+    return isinstance(getattr(pool, "connection_kwargs", None), dict) or _is_cluster(client)
+
+
+def _is_cluster(client: Any) -> bool:
+    return hasattr(client.__class__, "get_nodes")
+
+
+async def _connection_of(client: Any, awaits: bool) -> Any:
+    maker = getattr(client, "connection_pool", None)
+    if not awaits:
+        return await _threads.run(_make_connection, maker or client)
+    if maker is None:
+        await client.initialize()
+        maker = _any_node(client)
+    return _make_connection(maker)
+
+
+def _any_node(cluster: Any) -> Any:
+    # Nodes pass on to each other what is published. Another one each time, because one may be down.
+    return random.choice(cluster.get_nodes())  # noqa: S311
+
+
+def _make_connection(maker: Any) -> Any:
+    if _is_cluster(maker):
+        maker = maker.get_redis_connection(_any_node(maker)).connection_pool
+    options = {name: value for name, value in maker.connection_kwargs.items() if not name.startswith(_OTHERWISE)}
+    options.update(unannounced(), protocol=2, decode_responses=False, health_check_interval=0)
+    options["socket_timeout"] = 2 * _QUIET_SECONDS
+    if "path" not in options:  # a Unix socket has no such timeout
+        options["socket_connect_timeout"] = _ANSWER_SECONDS
+    return maker.connection_class(**options)
+
+
+def unannounced() -> dict[str, Any]:
+    """Options of a connection that does not introduce itself.
+
+    Else it says its version when it is opened, which it reads from the disk, inside the event loop.
+    """
+    try:
+        importlib.import_module("redis.driver_info")
+    except ImportError:  # older versions are told otherwise
+        return {"lib_name": None, "lib_version": None}
+    return {"driver_info": None}

@@ -1,0 +1,170 @@
+"""An entry as it stands in the shared store: a head that says what it is, and the encoded value.
+
+::
+
+    format 1 | created 8 | random 7                                                    these three are the version
+    flags 1 | fresh 8 | usable 8 | compute 8 | tokens 8 | length of the tags 4
+    tags
+    body
+
+All numbers are big endian. The body is the payload as it is, or compressed, or (compressed or not) encrypted. The head
+stands in clear, so that age and tags can be judged before anything else is done; with encryption it is authenticated
+together with the key of the entry: a changed head, or an entry moved to another key, cannot be read.
+"""
+
+from __future__ import annotations
+
+import struct
+from os import urandom
+from typing import Any
+
+import msgspec
+
+from . import compression
+from .codec import Unreadable
+from .encryption import Keyring
+
+FORMAT = 2  # the first byte of an entry; what earlier versions wrote began with other bytes
+VERSION_BYTES = 16  # format, moment of creation and random bytes tell an entry from every other under the same key
+_RANDOM_BYTES = 7
+_HEAD = struct.Struct(f">BQ{_RANDOM_BYTES}sBQQQQI")
+_HEAD_BYTES = _HEAD.size
+_COMPRESSED = 1
+_ENCRYPTED = 2
+_LARGEST = 2**64 - 1
+_NUMBERS = ("created_us", "fresh_ms", "usable_ms", "compute_ms", "tokens")
+_AROUND_BYTES = 64 * 1024  # room for all that is not payload; tags are the only part of it that can grow
+
+
+class Stamp(msgspec.Struct, frozen=True, gc=False):
+    """What is known of an entry besides its value. Numbers are 64 bits and never negative.
+
+    Attributes:
+        created_us: Unix time in microseconds, by the store's clock, at which the call that made it began.
+        fresh_ms: life, counted from creation, in which it is fresh.
+        usable_ms: life, counted from creation, in which it may be served stale.
+        compute_ms: how long that call took.
+        tags: hashes of its tags.
+        tokens: tokens that a hit saves.
+    """
+
+    created_us: int
+    fresh_ms: int
+    usable_ms: int
+    compute_ms: int
+    tags: tuple[str, ...] = ()
+    tokens: int = 0
+
+
+class Wire:
+    """Writes entries for the shared store and reads them back.
+
+    Args:
+        compress_above_bytes: payloads larger than this are compressed, if that makes them smaller and zstandard is
+            installed; None never compresses. What others have compressed is read either way.
+        keyring: encrypts entries; with it, entries that are not encrypted are unreadable, or whoever can write to the
+            store could do without the key. Compressing before encrypting lets the length of an entry tell something of
+            its content; where that matters, do not compress.
+        max_bytes: a larger payload is unreadable, and nothing is decompressed to more than this.
+    """
+
+    __slots__ = ("_above", "_keyring", "_largest", "_max_bytes", "_tags", "_write_tags")
+
+    def __init__(self, *, compress_above_bytes: int | None, keyring: Keyring | None, max_bytes: int) -> None:
+        compresses = compress_above_bytes is not None and compression.available()
+        self._above = compress_above_bytes if compresses else None
+        self._keyring = keyring
+        self._max_bytes = max_bytes
+        self._largest = max_bytes + _AROUND_BYTES
+        self._tags = msgspec.msgpack.Decoder(tuple[str, ...])
+        self._write_tags = msgspec.msgpack.Encoder().encode
+
+    def seal(self, key: str, stamp: Stamp, payload: bytes) -> bytes:
+        """The entry to store under `key`, with version bytes of its own.
+
+        It is for the caller not to store a payload of more than `max_bytes`, nor tags of more than 64 KiB: nobody could
+        read the entry.
+        """
+        flags = 0
+        if self._above is not None and len(payload) > self._above:
+            smaller = compression.compress(payload)
+            if smaller is not None:
+                payload, flags = smaller, _COMPRESSED
+        if self._keyring is not None:
+            flags |= _ENCRYPTED
+        tags = self._write_tags(stamp.tags) if stamp.tags else b""
+        try:
+            head = _head(stamp, flags, len(tags)) + tags
+        except struct.error:
+            head = _head(_bounded(stamp), flags, len(tags)) + tags
+        if self._keyring is not None:
+            return head + self._keyring.encrypt(payload, head + _raw(key))
+        return head + payload
+
+    def open(self, key: str, data: Any) -> tuple[Stamp, bytes, bytes]:
+        """What stands in an entry: its stamp, the payload, and the bytes that tell this entry from others.
+
+        Args:
+            key: the key it was found under.
+            data: what was found: bytes, if it is one of ours.
+
+        Raises:
+            Unreadable: it is none of ours, or not for us to read; the reason is ``format``, ``version``, ``size``,
+                ``compression`` or ``encryption``.
+        """
+        if data.__class__ is not bytes:
+            data = _as_bytes(data)
+        if len(data) > self._largest:
+            raise Unreadable("size")
+        try:
+            form, created, _, flags, fresh, usable, compute, tokens, tags_bytes = _HEAD.unpack_from(data)
+        except struct.error:
+            raise Unreadable("version" if data and data[0] != FORMAT else "format") from None
+        if form != FORMAT:
+            raise Unreadable("version")
+        body = _HEAD_BYTES + tags_bytes
+        tags = self._read_tags(data[_HEAD_BYTES:body]) if tags_bytes else ()
+        payload = data[body:]
+        if flags or self._keyring is not None:
+            payload = self._uncover(key, flags, data[:body], payload)
+        if len(payload) > self._max_bytes:
+            raise Unreadable("size")
+        return Stamp(created, fresh, usable, compute, tags, tokens), payload, data[:VERSION_BYTES]
+
+    def _read_tags(self, data: bytes) -> tuple[str, ...]:
+        try:
+            return self._tags.decode(data)
+        except Exception as error:
+            raise Unreadable("format") from error
+
+    def _uncover(self, key: str, flags: int, head: bytes, body: bytes) -> bytes:
+        if flags & ~(_COMPRESSED | _ENCRYPTED):
+            raise Unreadable("format")
+        if bool(flags & _ENCRYPTED) != (self._keyring is not None):
+            raise Unreadable("encryption")
+        if self._keyring is not None:
+            body = self._keyring.decrypt(body, head + _raw(key))
+        return compression.expand(body, self._max_bytes) if flags & _COMPRESSED else body
+
+
+def _head(stamp: Stamp, flags: int, tags_bytes: int) -> bytes:
+    created, *others = stamp.created_us, stamp.fresh_ms, stamp.usable_ms, stamp.compute_ms, stamp.tokens
+    return _HEAD.pack(FORMAT, created, urandom(_RANDOM_BYTES), flags, *others, tags_bytes)
+
+
+def _bounded(stamp: Stamp) -> Stamp:
+    # A clock may stand before 1970, and a provider may report any number of tokens.
+    bounded = {name: min(max(getattr(stamp, name), 0), _LARGEST) for name in _NUMBERS}
+    return Stamp(tags=stamp.tags, **bounded)
+
+
+def _raw(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
+
+
+def _as_bytes(data: Any) -> bytes:
+    # A backend of the user's own may return anything.
+    try:
+        return bytes(memoryview(data))
+    except TypeError as error:
+        raise Unreadable("format") from error

@@ -1,0 +1,153 @@
+"""Semantic lookup as a whole, on pairs of prompts: paraphrases it should find, and look-alikes it must not.
+
+The embedder here is a stand-in: hashed words and character n-grams, deterministic, with nothing to download. It knows
+spelling and no meaning, so figures for real embedders differ; what it shares with them is that it hardly sees a "not",
+a digit or an exchange of two names. Run with ``-rP`` to see the figures.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from observability_integration.caching.semantic import DEFAULT_GATES, Gate, SemanticLookup
+
+np = pytest.importorskip("numpy")
+pytestmark = pytest.mark.once
+
+_ROOT = Path(__file__).parents[2]
+_PARAPHRASES = Path(os.environ.get("OBS_DATA_DIR", _ROOT / "../shared/data")) / "gptcache_mock_pairs.json.gz"
+_DIMENSION = 1024
+_THRESHOLD = 0.95  # the default
+# Of 240 pairs, three are of another subject in other words ("beef" and "fish"): only a vector can tell those.
+_MAX_FALSE_BY_GATES_ALONE = 0.02
+
+
+def spelling(text: str) -> Any:
+    """Counts of words and of character 3- to 5-grams, hashed into a fixed number of buckets."""
+    text = f" {re.sub(r'[^a-z0-9]+', ' ', text.lower()).strip()} "
+    features = text.split()
+    features += [text[at : at + size] for size in (3, 4, 5) for at in range(len(text) - size + 1)]
+    vector = np.zeros(_DIMENSION)
+    for feature, count in Counter(features).items():
+        vector[zlib.crc32(feature.encode()) % _DIMENSION] += 1 + np.log(count)
+    return vector
+
+
+def all_the_same(text: str) -> Sequence[float]:
+    """The worst embedder there is: it leaves everything to the gates."""
+    return [1.0]
+
+
+def adversarial() -> list[dict[str, str]]:
+    pairs: list[dict[str, str]] = json.loads((_ROOT / "tests/data/adversarial_pairs.json").read_text())
+    return pairs
+
+
+async def false_hits(
+    embed: Callable[[str], Any], gates: Sequence[Gate], threshold: float = _THRESHOLD
+) -> list[dict[str, str]]:
+    """The adversarial pairs of which either prompt is given the other's answer, each pair by itself."""
+    false: list[dict[str, str]] = []
+    for pair in adversarial():
+        lookup = _lookup(embed, gates, threshold)
+        await lookup.learn("first", pair["first"], "first")
+        await lookup.learn("second", pair["second"], "second")
+        if await lookup.find("first", pair["second"]) or await lookup.find("second", pair["first"]):
+            false.append(pair)
+        assert {} == lookup.stats()["lost"]
+    return false
+
+
+def report(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _lookup(embed: Callable[[str], Any], gates: Sequence[Gate], threshold: float) -> SemanticLookup:
+    return SemanticLookup(
+        embed,
+        mode="serve",
+        require_evidence=False,
+        audit_every=0,
+        gates=gates,
+        threshold=threshold,
+        run_in_thread=False,
+        budget_seconds=10.0,
+        max_text_characters=10_000,
+    )
+
+
+def test_the_adversarial_pairs_are_what_they_should_be() -> None:
+    """Enough of each kind, none twice: the rates below are shares of these."""
+    pairs = adversarial()
+    assert len(pairs) == len({frozenset((pair["first"], pair["second"])) for pair in pairs})
+    assert all(pair["first"] != pair["second"] for pair in pairs)
+    assert {"negation": 60, "numbers": 60, "entities": 60, "role_swap": 60} == Counter(pair["kind"] for pair in pairs)
+
+
+@pytest.mark.parametrize(("threshold", "least_without"), [(_THRESHOLD, 0.05), (0.8, 0.25)])
+async def test_adversarial_pairs(threshold: float, least_without: float) -> None:
+    """At most one look-alike in a hundred is served; without the gates, it would be a multiple of that."""
+    count = len(adversarial())
+    gated = len(await false_hits(spelling, DEFAULT_GATES, threshold)) / count
+    bare = len(await false_hits(spelling, (), threshold)) / count
+    report(f"false hits at {threshold}: {gated:.1%} with gates, {bare:.1%} without")
+    assert gated <= 0.01
+    assert bare >= least_without
+
+
+async def test_adversarial_pairs_by_the_gates_alone() -> None:
+    """What is left when the embedder takes everything for the same, as far as words alone can tell."""
+    false = await false_hits(all_the_same, DEFAULT_GATES)
+    rate = len(false) / len(adversarial())
+    report(f"false hits of the gates alone: {rate:.1%}", *map(str, false))
+    assert rate <= _MAX_FALSE_BY_GATES_ALONE
+
+
+@pytest.mark.parametrize("left_out", ["numbers", "negation", "names", "order", "difference"])
+async def test_every_main_gate_is_needed(left_out: str) -> None:
+    """Without any one of them, the gates alone let more through."""
+    gates = [gate for gate in DEFAULT_GATES if gate.name != left_out]
+    assert len(gates) == len(DEFAULT_GATES) - 1
+    assert len(await false_hits(all_the_same, gates)) > len(await false_hits(all_the_same, DEFAULT_GATES))
+
+
+async def test_paraphrases() -> None:
+    """Precision and share of hits, with and without gates: the gates must pay for the hits they cost."""
+    if not _PARAPHRASES.is_file():
+        pytest.skip(f"NOT MEASURED: {_PARAPHRASES.name} is not in the folder that OBS_DATA_DIR names")
+    with gzip.open(_PARAPHRASES, "rt") as lines:
+        pairs: list[dict[str, str]] = json.load(lines)
+    figures: dict[tuple[str, float], tuple[int, int]] = {}
+    vectors = {text: spelling(text) for pair in pairs for text in pair.values()}
+    for label, gates in (("with", DEFAULT_GATES), ("without", ())):
+        lookup = _lookup(vectors.__getitem__, gates, 0.6)
+        for number, pair in enumerate(pairs):
+            await lookup.learn("all", pair["origin"], str(number))
+        matches = [await lookup.find("all", pair["similar"]) for pair in pairs]
+        assert {} == lookup.stats()["lost"]
+        # A match at a low threshold is the match at every one up to its similarity.
+        for threshold in (0.95, 0.9, 0.8, 0.7, 0.6):
+            near = [
+                pairs[int(match.name)]["origin"] == pair["origin"]
+                for match, pair in zip(matches, pairs, strict=True)
+                if match and match.similarity >= threshold
+            ]
+            figures[label, threshold] = (sum(near), len(near))
+            precision = f"{sum(near) / len(near):.1%}" if near else "-"
+            report(f"{label:>7} gates, threshold {threshold}: {len(near) / len(pairs):.1%} hits, precision {precision}")
+    for threshold in (0.8, 0.7, 0.6):
+        right, hits = figures["with", threshold]
+        all_right, all_hits = figures["without", threshold]
+        assert right / hits > all_right / all_hits
+    assert figures["with", 0.6][1] >= 0.15 * len(pairs)
