@@ -87,11 +87,6 @@ class RedisCluster:
         """Where clients may begin."""
         return self.nodes[0].port
 
-    @property
-    def url(self) -> str:
-        """The same as an address."""
-        return self.nodes[0].url
-
     def stop(self) -> None:
         """End every node at once."""
         for node in self.nodes:

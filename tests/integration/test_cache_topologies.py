@@ -196,7 +196,7 @@ async def test_a_master_is_found_by_sentinel(sentinel: int, closing_at_end: Clie
 
 @pytest.mark.parametrize("kind", ["asyncio", "sync", "url"])
 async def test_a_unix_socket_is_as_good(servers: Servers, tmp_path: Path, closing_at_end: Clients, kind: str) -> None:
-    """It knows nothing of timeouts for connecting."""
+    """Its connections are of another class, with other options."""
     import redis.asyncio
 
     path = tmp_path / "socket"

@@ -8,6 +8,7 @@ to be recorded is not kept any more, and nobody can join it; it then waits for t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -122,10 +123,8 @@ class Broadcast:
         if self.ended:
             return
         if kept is None and len(self._listeners) > 1:
-            try:
+            with contextlib.suppress(Uncopyable):  # all have the same one then: better than none
                 kept = self._chunks.keep(chunk)
-            except Uncopyable:
-                pass  # all have the same one: better than none
         self._slots.append(_Slot(chunk, kept))
         self.count += 1
         self._tell()

@@ -14,7 +14,7 @@ from typing import Any
 
 from observability_integration.context import remaining, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError
-from observability_integration.tasks import cancel_until_done, wait_done
+from observability_integration.tasks import wait_done
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.instruments import (
@@ -112,6 +112,7 @@ class Engine:
         Raises:
             PrimitiveTimeoutError: the hard timeout passed.
         """
+        came = time.monotonic()
         while True:
             flight = self._flights.join(asked.digest)
             leading = flight is None
@@ -127,7 +128,15 @@ class Engine:
                 flight = self._depart(asked, stand_in)
             else:
                 spans.tracing.link(asked.span, flight.span)
-            served = await self._ride(asked, flight, leading)
+            flight.waiting += 1
+            if flight.deserted is not None:
+                flight.deserted.cancel()
+            try:
+                served = await self._ride(asked, flight, leading, came)
+            finally:
+                flight.waiting -= 1
+                if not flight.waiting and not flight.task.done():
+                    flight.deserted = self._end_later(flight)
             if served is not None:
                 return served
 
@@ -144,11 +153,14 @@ class Engine:
         started = time.perf_counter()
         brought = stand_in = None
         try:
+            if self._channel is not None:
+                self._channel.start()  # whoever keeps in memory what others made has to hear when it is void
             found = await self._levels.fetch(asked.digest)
             CACHE_TIER_LATENCY.series(self._operation, "backend").record(time.perf_counter() - started)
             if found is not None:
-                stand_in = found.entry
-                brought = self._taken(asked, found, current=self._looks.get(here) is look)
+                current = self._looks.get(here) is look  # else something was invalidated meanwhile
+                stand_in = found.entry if current else None
+                brought = self._taken(asked, found, current=current)
         finally:
             look.set_result(brought)
             if self._looks.get(here) is look:
@@ -170,17 +182,18 @@ class Engine:
             spans.tracing.deactivate(token)
         return flight
 
-    async def _ride(self, asked: Asked, flight: Flight, leading: bool) -> Served | None:
+    async def _ride(self, asked: Asked, flight: Flight, leading: bool, came: float) -> Served | None:
+        void = frozenset(flight.void_tags)
         looked = time.perf_counter() - asked.started
         boarded = time.monotonic()
         try:
-            stand_in = await self._in_time(asked, flight)
+            stand_in = await self._in_time(asked, flight, came)
             if not leading:
                 asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
                 CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
             if stand_in is not None:
                 return self._late(asked, stand_in)
-            if flight.task.cancelled():
+            if flight.given_up and flight.task.cancelled():
                 return None  # it took too long after those had left who waited for it: on to another
             brought: Brought = flight.task.result()
         except PrimitiveTimeoutError as error:
@@ -191,17 +204,19 @@ class Engine:
         except Exception:
             asked.miss("failed")
             raise
-        return None if brought.tier == "left" else self._handed(asked, brought, leading)
+        if brought.tier == "left" or not void.isdisjoint(flight.tags):  # made before, with what was void when we came
+            return None
+        return self._handed(asked, brought, leading)
 
-    async def _in_time(self, asked: Asked, flight: Flight) -> Entry | None:
-        """Waits for a flight; a stale entry if it is late and there is one that may stand in."""
+    async def _in_time(self, asked: Asked, flight: Flight, started: float) -> Entry | None:
+        """Waits for a flight, at `started` or since; a stale entry if it is late and there is one that may stand in."""
         task = flight.task
         if self._soft is None and self._hard is None:
             await wait_done(task, None)
             return None
-        started = time.monotonic()
         begun = asked.begun
-        if self._soft is not None and not await wait_done(task, self._soft) and not (begun and begun.done()):
+        soft = None if self._soft is None else self._soft - (time.monotonic() - started)
+        if soft is not None and not await wait_done(task, soft) and not (begun and begun.done()):
             stand_in = self._work.standing_in(flight)
             if stand_in is not None:
                 self._leave(flight)
@@ -221,9 +236,12 @@ class Engine:
 
     def _leave(self, flight: Flight) -> None:
         # Whoever joins meanwhile has limits of their own; nobody makes it longer.
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._policy.background_seconds, cancel_until_done, flight.task)
+        self._end_later(flight)
+
+    def _end_later(self, flight: Flight) -> asyncio.TimerHandle:
+        timer = asyncio.get_running_loop().call_later(self._policy.background_seconds, flight.give_up)
         flight.task.add_done_callback(lambda _: timer.cancel())
+        return timer
 
     def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
         entry = brought.entry
@@ -234,7 +252,9 @@ class Engine:
                 asked.miss("expired")  # unless it was counted when the call began
                 return Served(brought.value, "call")
             freshness = {"stale": "stale", "remote": "coalesced"}.get(brought.tier, "fresh")
-            tier = "semantic" if brought.tier == "semantic" else "backend"
+            tier = "memory" if self._levels.shared is None else "backend"
+            if brought.tier == "semantic":
+                tier = "semantic"
             return Served(brought.value, tier, freshness, age, tokens)
         # A structure is handed to each caller anew, so that none can change another's.
         value = self._levels.hand_out(brought.kept)
@@ -253,7 +273,7 @@ class Engine:
         """An entry that the shared store had, if it may be served at once."""
         entry, now = found.entry, time.monotonic()
         fresh = now < entry.fresh_until
-        if not fresh and not self._freshness.may_revalidate(entry, now):
+        if not fresh and not (current and self._freshness.may_revalidate(entry, now)):
             return None
         if current:
             self._levels.remember(asked.digest, entry)
@@ -309,15 +329,20 @@ class Engine:
         """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
         flight = self._flights.join(digest)
         if flight is not None:
-            cancel_until_done(flight.task)
+            flight.give_up()
 
     # Forgetting -----------------------------------------------------------------------------------------------------
 
     async def forget(self, digest: bytes) -> None:
         """Forgets an entry everywhere; what is under way for it is not kept."""
         self._flights.forget(digest)
-        self._looks.clear()
+        self._outdate_looks(digest)
         await self._levels.forget(digest)
+
+    def _outdate_looks(self, digest: bytes) -> None:
+        for loop, looked_for in list(self._looks):
+            if looked_for == digest:
+                self._looks.pop((loop, looked_for), None)
 
     async def forget_tag(self, tag: str) -> None:
         """Forgets everything with the tag (its hash) everywhere; what is under way with it is not kept."""
@@ -333,12 +358,13 @@ class Engine:
 
     def _heard(self, note: Note) -> None:
         """Another process, or another cache of this one, has changed something."""
-        self._looks.clear()
         if note.action == "clear":
             self._flights.forget_all()
+            self._looks.clear()
             self._memory.clear()
         elif note.action == "tag":
             self._flights.void_tag(note.tag)
+            self._looks.clear()
             self._memory.delete_tagged(note.tag)
         elif note.action in ("set", "delete"):
             try:
@@ -347,17 +373,17 @@ class Engine:
                 note_fault("cache.note", error)
                 return
             self._memory.delete(digest)
+            self._outdate_looks(digest)
             if note.action == "delete":
                 self._flights.forget(digest)
 
     async def aclose(self) -> None:
-        """Ends the refreshes of this loop, stops listening, and closes what the store opened itself."""
-        loop = asyncio.get_running_loop()
-        ending = [task for task in self._refreshing if task.get_loop() is loop]
-        for task in ending:
-            cancel_until_done(task)
+        """Ends what nobody waits for in this loop, stops listening, and closes what the store opened itself."""
+        ending = self._flights.unattended()
+        for flight in ending:
+            flight.give_up()
         if ending:
-            await asyncio.wait(ending)
+            await asyncio.wait([flight.task for flight in ending])
         if self._channel is not None:
             await self._channel.aclose()
         await self._levels.aclose()

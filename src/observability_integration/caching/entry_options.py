@@ -18,14 +18,13 @@ class EntryOptions:
         stale: the value that this one is to replace, or `NOTHING`: for a conditional request (``If-None-Match``), say.
     """
 
-    __slots__ = ("reused", "stale", "store", "tags", "ttl_seconds")
+    __slots__ = ("stale", "store", "tags", "ttl_seconds")
 
     def __init__(self, stale: Any = NOTHING) -> None:
         self.stale = stale
         self.store = True
         self.tags: list[str] = []
         self.ttl_seconds: float | None = None
-        self.reused = False
 
     def set_ttl(self, ttl_seconds: float) -> None:
         """Keeps this entry for so long, instead of the cache's TTL.
@@ -37,7 +36,15 @@ class EntryOptions:
         self.ttl_seconds = ttl_seconds
 
     def add_tags(self, *tags: str) -> None:
-        """The entry can be invalidated by these tags too."""
+        """The entry can be invalidated by these tags too.
+
+        Raises:
+            TypeError: a tag is no text.
+        """
+        given: tuple[Any, ...] = tags
+        for tag in given:
+            if not isinstance(tag, str):
+                raise TypeError(f"a tag must be text, not {type(tag).__name__}")
         self.tags += tags
 
     def do_not_store(self) -> None:
@@ -52,7 +59,6 @@ class EntryOptions:
         """
         if self.stale is NOTHING:
             raise LookupError("there is no stale value to use again")
-        self.reused = True
         return self.stale
 
 
@@ -67,6 +73,6 @@ def entry_options() -> EntryOptions:
 def begin_entry(tags: Iterable[str], stale: Any) -> EntryOptions:
     """In the task that makes the entry: what is decided from now on is decided about it."""
     options = EntryOptions(stale)
-    options.tags += tags
+    options.add_tags(*tags)
     _current.set(options)
     return options

@@ -92,12 +92,15 @@ class FlightWork:
         later = time.monotonic() + seconds
         if later > entry.fresh_until:
             entry = entry._replace(fresh_until=min(later, entry.usable_until))
-        self._remember(flight, digest, entry._replace(refresh_at=later))
+        # Nor is it replaced early by chance, which goes by how long the call took.
+        self._remember(flight, digest, entry._replace(refresh_at=later, compute_seconds=0.0))
 
     def standing_in(self, flight: Flight) -> Entry | None:
         """The stale entry that may be served in place of what is made."""
         entry = flight.stand_in
-        return entry if entry is not None and self._freshness.may_stand_in(entry, time.monotonic()) else None
+        if entry is None or not flight.void_tags.isdisjoint(entry.tags):
+            return None
+        return entry if self._freshness.may_stand_in(entry, time.monotonic()) else None
 
     async def obtain(self, flight: Flight, asked: Asked, *, refreshing: bool) -> Brought:
         """What is asked for, from wherever it is to be had; for a refresh, from a call."""
@@ -165,7 +168,7 @@ class FlightWork:
         if not refreshing and self.standing_in(flight) is None:  # else it may yet become a hit
             asked.miss(self._why_missed(flight))
         stale = NOTHING if flight.stand_in is None else self._levels.hand_out(flight.stand_in.kept)
-        options = begin_entry(asked.tags, stale)
+        options = begin_entry(asked.tags, NOTHING if stale is ABSENT else stale)
         began = time.monotonic()
         try:
             value = await asked.compute(refreshing)
@@ -174,6 +177,7 @@ class FlightWork:
             raise
         seconds = time.monotonic() - began
         CACHE_COMPUTE.series(self._operation, "success").record(seconds)
+        flight.tags = frozenset(map(self._keys.tag, options.tags))
         tokens, refusal = asked.judge(value)
         if not options.store:
             refusal = "not_stored"

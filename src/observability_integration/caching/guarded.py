@@ -26,6 +26,7 @@ from observability_integration.telemetry.instruments import CACHE_BACKEND_ERRORS
 
 from .due import Due
 from .slots import Slots
+from .stores.plain import PlainStore
 from .stores.shared import Place, Reading, SharedStore, StoreBusy
 
 T = TypeVar("T")
@@ -69,9 +70,13 @@ class GuardedStore:
         """Whether the store is asked at all."""
         return not self._open
 
+    def forgets(self, name: str) -> bool:
+        """Whether the entry was invalidated, and the store may not know it yet."""
+        return self._due.forgets(name)
+
     async def read(self, place: Place) -> Reading | None:
         """The entry; None when the store is out of use or late, or the entry is about to be forgotten."""
-        if not self._open and self._due.forgets(place.name):
+        if not self._open and self.forgets(place.name):
             return None
         return await self.ask(lambda: self._store.read(place))
 
@@ -92,10 +97,12 @@ class GuardedStore:
         await asyncio.shield(self._pay_soon())
 
     async def aclose(self) -> None:
-        """Ends the probe and the store's own connections."""
-        probe = self._probe
-        if probe is not None and probe.get_loop() is asyncio.get_running_loop():
+        """Ends the probe and the store's own connections, after what is being written or deleted."""
+        loop, probe, payment = asyncio.get_running_loop(), self._probe, self._payment
+        if probe is not None and probe.get_loop() is loop:
             probe.cancel()
+        if payment is not None and payment.get_loop() is loop:
+            await wait_done(payment, None)
         await self._store.aclose()
 
     async def ask(self, start: Callable[[], Awaitable[T]]) -> T | None:
@@ -121,7 +128,7 @@ class GuardedStore:
         finally:
             self._slots.give_back()
 
-    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T | None:
+    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T | None:
         answers = self._answers
         try:
             result = await self._within(start, budget_seconds)
@@ -172,7 +179,12 @@ class GuardedStore:
         if self._open:
             self._probe_if_due()
         else:
-            await self._ask(self._pay, self._policy.backend_budget_seconds)
+            await self._ask(self._pay, self._paying_seconds())
+
+    def _paying_seconds(self) -> float | None:
+        # A store of the user's own may have to walk through its entries to clear them, which is no sign of a fault.
+        unbounded = self._due.clears and isinstance(self._store, PlainStore)
+        return None if unbounded else self._policy.backend_budget_seconds
 
     async def _pay(self) -> None:
         await self._due.pay(self._store)
@@ -215,7 +227,7 @@ class GuardedStore:
             # A store that takes nothing (read-only, out of memory) is not back, nor is one that only takes.
             await self._within(lambda: self._store.probe(self._prefix), budget)
             while self._due:
-                await self._within(self._pay, budget)
+                await self._within(self._pay, self._paying_seconds())
         except Exception:  # noqa: BLE001 - it is not back, whatever it says
             self._failures += 1
             self._schedule()

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 VERSION_BYTES = 16  # as many bytes of an entry tell it from every other under the same name
 
+_MAX_KEPT = 1000  # tokens of leases that may still be held in the store
 _BEATS = 3  # heartbeats in the life of a lease: two may be lost
 _JITTER = 0.1  # of a lease, at most, that followers wait after it has run out, so that they do not all ask at once
 
@@ -69,7 +70,10 @@ class Lease:
         return written
 
     async def release(self, action: Action, error_type: str = "") -> None:
-        """Ends the lease without an entry, and says why; nothing if it has ended already."""
+        """Ends the lease without an entry, and says why; nothing if it has ended already.
+
+        If the store does not confirm it, the next who asks for the lease here has it at once.
+        """
         if self.lost or self._settled:
             return
         leases, self._settled = self._leases, True
@@ -79,7 +83,8 @@ class Lease:
             await leases.store.release(self._place, self._token, note)
             return True
 
-        await leases.ask(release)
+        if await leases.ask(release) is None:
+            leases.keep(self._place, self._token)
 
     async def beat(self) -> None:
         """Renews the lease until it is over."""
@@ -129,6 +134,13 @@ class Leases:
         self.milliseconds = max(1, round(lease_seconds * 1000))
         self.lost = on_lost
         self._operation = operation
+        self._kept: dict[str, str] = {}
+
+    def keep(self, place: Place, token: str) -> None:
+        """Keeps the token of a lease that the store may hold although nobody here does: else all would wait for it."""
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        self._kept[place.name] = token
 
     async def run(
         self,
@@ -162,7 +174,7 @@ class Leases:
             while True:
                 heard = wait and self.channel.start()
                 waiter.clear()
-                token = f"{random.getrandbits(128):032x}"
+                token = self._kept.pop(place.name, None) or f"{random.getrandbits(128):032x}"
                 acquired = await self._acquire(place, token, known, waiter)
                 if acquired is None:
                     return await compute(None)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 
@@ -20,6 +21,7 @@ from .keys import KeySpace
 from .leases import Lease
 from .policy import CachePolicy
 from .stores.memory import MemoryStore
+from .stores.plain import PlainStore
 from .stores.shared import SharedStore
 from .wire import Stamp, Wire
 
@@ -128,6 +130,8 @@ class Levels:
     async def judge(self, digest: bytes, data: bytes, cleared_us: int) -> Found | None:
         """What may be made of an entry in the shared store; one that nobody can read is deleted there."""
         place = self._keys.place(digest)
+        if self.shared is not None and self.shared.forgets(place.name):
+            return None
         try:
             stamp, payload, version = self._wire.open(place.key, data)
             value = self._codec.decode(payload)
@@ -282,7 +286,13 @@ class Levels:
         return max(_TAG_LIFE_SECONDS, self._freshness.longest_seconds)
 
     async def forget_tag(self, tag: str) -> None:
-        """Voids everything with the tag, which is given by its hash."""
+        """Voids everything with the tag, which is given by its hash.
+
+        Raises:
+            ConfigurationError: the second level is a store that knows no tags.
+        """
+        if isinstance(self._store, PlainStore):
+            raise ConfigurationError("invalidation by tag needs Redis; the backend given has no tags")
         self.memory.delete_tagged(tag)
         if self.shared is not None:
             await self.shared.mark(tag, _ms(self.tag_life_seconds), self._note("tag", tag=tag))

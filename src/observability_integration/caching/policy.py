@@ -31,8 +31,7 @@ class AdaptiveTtl:
         check_positive("max_seconds", self.max_seconds)
         if self.min_seconds > self.max_seconds:
             raise ConfigurationError("min_seconds must not be greater than max_seconds")
-        if isinstance(self.min_lookups, bool) or not isinstance(self.min_lookups, int) or self.min_lookups < 1:
-            raise ConfigurationError(f"min_lookups must be an integer >= 1, got {self.min_lookups!r}")
+        _check_count("min_lookups", self.min_lookups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class CachePolicy:
     """How a cache keeps what it keeps.
 
     Attributes:
-        max_entries: entries kept in memory; the least recently used go first. At least 1.
+        max_entries: entries kept in memory; what was used once, long ago, goes first (S3-FIFO). At least 1.
         max_bytes: bytes kept in memory, an estimate for objects kept as they are. At least 1.
         max_value_bytes: a larger value is not kept at all. At least 1.
         ttl_jitter: up to which fraction a TTL is cut at random, so that what was stored together does not expire
@@ -104,9 +103,7 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         for knob in ("max_entries", "max_bytes", "max_value_bytes", "max_refreshes"):
-            value = getattr(self, knob)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")
+            _check_count(knob, getattr(self, knob))
         if self.compress_above_bytes is not None:
             check_at_least_zero("compress_above_bytes", self.compress_above_bytes)
         for knob in (
@@ -136,6 +133,11 @@ class CachePolicy:
     def stale_seconds(self) -> float:
         """How long an entry is kept beyond its TTL, because it may yet be served."""
         return max(self.stale_while_revalidate_seconds, self.stale_if_error_seconds)
+
+
+def _check_count(knob: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")
 
 
 def _check_order(policy: CachePolicy, smaller: str, greater: str) -> None:

@@ -17,8 +17,8 @@ class Replay:
     Args:
         recording: the stream.
         chunks: hands out its chunks.
-        pace: 0 for at once, 1 for with the pauses it had, 0.5 for half of them. A reader who thinks meanwhile is not held
-            up any longer than that.
+        pace: 0 for at once, 1 for with the pauses it had, 0.5 for half of them. A reader who thinks meanwhile is not
+            held up any longer than that.
     """
 
     __slots__ = ("_chunks", "_due", "_loop", "_pace", "_position", "_recording")

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from observability_integration.tasks import cancel_until_done
+
 from .entry import Entry
 
 
@@ -22,15 +24,28 @@ class Flight:
         span: the span of the caller who started it, for the others to link to.
         stand_in: a stale entry that may be served if the call fails or is late.
         void_tags: hashes of tags that were invalidated meanwhile: what is made with one of them is not kept.
+        tags: hashes of the tags of what it made, once that is known.
+        waiting: how many wait for it.
+        deserted: ends the flight in a while, if nobody waits for it any more.
+        given_up: whether it was cancelled because nobody waited for it, and not by what it calls.
     """
 
-    __slots__ = ("span", "stand_in", "task", "void_tags")
+    __slots__ = ("deserted", "given_up", "span", "stand_in", "tags", "task", "void_tags", "waiting")
 
     def __init__(self, span: Any, stand_in: Entry | None) -> None:
         self.task: asyncio.Task[Any]
         self.span = span
         self.stand_in = stand_in
         self.void_tags: set[str] = set()
+        self.tags: frozenset[str] = frozenset()
+        self.waiting = 0
+        self.deserted: asyncio.TimerHandle | None = None
+        self.given_up = False
+
+    def give_up(self) -> None:
+        """Cancels the flight; whoever joined it all the same is not cancelled with it."""
+        self.given_up = True
+        cancel_until_done(self.task)
 
 
 class SingleFlight:
@@ -85,6 +100,11 @@ class SingleFlight:
     def is_current(self, key: bytes, flight: Flight) -> bool:
         """From inside a flight: whether it is still the one for `key`."""
         return self._flights.get((asyncio.get_running_loop(), key)) is flight
+
+    def unattended(self) -> list[Flight]:
+        """The flights of this event loop for which nobody waits, also those that were forgotten."""
+        loop = asyncio.get_running_loop()
+        return [flight for flight in list(self._aloft) if not flight.waiting and flight.task.get_loop() is loop]
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -1,16 +1,165 @@
-"""How a cache streams: straight through, under a span of its own; streams are not kept."""
+"""How a cache streams: a replay of a kept stream, a place in one that is under way, or the call, for all who ask."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
-from observability_integration.context import WorkflowContext
+from observability_integration.caching.broadcast import LATE, Broadcast, Listener
+from observability_integration.caching.codec import Unreadable
+from observability_integration.caching.lookup import Served
+from observability_integration.caching.replay import Replay
+from observability_integration.context import Deadline, WorkflowContext, current_deadline, earliest
+from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
+from observability_integration.tasks import wait_done
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.instruments import CACHE_BYPASSES
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
-from .streams import PassingStream
+from .stream_cache import StreamCache, StreamCall, stream_digest
+from .streams import ObservedStream, Outcome, PassingStream
+
+
+class CachedStream(ObservedStream):
+    """One reader's stream, which is looked up when it is opened. Made by `CachePrimitive.stream`.
+
+    Args:
+        streams: the streams of the cache.
+        call: what is asked for.
+    """
+
+    def __init__(self, streams: StreamCache, call: StreamCall) -> None:
+        self._streams = streams
+        self._call = call
+        self._deadline: Deadline | None = None
+        self._opened = 0.0
+        self._chunks = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._kept: Replay | Listener | None = None
+        self._listener: Listener | None = None
+        self._inner: ChunkStream | None = None
+        self._inner_chunks: AsyncIterator[Any] | None = None
+
+    def _begin(self) -> OperationSpan:
+        span = spans.tracing.begin(self._streams.span_name, {})
+        if self._call.context is not None:
+            spans.identify(span, self._call.context)
+        return span
+
+    async def _open(self) -> None:
+        streams, call, span = self._streams, self._call, self._span
+        self._loop = asyncio.get_running_loop()
+        self._opened = self._loop.time()
+        self._deadline = earliest(current_deadline(), None if call.context is None else call.context.deadline)
+        started = time.perf_counter()
+        try:
+            identity = await call.identify()
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            note_fault("cache.key_fn", error)
+            return await self._bypass("key_error")
+        reason = call.refuses()
+        if reason is not None:
+            return await self._bypass(reason)
+        digest, tags = stream_digest(identity.digest), identity.tags
+        served = streams.recall(digest, tags, call, span, started)
+        if served is not None:
+            return self._replay(served, started)
+        broadcast = streams.running(digest)
+        if broadcast is not None and broadcast.lost is not None:
+            return await self._bypass("uncopyable")
+        leading = broadcast is None
+        if broadcast is None:
+            broadcast = streams.start(digest, tags, call, span, started)
+        else:
+            spans.tracing.link(span, broadcast.span)
+        self._kept = self._listener = broadcast.join()
+        looked_seconds = time.perf_counter() - started
+        try:
+            await self._settled(broadcast)
+        except Exception:
+            span.set_attribute("cache.hit", False)
+            if not leading:
+                streams.record.miss("failed", looked_seconds, span)
+            raise
+        served = broadcast.served
+        if leading and served is None:
+            span.set_attribute("cache.hit", False)
+        elif leading and served is not None:
+            self._replay(served, started)
+        else:
+            # Waiting for the call is no part of the lookup.
+            self._joined(broadcast, served, time.perf_counter() - looked_seconds)
+        return None
+
+    async def _settled(self, broadcast: Broadcast) -> None:
+        while not broadcast.settled:
+            if not await broadcast.changed(self._deadline):
+                raise self._late()
+        if not broadcast.count and broadcast.error is not None:
+            raise broadcast.error
+
+    def _replay(self, served: Served, started: float) -> None:
+        self._kept = self._streams.replay(served.value)
+        self._streams.record.hit(self._span, started, self._call.cost_usd, served)
+
+    def _joined(self, broadcast: Broadcast, found: Served | None, started: float) -> None:
+        if found is None:
+            age_seconds = time.monotonic() - broadcast.began
+            served = Served(None, "flight", "coalesced", age_seconds)
+        else:
+            self._kept = self._streams.replay(found.value)
+            served = found._replace(tier="flight", freshness="stale" if found.freshness == "stale" else "coalesced")
+        self._streams.record.hit(self._span, started, self._call.cost_usd, served)
+
+    async def _bypass(self, reason: str) -> None:
+        self._streams.record.bypass(self._span, reason)
+        inner = self._call.source(False)
+        self._inner_chunks = aiter(await inner.__aenter__())
+        self._inner = inner
+
+    async def _next(self) -> Any:
+        if self._inner_chunks is not None:
+            return await anext(self._inner_chunks)
+        try:
+            chunk = await cast("Replay | Listener", self._kept).next(self._deadline)
+        except Unreadable as error:
+            raise StreamInterruptedError(self._streams.operation, self._chunks, "unreadable") from error.__cause__
+        if chunk is LATE:
+            raise self._late()
+        self._chunks += 1
+        return chunk
+
+    def _late(self) -> PrimitiveTimeoutError:
+        deadline, loop = cast("Deadline", self._deadline), cast("asyncio.AbstractEventLoop", self._loop)
+        limit, elapsed = deadline.when - self._opened, loop.time() - self._opened
+        return PrimitiveTimeoutError(
+            self._streams.operation, limit, elapsed, kind="deadline", deadline_source="inherited", deadline=deadline
+        )
+
+    async def _close(self) -> None:
+        listener = self._listener
+        if listener is not None:
+            listener.leave()
+            pump = listener.left_alone()
+            if pump is not None:  # to leave a stream closes it, though not for longer than there is time
+                await wait_done(pump, None if self._deadline is None else self._deadline.remaining())
+        if self._inner is not None:
+            await self._inner.__aexit__(None, None, None)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        listener, loop = self._listener, self._loop
+        if listener is None or loop is None:
+            return
+        if outcome != "abandoned":
+            listener.leave()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and has taken the call with it
+            loop.call_soon_threadsafe(listener.leave)  # a stream may be collected in any thread
 
 
 def passed_through(

@@ -24,15 +24,18 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream
+from .cache_identity import Identity
 from .cache_record import CacheRecord
 from .stream_ending import StreamEnding
+
+_CLOSING_SECONDS = 5.0  # that a stream has to close before it is cancelled again, should it have lost the first time
 
 
 class StreamCall(NamedTuple):
     """What a cache is asked to stream.
 
     Attributes:
-        identify: the key's hash, and the tags.
+        identify: under which key, and with which tags.
         source: opens the stream that is cached; told whether it belongs to no caller, so that no deadline applies.
         refuses: why nothing that is asked for may be kept, or None.
         judge: given the answer, the tokens that a hit on it saves, and why it must not be kept, or None.
@@ -40,7 +43,7 @@ class StreamCall(NamedTuple):
         cost_usd: that a hit saves.
     """
 
-    identify: Callable[[], Awaitable[tuple[bytes, Sequence[str]]]]
+    identify: Callable[[], Awaitable[Identity]]
     source: Callable[[bool], ChunkStream]
     refuses: Callable[[], str | None]
     judge: Callable[[Any], tuple[int, str | None]]
@@ -109,7 +112,7 @@ class StreamCache:
             broadcast.fail(self._cancelled(broadcast))
             task.cancel()
             if broadcast.pump is not None:
-                cancel_until_done(broadcast.pump)
+                cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
             else:
                 self._engine.abandon(digest)
 
@@ -157,7 +160,7 @@ class StreamCache:
         set_deadline(None)  # each reader minds its own
         try:
             served = await self._engine.fly(asked)
-            if broadcast.settled:
+            if broadcast.settled or served.tier == "call":
                 asked.miss("expired")  # unless it was counted when the call began
             elif isinstance(served.value, Recording):
                 broadcast.serve(served)
@@ -178,6 +181,8 @@ class StreamCache:
         """Runs the stream; returns the recording, or why there is none."""
         if broadcast.deserted:
             raise asyncio.CancelledError
+        if broadcast.pump is not None:  # that one was cancelled from elsewhere; no second stream follows upon the first
+            raise self._cancelled(broadcast)
         broadcast.pump = asyncio.current_task()
         ending = StreamEnding()
         try:

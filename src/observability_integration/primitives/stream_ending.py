@@ -18,12 +18,7 @@ _PARTS = ("tool_calls", "function_call", "refusal", "audio")
 
 
 class StreamEnding:
-    """Takes note of the chunks of one stream.
-
-    Attributes:
-        cut_off: the stream has the shape of a provider's, and no finish reason, or not one for each of its choices.
-        is_whole: it has that shape, and the reasons: what may still come is no part of the answer.
-    """
+    """Takes note of the chunks of one stream."""
 
     def __init__(self) -> None:
         self._announced = False
@@ -74,12 +69,14 @@ class StreamEnding:
 
     @property
     def cut_off(self) -> bool:
+        """Whether it has the shape of a provider's stream, and no finish reason, or not one for each of its choices."""
         if not self._announced or self._response is not None:
             return False
         return not self._choices or any(choice["finish_reason"] is None for choice in self._choices.values())
 
     @property
     def is_whole(self) -> bool:
+        """Whether it has that shape, and the reasons: what may still come is no part of the answer."""
         return self._announced and not self.cut_off
 
     def answer(self, chunks: Callable[[], list[Any]]) -> Any:

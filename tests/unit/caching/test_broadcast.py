@@ -120,6 +120,7 @@ async def test_an_error_comes_after_the_chunks() -> None:
     failure = LookupError()
     stream.fail(failure)
     stream.fail(ValueError())
+    stream.finish()
     assert [["a", "b", failure]] * 2 == [await read(reader) for reader in readers]
     assert 1 == told.ends
 

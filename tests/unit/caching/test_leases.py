@@ -54,7 +54,7 @@ class Server:
         data = self.entries.get(place.name)
         if data and (not known or not data.startswith(known)):
             return Acquired(data, 7, now_us, leading=False, lease_left_ms=0)
-        if self.holder(place) is not None:
+        if self.holder(place) not in (None, token):
             left_ms = round((self.leases[place.name][1] - _now()) * 1000)
             return Acquired(None, 7, now_us, leading=False, lease_left_ms=left_ms)
         self.leases[place.name] = token, _now() + lease_ms / 1000
@@ -398,6 +398,32 @@ async def test_a_lease_that_was_given_too_late_is_given_back(process: Make) -> N
     await running
 
 
+async def test_who_could_not_give_a_lease_back_does_not_wait_for_himself(process: Make) -> None:
+    """The store went silent after giving it, and is back before it has run out."""
+    one = process(0.5)
+
+    async def silent(place: Place, token: str, note: str) -> None:
+        await asyncio.sleep(0)
+
+    one.server.release = silent  # type: ignore[method-assign]
+    one.guard.late = True
+    await one.run()
+    assert [None] == one.calls
+    assert one.server.holder(_PLACE) is not None
+    one.guard.late = False
+    await one.run()
+    assert [True] == one.written
+    assert pytest.approx(2 * 0.5) == _now()
+
+
+async def test_not_every_lease_that_was_not_given_back_is_remembered(process: Make) -> None:
+    """The store may be away for long, and the entries that are asked for meanwhile are many."""
+    one = process()
+    for number in range(3000):
+        one.leases.keep(Place("cache:{a}:", str(number)), "token")
+    assert len(one.leases._kept) <= 1000
+
+
 async def test_a_lease_is_given_back_by_who_is_cancelled_while_asking(process: Make) -> None:
     """The answer may be on its way."""
     one = process()
@@ -517,6 +543,34 @@ async def test_news_of_other_entries_wake_nobody(process: Make) -> None:
     asked = len(leader.server.asked)
     leader.server.say(Note("failed", "other", "ValueError").encode())
     await asyncio.sleep(0.1)
+    assert asked == len(leader.server.asked)
+    assert await leading == await following
+
+
+async def test_an_answer_to_a_heartbeat_may_come_after_the_end(process: Make) -> None:
+    """The lease is gone because its holder has ended it, and not because it was lost."""
+    leader = process(0.6)
+
+    async def renew(place: Place, token: str, lease_ms: int) -> bool:
+        await asyncio.sleep(0.2)
+        return await Server.renew(leader.server, place, token, lease_ms)
+
+    leader.server.renew = renew  # type: ignore[method-assign]
+    await leader.run()
+    await asyncio.sleep(0.3)
+    assert [True] == leader.written
+    assert 0 == leader.lost
+
+
+async def test_a_follower_that_was_woken_for_nothing_sleeps_on(process: Make) -> None:
+    """The connection was lost for a moment, and the leader is still at work."""
+    leader, follower = process(), process()
+    leading = leader.run()
+    following = await follower.follow()
+    follower.server.say(Note("free", "name").encode())
+    await asyncio.sleep(0.1)
+    asked = len(leader.server.asked)
+    await asyncio.sleep(0.2)
     assert asked == len(leader.server.asked)
     assert await leading == await following
 

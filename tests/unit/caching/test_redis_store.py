@@ -373,7 +373,7 @@ async def test_what_others_wrote_is_no_entry_of_ours(stores: Stores, way: str) -
 async def test_deleting_takes_the_leases_away(stores: Stores) -> None:
     """However many at once; what is being made is then not written."""
     store = stores.make("url")
-    names = [f"{number:04}" for number in range(1200)]
+    names = [f"{number:04}" for number in range(5000)]
     for name in (names[0], names[-1]):
         assert (await store.acquire(Place(_PREFIX, name), "one", 60_000, b"")).leading
     assert await store.put_late(Place(_PREFIX, names[700]), b"entry", 60_000, "")
@@ -394,6 +394,17 @@ async def test_leases_are_numbered(stores: Stores) -> None:
         assert f"token:{number}:{now_us}".encode() == ask_server(stores.server, "GET", _KEY + ":l")
         assert not await store.renew(_PLACE, "toke", 1)
         await store.release(_PLACE, "token", "")
+
+
+@real
+async def test_a_lease_may_be_asked_for_again(stores: Stores) -> None:
+    """With the same token: the answer may have been lost."""
+    store = stores.make("url")
+    for life_ms in (5000, 60_000):
+        assert (await store.acquire(_PLACE, "token", life_ms, b"")).leading
+    assert not (await store.acquire(_PLACE, "toke", 5000, b"")).leading
+    assert 5000 < ask_server(stores.server, "PTTL", _KEY + ":l") <= 60_000
+    assert await store.commit(_PLACE, "token", b"data", 5000, "")
 
 
 @real

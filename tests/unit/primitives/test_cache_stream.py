@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -13,10 +14,22 @@ import msgspec
 import pytest
 
 from observability_integration.caching.entry_options import entry_options
+from observability_integration.caching.lookup import Served
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.recording import Chunks
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
-from observability_integration.primitives import GLOBAL, CachePrimitive, LLMCallPrimitive, TimeoutPrimitive
+from observability_integration.primitives import (
+    GLOBAL,
+    CachePrimitive,
+    LLMCallPrimitive,
+    StreamingPrimitive,
+    TimeoutPrimitive,
+)
+from observability_integration.primitives.cache_identity import Identity
+from observability_integration.primitives.cache_record import CacheRecord
+from observability_integration.primitives.cache_stream import CachedStream
+from observability_integration.primitives.stream_cache import StreamCache, StreamCall
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -253,6 +266,28 @@ async def test_when_the_last_reader_leaves_the_call_ends() -> None:
     assert 2 == producer.calls
 
 
+async def test_a_stream_has_time_to_close() -> None:
+    """It is cancelled once; who left waits until it is closed, but not beyond a deadline of its own."""
+    closed = []
+
+    async def stream(_: str) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.sleep(100.0)
+        finally:
+            await asyncio.sleep(2.0)
+            closed.append(now())
+
+    async with cached(stream).stream("q") as chunks:
+        await anext(chunks)
+    assert [2.0] == closed
+    async with cached(stream).stream("q", WorkflowContext(deadline=Deadline.after(1.0))) as chunks:
+        await anext(chunks)
+    assert (3.0, [2.0]) == (pytest.approx(now()), closed)
+    await asyncio.sleep(2.0)
+    assert [2.0, pytest.approx(4.0)] == closed
+
+
 async def test_a_reader_that_leaves_at_the_end_has_read_it_whole() -> None:
     """The producer was done: what it made is kept, though its reader did not look at all of it."""
     producer = Producer(["a", "b"])
@@ -456,7 +491,7 @@ async def test_tool_calls_are_kept_on_request() -> None:
 
 
 async def test_odd_chunks_fail_no_stream(metrics: Any) -> None:
-    """A chunk that cannot be looked into is handed on, and the stream is not kept."""
+    """A chunk that cannot be looked into is handed on like any other."""
 
     class Odd:
         def __getattr__(self, name: str) -> Any:
@@ -645,7 +680,7 @@ async def test_a_stale_stream_stands_in_for_a_late_one(later: Callable[[float], 
     await read(cache)
     later(20.0)
     assert ["old"] == await read(cache)
-    assert 1.0 == now()
+    assert 1.0 == pytest.approx(now(), abs=0.01)
     await asyncio.sleep(5.0)
     assert ["new"] == await read(cache)
     assert 2 == producer.calls
@@ -761,7 +796,7 @@ async def test_spans_and_counts(tracing: Any, metrics: Any, monkeypatch: pytest.
     context = WorkflowContext("w")
     await asyncio.gather(read(cache, context), read(cache, context))
     await read(cache)
-    first, joined, replayed = tracing.spans
+    first, joined, _ = tracing.spans
     assert ["cache ask"] * 3 == [span.name for span in tracing.spans]
     assert [(joined, first)] == links
     assert [] == tracing.unended()
@@ -841,6 +876,96 @@ async def test_keys_by_context() -> None:
     assert 3 == producer.calls
 
 
+# ---- whatever the engine does
+
+
+class Engine:
+    """Does as it is told with what it is asked."""
+
+    def __init__(self, fly: Callable[[Any], Any]) -> None:
+        self.fly = fly
+        self.abandoned = 0
+
+    def recall(self, *_: Any) -> None:
+        return None
+
+    def under_way(self, _: bytes) -> None:
+        return None
+
+    def abandon(self, _: bytes) -> None:
+        self.abandoned += 1
+
+
+def over(engine: Any, producer: Producer) -> Any:
+    async def identify() -> Identity:
+        return Identity(b"digest", (), None)
+
+    streams = StreamCache("ask", engine, CacheRecord(engine, "ask"), CachePolicy(), Chunks((), 1000))
+    call = StreamCall(
+        identify, lambda _: StreamingPrimitive(producer).stream("q"), lambda: None, lambda _: (0, None), None, 0.0
+    )
+
+    class Primitive:
+        def stream(self, *_: Any) -> CachedStream:
+            return CachedStream(streams, call)
+
+    return Primitive()
+
+
+async def test_an_equal_call_that_brings_no_recording() -> None:
+    """Its stream was too large, say, so nobody else can have it: the call is made for this one's readers alone."""
+
+    async def fly(asked: Any) -> Served:
+        await asyncio.sleep(1.0)
+        return Served("too_large", "flight")
+
+    producer = Producer(["a", 1.0, "b"])
+    cache = over(Engine(fly), producer)
+    assert [["a", "b"]] * 2 == await asyncio.gather(read(cache), read(cache))
+    assert (1, 2.0) == (producer.calls, now())
+    failure = LookupError()
+    assert ["a", failure] == await read(over(Engine(fly), Producer(["a", failure])))
+
+
+async def test_a_call_that_begins_when_its_readers_have_left() -> None:
+    """Is not made."""
+    ended: list[BaseException] = []
+
+    async def fly(asked: Any) -> Served:
+        try:
+            await asyncio.sleep(5.0)
+        except asyncio.CancelledError:
+            try:
+                await asked.compute(False)
+            except BaseException as error:
+                ended.append(error)
+            raise
+        raise AssertionError
+
+    producer, engine = Producer(["a"]), Engine(fly)
+    reading = asyncio.ensure_future(read(over(engine, producer)))
+    await settle()
+    reading.cancel()
+    await settle()
+    assert (0, 1) == (producer.calls, engine.abandoned)
+    assert [asyncio.CancelledError] == [type(error) for error in ended]
+
+
+async def test_no_second_stream_follows_upon_the_first() -> None:
+    """Two answers are never spliced, should the engine try again."""
+
+    async def fly(asked: Any) -> Served:
+        for _ in range(2):
+            with contextlib.suppress(LookupError):
+                await asked.compute(False)
+        raise AssertionError
+
+    producer = Producer(["a", LookupError("x")], ["b"])
+    got = await read(over(Engine(fly), producer))
+    assert ("a", LookupError) == (got[0], type(got[1]))
+    assert 1 == producer.calls
+
+
 # ---- cancellation
 
 
@@ -875,6 +1000,39 @@ async def test_whoever_is_cancelled_the_other_reads_on() -> None:
 
 class Chunk(msgspec.Struct):
     text: str
+
+
+class Faithless:
+    """Can be copied for the recording, and from there once."""
+
+    def __init__(self, copies: int = 9) -> None:
+        self.copies = copies
+
+    def __deepcopy__(self, _: Any) -> Faithless:
+        self.copies -= 1
+        if self.copies < 0:
+            raise LookupError
+        return Faithless(copies=1)
+
+
+async def test_a_chunk_that_cannot_be_copied_again_interrupts() -> None:
+    """The reader is told, by an error of this library's."""
+    cache = cached(Producer(["a", Faithless()]))
+    assert 2 == len(await read(cache))
+    first, error = await read(cache)
+    assert "a" == first
+    assert isinstance(error, StreamInterruptedError)
+    assert (1, "unreadable") == (error.chunks, error.reason)
+    assert isinstance(error.__cause__, LookupError)
+
+
+async def test_judging_that_fails_keeps_nothing(metrics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong, the reader has its stream."""
+    monkeypatch.setattr(CachePrimitive, "_judge", lambda *_: 1 / 0)
+    producer = Producer(["a"])
+    cache = cached(producer)
+    assert [["a"]] * 2 == [await read(cache), await read(cache)]
+    assert 2 == producer.calls == metrics("telemetry.faults", site="cache.chunk")
 
 
 async def test_models_are_replayed_as_models() -> None:

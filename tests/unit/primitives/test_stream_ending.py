@@ -64,14 +64,14 @@ BEGUN = [
 KEPT: dict[str, list[Any]] = {
     "chat": [chat(role="assistant"), chat("h"), chat("i"), chat(reason="stop"), USAGE],
     "choices that end one after another": [chat("a"), chat("b", index=1), chat(None, "stop"), chat(None, "stop", 1)],
-    "completions": [{"choices": [{"text": "a", "finish_reason": None}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]}],
+    "completions": [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]}],
     "anthropic": anthropic({"type": "text", "text": "hi"}),
     "responses": [*BEGUN, response("completed", MESSAGE)],
     "text": ["a", "b"],
     "bytes": [b"a"],
     "nothing": [],
     "dicts of somebody's": [{"a": 1}, {"error": "none of a provider's"}],
-}  # fmt: skip
+}
 CUT: dict[str, list[Any]] = {
     "chat": [chat("h")],
     "one of two choices": [chat("a", "stop"), chat("b", index=1)],

@@ -34,7 +34,8 @@ if not held or string.sub(held, 1, #ARGV[1] + 1) ~= ARGV[1] .. ':' then return 0
 """
 
 # Keys: entry, clear mark, lease, generation. Arguments: token, life of the lease in ms, start of the known entry.
-# A lease from before the operation was cleared counts for nothing: what is made under it is void.
+# A lease from before the operation was cleared counts for nothing: what is made under it is void. One that is held with
+# the same token is given again: the answer may have been lost the first time.
 ACQUIRE = Script("""
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local now = redis.call('TIME')
@@ -45,7 +46,8 @@ if entry and entry ~= '' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~=
 end
 local since = found[3] and string.match(found[3], ':(%d+)$')
 local void = since and found[2] and #since == #found[2] and since <= found[2]
-if found[3] and not void then
+local mine = found[3] and string.sub(found[3], 1, #ARGV[1] + 1) == ARGV[1] .. ':'
+if found[3] and not void and not mine then
   return {false, found[2], now[1], now[2], 0, redis.call('PTTL', KEYS[3])}
 end
 local generation = redis.call('INCR', KEYS[4])

@@ -305,9 +305,7 @@ def _make_connection(maker: Any) -> Any:
         maker = maker.get_redis_connection(_any_node(maker)).connection_pool
     options = {name: value for name, value in maker.connection_kwargs.items() if not name.startswith(_OTHERWISE)}
     options.update(unannounced(), protocol=2, decode_responses=False, health_check_interval=0)
-    options["socket_timeout"] = 2 * _QUIET_SECONDS
-    if "path" not in options:  # a Unix socket has no such timeout
-        options["socket_connect_timeout"] = _ANSWER_SECONDS
+    options.update(socket_timeout=2 * _QUIET_SECONDS, socket_connect_timeout=_ANSWER_SECONDS)
     return maker.connection_class(**options)
 
 

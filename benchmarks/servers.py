@@ -1,0 +1,82 @@
+"""A Redis for one benchmark: on a free port of 127.0.0.1, without persistence, stopped by its own process id."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+from typing import Any
+
+_BINARY = "redis-server"
+_STARTUP_SECONDS = 10.0
+# What `commands` itself asks.
+_OWN_COMMANDS = {"cmdstat_info", "cmdstat_config|resetstat"}
+
+
+def redis_is_here() -> bool:
+    """Whether the program and the package that talks to it are installed."""
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        return False
+    return shutil.which(_BINARY) is not None
+
+
+class RedisServer:
+    """Runs from `__enter__` to `__exit__`."""
+
+    def __enter__(self) -> RedisServer:
+        from redis import Redis
+
+        self._directory = tempfile.TemporaryDirectory()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        command = [_BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [*command, "--dir", self._directory.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        self._client: Any = Redis(port=self.port, protocol=2)
+        give_up = time.monotonic() + _STARTUP_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.__exit__(None, None, None)
+                raise RuntimeError(f"redis-server did not come up on port {self.port}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        self._process.kill()
+        self._process.wait()
+        self._directory.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def commands(self) -> dict[str, int]:
+        """How often each command was executed since this was asked last, also from inside of scripts."""
+        stats: dict[str, dict[str, int]] = self._client.info("commandstats")
+        self._client.config_resetstat()
+        counts = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
+        return {name: count for name, count in counts.items() if f"cmdstat_{name}" not in _OWN_COMMANDS}
