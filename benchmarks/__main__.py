@@ -1,4 +1,4 @@
-"""Runs everything and prints one table: `python -m benchmarks`, from the root of the project.
+"""Runs everything and prints tables: `python -m benchmarks`, from the root of the project.
 
 The exit code is 0 when every target that could be measured is met, 1 when one is missed (0 with --no-fail), and 2 when
 a contestant did not do what it was timed for.
@@ -7,6 +7,7 @@ a contestant did not do what it was timed for.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import imports, report
+from . import cache_tables, imports, redis_hits, report, stampede
+from .checks import NotDoneError
+from .grids import Grid
 from .measure import Effort
 from .targets import Section, Verdict, sections
 
@@ -23,6 +26,7 @@ _EFFORT = {"on": Effort(40, 5, 100), "api": Effort(100, 5, 100), "absent": Effor
 _QUICK = dict.fromkeys(_EFFORT, Effort(8, 4, 100))
 _IMPORT_ROUNDS, _QUICK_IMPORT_ROUNDS = 9, 3
 _MEMORY_ROUNDS, _QUICK_MEMORY_ROUNDS = 3, 1
+_QUICK_SHARE = 0.05  # of the hour of chat
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -40,7 +44,12 @@ def main(arguments: list[str]) -> int:
             return 2
         found["modes"][mode] = outcome
     found |= _once(_QUICK_IMPORT_ROUNDS if options.quick else _IMPORT_ROUNDS, options.quick)
-    shown = list(sections(found))
+    scale = stampede.QUICK if options.quick else stampede.FULL
+    of_the_cache = _of_the_cache(options.quick, scale)
+    if of_the_cache is None:
+        return 2
+    found |= of_the_cache
+    shown = [*sections(found), *cache_tables.tables(found, scale)]
     checked = [f"{mode}: {what}" for mode, outcome in found["modes"].items() for what in outcome["checked"]]
     print(report.as_text(run, shown, checked))
     if options.json:
@@ -53,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a call costs, side by side.")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of a few; the figures are rougher")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of many; the figures are rougher")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round to FILE")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside this program")
     parser.add_argument("--no-fail", action="store_true", help="exit with 0 even if a target is missed")
@@ -61,16 +70,35 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _in_own_process(mode: str, effort: Effort) -> dict[str, Any] | None:
+    return _outcome_of(mode, "benchmarks.worker", mode, json.dumps(effort))
+
+
+def _outcome_of(what: str, module: str, *arguments: str) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "outcome.json")
-        command = [sys.executable, "-m", "benchmarks.worker", mode, json.dumps(effort), str(file)]
+        command = [sys.executable, "-m", module, *arguments, str(file)]
         # What a peer prints belongs into no table, so the worker's standard output is not ours.
         finished = subprocess.run(command, env=imports.environment(), stdout=subprocess.DEVNULL, check=False)
         if finished.returncode != 0:
-            report.progress(f"{mode}: broke off with exit code {finished.returncode}")
+            report.progress(f"{what}: broke off with exit code {finished.returncode}")
             return None
         outcome: dict[str, Any] = json.loads(file.read_text())
         return outcome
+
+
+def _of_the_cache(quick: bool, scale: stampede.Scale) -> dict[str, Any] | None:
+    effort = redis_hits.QUICK if quick else redis_hits.EFFORT
+    contestants = stampede.CONTESTANTS[:1] if quick else stampede.CONTESTANTS
+    try:
+        found: dict[str, Any] = {
+            "redis_hits": asyncio.run(redis_hits.measure(effort, report.progress)),
+            "stampede": asyncio.run(stampede.measure(scale, contestants, report.progress)),
+        }
+    except NotDoneError as error:
+        report.progress(f"broke off: {error}")
+        return None
+    found["replay"] = _outcome_of("replay", "benchmarks.replay_worker", str(_QUICK_SHARE if quick else 1.0))
+    return None if found["replay"] is None else found
 
 
 def _once(import_rounds: int, quick: bool) -> dict[str, Any]:
@@ -83,7 +111,7 @@ def _once(import_rounds: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, run: report.Run, shown: list[Section], found: dict[str, Any]) -> None:
+def _write_json(file: Path, run: report.Run, shown: list[Section | Grid], found: dict[str, Any]) -> None:
     rows = [{"section": section.title, **report.as_json(row)} for section in shown for row in section.rows]
     file.write_text(json.dumps({**run._asdict(), "rows": rows, "samples": found}, indent=1), encoding="utf-8")
 

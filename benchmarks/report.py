@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import wrap as wrapped
 from typing import NamedTuple
 
+from .grids import Grid, GridRow
 from .measure import Ratio
 from .targets import Row, Section, Verdict
 
@@ -25,6 +26,9 @@ _PACKAGES = (
     "litellm",
     "cashews",
     "aiocache",
+    "dogpile.cache",
+    "async-lru",
+    "redis",
 )
 
 HOW = (
@@ -74,7 +78,7 @@ def _cpu() -> str:
     return platform.processor() or "unknown CPU"
 
 
-def as_text(run: Run, sections: Sequence[Section], checked: Sequence[str]) -> str:
+def as_text(run: Run, sections: Sequence[Section | Grid], checked: Sequence[str]) -> str:
     """For the terminal."""
     lines = [run.machine, *wrap(", ".join(f"{name} {number}" for name, number in run.packages.items())), "", *wrap(HOW)]
     for section in sections:
@@ -83,7 +87,7 @@ def as_text(run: Run, sections: Sequence[Section], checked: Sequence[str]) -> st
     return "\n".join(lines)
 
 
-def as_markdown(run: Run, sections: Sequence[Section], checked: Sequence[str]) -> str:
+def as_markdown(run: Run, sections: Sequence[Section | Grid], checked: Sequence[str]) -> str:
     """For RESULTS.md."""
     lines = ["# Results of the benchmarks", "", f"{run.date}, by `{run.command}`", "", f"- {run.machine}"]
     lines += [f"- {', '.join(f'{name} {number}' for name, number in run.packages.items())}", "", HOW]
@@ -91,7 +95,7 @@ def as_markdown(run: Run, sections: Sequence[Section], checked: Sequence[str]) -
         lines += ["", f"## {section.title}", ""]
         header, *rows = _cells(section)
         lines.append(f"| {' | '.join(header)} |")
-        lines.append("|---|---:|---:|---:|---|---|")
+        lines.append(f"|---|{'---:|' * (len(header) - 3)}---|---|")
         lines += [f"| {' | '.join(row)} |" for row in rows]
         if section.note:
             lines += ["", section.note]
@@ -99,7 +103,7 @@ def as_markdown(run: Run, sections: Sequence[Section], checked: Sequence[str]) -
     return "\n".join(lines)
 
 
-def summary(sections: Sequence[Section]) -> str:
+def summary(sections: Sequence[Section | Grid]) -> str:
     """How many targets are met, and which are missed."""
     rows = [row for section in sections for row in section.rows]
     counts = Counter(row.verdict for row in rows)
@@ -112,10 +116,11 @@ def summary(sections: Sequence[Section]) -> str:
     return "\n".join([f"{text}.", *(f"- missed: {what}" for what in missed)])
 
 
-def _cells(section: Section) -> Iterator[tuple[str, ...]]:
+def _cells(section: Section | Grid) -> Iterator[tuple[str, ...]]:
     yield (*section.columns, "target", "verdict")
     for row in section.rows:
-        yield (row.what, row.ours, row.other, _ratio(row.ratio), str(row.target or ""), row.verdict.value)
+        figures = row.figures if isinstance(row, GridRow) else (row.ours, row.other, _ratio(row.ratio))
+        yield (row.what, *figures, str(row.target or ""), row.verdict.value)
 
 
 def _ratio(found: Ratio | None) -> str:
@@ -127,12 +132,12 @@ def _ratio(found: Ratio | None) -> str:
     return f"{found.median:.{digits}f}× ({found.low:.{digits}f}–{found.high:.{digits}f})"
 
 
-def _aligned(section: Section) -> Iterator[str]:
+def _aligned(section: Section | Grid) -> Iterator[str]:
     rows = list(_cells(section))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         first, *figures, target, verdict = (
-            cell.ljust(width) if column in (0, 4, 5) else cell.rjust(width)
+            cell.ljust(width) if column in (0, len(row) - 2, len(row) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join([f"  {first}", *figures, target, verdict]).rstrip()
@@ -140,8 +145,10 @@ def _aligned(section: Section) -> Iterator[str]:
             yield f"  {'-' * (sum(widths) + 2 * (len(widths) - 1))}"
 
 
-def as_json(row: Row) -> dict[str, object]:
+def as_json(row: Row | GridRow) -> dict[str, object]:
     """One comparison."""
+    if isinstance(row, GridRow):
+        return {**row._asdict(), "verdict": row.verdict.name.lower()}
     found = row.ratio
     return {
         "what": row.what,

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 _BINARY = "redis-server"
 _STARTUP_SECONDS = 10.0
@@ -29,7 +29,7 @@ def redis_is_here() -> bool:
 class RedisServer:
     """Runs from `__enter__` to `__exit__`."""
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         from redis import Redis
 
         self._directory = tempfile.TemporaryDirectory()

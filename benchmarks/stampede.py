@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -21,36 +21,41 @@ from .servers import RedisServer, redis_is_here
 from .stampede_contestants import AIOCACHE, ASYNC_LRU, CASHEWS, DOGPILE, OURS, Options
 
 CONTESTANTS = (OURS, CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU)
-PROCESSES, CALLERS = 4, 5
+CALLERS = 5
 CAP_SECONDS = 25.0
-MANY = 1000
 _READY_SECONDS = 60.0
 
 Report = Callable[[str], None]
 
 
-class Durations(NamedTuple):
-    """How long things take, in seconds.
+class Scale(NamedTuple):
+    """How many there are, and how long things take, in seconds.
 
     Attributes:
+        processes: processes of `CALLERS` callers each.
+        many: callers of the call that fails for many, in all; 0 leaves that out.
         work: the call.
-        lease: shorter than `long_work`.
+        lease: of ours where the process that makes the call is killed; None for what it has by default.
+        short_lease: shorter than `long_work`.
         long_work: the call that outlasts the lease.
         failing: the call that fails.
         cancelled: the call of which a caller is cancelled.
         paused: the call that is made while Redis is paused.
     """
 
+    processes: int
+    many: int
     work: float
-    lease: float
+    lease: float | None
+    short_lease: float
     long_work: float
     failing: float
     cancelled: float
     paused: float = 0.05
 
 
-FULL = Durations(2.0, 1.0, 1.5, 0.3, 0.5)
-QUICK = Durations(0.3, 0.3, 0.5, 0.2, 0.3)
+FULL = Scale(4, 1000, 2.0, None, 1.0, 1.5, 0.3, 0.5)
+QUICK = Scale(2, 0, 0.3, 0.5, 0.3, 0.5, 0.2, 0.3)
 
 
 class Seen(NamedTuple):
@@ -77,9 +82,9 @@ class Seen(NamedTuple):
     ended_at: float
 
     @property
-    def answered(self) -> int:
-        """How many callers were answered or told of the failure before the cap."""
-        return len(self.seconds)
+    def complete(self) -> bool:
+        """Whether all callers were answered, or told of the failure, before the cap."""
+        return len(self.seconds) == self.wanted
 
 
 class _Processes:
@@ -202,47 +207,51 @@ class Case(NamedTuple):
     """
 
     name: str
-    run: Callable[[str, Durations], Awaitable[Seen | None]]
+    run: Callable[[str, Scale], Awaitable[Seen | None]]
     without: tuple[str, ...] = ()
 
 
-ONE_CALL, KILLED, SHORT_LEASE, FAILING, MANY_FAILING, CANCELLED, PAUSED = (
-    *("one call", "leader killed", "lease shorter than the call", "failing call"),
-    *(f"failing call, {MANY} callers", "one caller cancelled", "Redis paused"),
-)
-
-CASES = (
-    Case(ONE_CALL, lambda who, takes: _see(PROCESSES, Options(who, 0, takes.work, callers=CALLERS))),
-    Case(
-        KILLED,
-        lambda who, takes: _see(PROCESSES, Options(who, 0, takes.work, callers=CALLERS), kill=True),
-        (ASYNC_LRU,),
-    ),
-    Case(
-        SHORT_LEASE,
-        lambda who, takes: _see(PROCESSES, Options(who, 0, takes.long_work, takes.lease, callers=CALLERS)),
-        (ASYNC_LRU,),
-    ),
-    Case(FAILING, lambda who, takes: _see(PROCESSES, Options(who, 0, takes.failing, fails=True, callers=CALLERS))),
-    Case(
-        MANY_FAILING,
-        lambda who, takes: _see(PROCESSES, Options(who, 0, takes.failing, fails=True, callers=MANY // PROCESSES)),
-        (CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU),  # 20 are enough to see what they do
-    ),
-    Case(
-        CANCELLED,
-        lambda who, takes: _see(1, Options(who, 0, takes.cancelled, locks=False, callers=CALLERS, cancelled=1)),
-        (DOGPILE,),  # a thread cannot be cancelled
-    ),
-    Case(
-        PAUSED,
-        lambda who, takes: _see(1, Options(who, 0, takes.paused, locks=False, callers=4, in_turn=True), pause=True),
-        (ASYNC_LRU,),
-    ),
-)
+def _one_call(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(scale.processes, Options(who, 0, scale.work))
 
 
-async def measure(durations: Durations, contestants: tuple[str, ...], report: Report) -> dict[str, dict[str, Any]]:
+def _killed(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(scale.processes, Options(who, 0, scale.work, scale.lease if who == OURS else None), kill=True)
+
+
+def _short_lease(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(scale.processes, Options(who, 0, scale.long_work, scale.short_lease))
+
+
+def _failing(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(scale.processes, Options(who, 0, scale.failing, fails=True))
+
+
+def _many_failing(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    callers = scale.many // scale.processes
+    return _see(scale.processes, Options(who, 0, scale.failing, fails=True, callers=callers))
+
+
+def _cancelled(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(1, Options(who, 0, scale.cancelled, locks=False, cancelled=1))
+
+
+def _paused(who: str, scale: Scale) -> Awaitable[Seen | None]:
+    return _see(1, Options(who, 0, scale.paused, locks=False, callers=PAUSED_CALLS, in_turn=True), pause=True)
+
+
+PAUSED_CALLS = 4
+ONE_CALL = Case("one call", _one_call)
+KILLED = Case("the process that calls is killed", _killed, (ASYNC_LRU,))
+SHORT_LEASE = Case("a lease shorter than the call", _short_lease, (ASYNC_LRU,))
+FAILING = Case("a call that fails", _failing)
+MANY_FAILING = Case("a call that fails for many", _many_failing, (CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU))
+CANCELLED = Case("one caller is cancelled", _cancelled, (DOGPILE,))  # a thread cannot be cancelled
+PAUSED = Case("Redis is paused", _paused, (ASYNC_LRU,))
+CASES = (ONE_CALL, KILLED, SHORT_LEASE, FAILING, MANY_FAILING, CANCELLED, PAUSED)
+
+
+async def measure(scale: Scale, contestants: Sequence[str], report: Report) -> dict[str, dict[str, Any]]:
     """What was seen, by case and contestant: `Seen` as a dict, or None if the library is not installed.
 
     Empty without a Redis. A case that a contestant has nothing for is left out.
@@ -250,11 +259,14 @@ async def measure(durations: Durations, contestants: tuple[str, ...], report: Re
     if not redis_is_here():
         report("stampedes: left out, redis-server or the redis package is not installed")
         return {}
-    found: dict[str, dict[str, Any]] = {case.name: {} for case in CASES}
+    found: dict[str, dict[str, Any]] = {}
     for case in CASES:
+        if case is MANY_FAILING and not scale.many:
+            continue
+        seen_of = found[case.name] = {}
         for contestant in contestants:
             if contestant not in case.without:
-                report(f"{case.name}: {contestant}")
-                seen = await case.run(contestant, durations)
-                found[case.name][contestant] = None if seen is None else seen._asdict()
+                report(f"stampedes: {case.name}, {contestant}")
+                seen = await case.run(contestant, scale)
+                seen_of[contestant] = None if seen is None else seen._asdict()
     return found

@@ -118,8 +118,8 @@ def aiocache(options: Options, work: Work) -> Ask:
     from aiocache import Cache, cached, cached_stampede
 
     lease = {} if options.lease_seconds is None else {"lease": options.lease_seconds}
-    decorator = cached_stampede(**lease, **_aiocache(Cache, options)) if options.locks else cached(
-        **_aiocache(Cache, options)
+    decorator = (
+        cached_stampede(**lease, **_aiocache(Cache, options)) if options.locks else cached(**_aiocache(Cache, options))
     )
 
     @decorator

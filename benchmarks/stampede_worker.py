@@ -50,7 +50,7 @@ async def _call(ask: Ask, question: str, work: Work) -> None:
     said: dict[str, Any] = {}
     try:
         answer = await ask(question)
-    except BaseException as error:  # noqa: BLE001 - also a cancellation: who else gets it is the question
+    except BaseException as error:  # also a cancellation: who else gets it is the question
         said["error"] = type(error).__name__
     else:
         said["answered"] = answer == f"answer to {question}"

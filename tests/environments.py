@@ -2,11 +2,12 @@
 
 `python -m tests.environments` from the root of the project. Arguments go to pytest; the coverage is then shown, not
 judged, because a part of the suite cannot cover the whole. The full environment runs beside the others, which leave out
-the tests marked `once`: those that cannot tell one environment from another.
+the tests marked `once`: those that cannot tell one environment from another. It takes longest, and runs in two parts.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -29,6 +30,10 @@ ENVIRONMENTS = {
 MEASURED = ("", "opentelemetry,redis")
 
 
+# The parts of the full environment, about as long as each other; the others run as a whole.
+PARTS = (("tests/integration",), ("tests/unit", "tests/stack", "tests/docs"))
+
+
 class Outcome(NamedTuple):
     """How many tests ended in which way; a run that broke off counts as one more failure."""
 
@@ -41,15 +46,19 @@ def main(arguments: list[str]) -> int:
     """Run all environments, print the sums, and return the exit code."""
     coverage = [sys.executable, "-m", "coverage"]
     subprocess.run([*coverage, "erase"], check=True)
-    full, *others = ENVIRONMENTS.items()
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(1) as beside:
-        # Two at a time: a test waits for a socket, a process or a clock about half of the time.
-        running = beside.submit(lambda: [_run(*each, Path(directory), arguments) for each in others])
-        outcomes = {full[0]: _shown(_run(*full, Path(directory), arguments))}
-        outcomes |= {name: _shown(result) for (name, _), result in zip(others, running.result(), strict=True)}
+    # The longest first, two at a time: a test waits for a socket, a process or a clock about half of the time.
+    jobs = [(name, absent, part) for name, absent in ENVIRONMENTS.items() for part in _parts(absent, arguments)]
+    outcomes = dict.fromkeys(ENVIRONMENTS, Outcome(0, 0, 0))
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
+        running = [
+            (name, pool.submit(_run, name, absent, Path(directory, f"{number}.xml"), part))
+            for number, (name, absent, part) in enumerate(jobs)
+        ]
+        for name, result in running:
+            outcomes[name] = outcomes[name].plus(_shown(result.result()))
     subprocess.run([*coverage, "combine", "--quiet"], check=True)
     report = subprocess.run([*coverage, "report", *(["--fail-under=0"] if arguments else [])], check=False)
-    total = Outcome(*map(sum, zip(*outcomes.values(), strict=True)))
+    total = functools.reduce(Outcome.plus, outcomes.values())
     print()
     for name, outcome in outcomes.items():
         print(f"{name:<17} {outcome.passed:5} passed {outcome.failed:4} failed {outcome.skipped:5} skipped")
@@ -64,13 +73,17 @@ class Run(NamedTuple):
     printed: str
 
 
+def _parts(absent: str, arguments: list[str]) -> list[list[str]]:
+    # Whoever names tests wants these, in one run.
+    return [arguments] if absent or arguments else [list(part) for part in PARTS]
+
+
 def _shown(run: Run) -> Outcome:
     print(run.printed, flush=True)
     return run.outcome
 
 
-def _run(name: str, absent: str, directory: Path, arguments: list[str]) -> Run:
-    results = directory / f"{absent or 'full'}.xml"
+def _run(name: str, absent: str, results: Path, arguments: list[str]) -> Run:
     measured = ["-m", "coverage", "run"] if absent in MEASURED else []
     command = [sys.executable, *measured, "-m", "pytest", "-p", "tests.absent", f"--junitxml={results}"]
     if absent:

@@ -53,15 +53,11 @@ class SentinelGroup:
         """Make the replica the master, and the master a replica, with its clients cut off; return when both are."""
         before = self._master_port()
         _until(self._takes_the_order)
-        self.until_changed(before)
+        _until(lambda: before != self._master_port() and b"role:master" in ask_server(self.master, "INFO replication"))
         [demoted] = [server for server in self._servers if server.port == before]
         # The sentinel does this, too, as soon as it has waited for eight seconds.
         ask_server(demoted, "REPLICAOF", "127.0.0.1", self.master.port)
         ask_server(demoted, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    def until_changed(self, before: int) -> None:
-        """Return when another server than the one on the port `before` is the master."""
-        _until(lambda: before != self._master_port() and b"role:master" in ask_server(self.master, "INFO replication"))
 
     def stop(self) -> None:
         """End every server at once."""

@@ -24,11 +24,13 @@ _SILENCE_SECONDS = 0.1
 class Client:
     """A connection that says PING."""
 
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
     @classmethod
     async def to(cls, proxy: TcpProxy) -> Client:
-        client = cls()
-        client._reader, client._writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        return client
+        return cls(*await asyncio.open_connection("127.0.0.1", proxy.port))
 
     async def ask(self) -> bytes:
         self._writer.write(b"PING\r\n")
@@ -103,8 +105,8 @@ async def test_what_is_swallowed_is_never_answered(proxy: TcpProxy, client: Clie
             await each
     third = await Client.to(proxy)
     assert b"+PONG\r\n" == await third.ask()
-    for each in (second, third):
-        await each.aclose()
+    for connected in (second, third):
+        await connected.aclose()
 
 
 async def test_refused_is_refused_and_can_be_mended(proxy: TcpProxy, client: Client) -> None:
@@ -161,7 +163,8 @@ def test_a_slot_moves_and_clients_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.needs_redis_package
 def test_a_sentinel_makes_the_replica_the_master(tmp_path: Path) -> None:
-    """On demand, and when the master is dead: what was written is still there, and clients are sent elsewhere."""
+    """What was written is still there, clients are sent elsewhere, and those who stay are refused."""
+    from redis import ReadOnlyError
     from redis.sentinel import Sentinel
 
     group = SentinelGroup(tmp_path)
@@ -174,8 +177,7 @@ def test_a_sentinel_makes_the_replica_the_master(tmp_path: Path) -> None:
         assert first.port != second.port
         assert ("127.0.0.1", second.port) == Sentinel([group.address]).discover_master(SERVICE)
         assert b"value" == ask_server(second, "GET", "key")
-        second.kill()
-        group.until_changed(second.port)
-        assert b"value" == ask_server(first, "GET", "key")
+        with pytest.raises(ReadOnlyError):
+            ask_server(first, "SET", "key", "other")
     finally:
         group.stop()

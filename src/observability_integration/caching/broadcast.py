@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from observability_integration.context import Deadline
@@ -86,6 +86,7 @@ class Broadcast:
         on_deserted: called when its last reader has left before that.
         deserted: whether it is being cancelled for that.
         pump: the task that runs it, once it does.
+        tags: of its entry, as far as they are known.
         begun: done when there is a first chunk, or never will be.
         count: chunks so far.
         ended: nothing more will come.
@@ -99,6 +100,7 @@ class Broadcast:
         self.on_deserted: Callable[[], None] | None = None
         self.deserted = False
         self.pump: asyncio.Task[Any] | None = None
+        self.tags: Sequence[str] = ()
         self.count = 0
         self.ended = False
         self.error: BaseException | None = None

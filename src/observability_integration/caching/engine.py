@@ -122,6 +122,10 @@ class Engine:
                     served = await self._look(asked)
                     if isinstance(served, Served):
                         return served
+                    # While this one looked, another may have made the call, or be making it.
+                    kept = self.recall(asked.digest, lambda: asked)
+                    if kept is not None:
+                        return kept
                     if served is _AGAIN:
                         continue
                     stand_in = served

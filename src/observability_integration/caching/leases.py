@@ -23,6 +23,7 @@ from observability_integration.telemetry.spans import error_type
 
 from .channel import Action, Channel, Waiter
 from .guarded import GuardedStore
+from .stores.plain import PlainStore
 from .stores.shared import Acquired, Place, SharedStore
 
 T = TypeVar("T")
@@ -208,7 +209,8 @@ class Leases:
         return acquired
 
     async def _lead(self, lease: Lease, compute: Callable[[Lease | None], Awaitable[T]]) -> T:
-        _in_background(lease.beat())
+        if not isinstance(self.store, PlainStore):  # whose leases never end
+            _in_background(lease.beat())
         try:
             result = await compute(lease)
         except Exception as error:

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from observability_integration.caching.broadcast import Broadcast
 from observability_integration.caching.engine import Engine
+from observability_integration.caching.entry_options import entry_options
 from observability_integration.caching.lookup import Asked, Served
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.recording import Chunks, Recording
@@ -79,6 +81,7 @@ class StreamCache:
         self._pace = policy.stream_replay_pace
         self._linger_seconds = policy.background_seconds
         self._running: dict[tuple[asyncio.AbstractEventLoop, bytes], Broadcast] = {}
+        self._pumps: WeakSet[asyncio.Task[Any] | None] = WeakSet()
 
     def recall(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
@@ -94,9 +97,9 @@ class StreamCache:
     def running(self, digest: bytes) -> Broadcast | None:
         """The stream that is under way in this event loop, unless it was invalidated meanwhile."""
         broadcast = self._running.get((asyncio.get_running_loop(), digest))
-        if broadcast is None or broadcast.pump is None or broadcast.pump is self._engine.under_way(digest):
+        if broadcast is None or broadcast.pump is None:
             return broadcast
-        return None
+        return broadcast if broadcast.pump is self._engine.under_way(digest, broadcast.tags) else None
 
     def start(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
@@ -113,7 +116,7 @@ class StreamCache:
             task.cancel()
             if broadcast.pump is not None:
                 cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
-            else:
+            elif self._engine.under_way(digest) not in self._pumps:  # else others read what this one waited for
                 self._engine.abandon(digest)
 
         broadcast.on_deserted = desert
@@ -167,15 +170,14 @@ class StreamCache:
             else:  # it joined an equal call, whose stream could not be recorded
                 asked.miss("failed")
                 await asked.compute(False)
-                broadcast.finish()
         except BaseException as error:
             if not broadcast.settled:  # else the stream goes on, or has told its readers itself
                 broadcast.fail(error if isinstance(error, Exception) else self._cancelled(broadcast))
             if not isinstance(error, Exception):
                 raise
-        if broadcast.pump is not None and not broadcast.ended:
+        if broadcast.pump is not None and broadcast.pump is not asyncio.current_task():
             await wait_done(broadcast.pump, None)
-            broadcast.finish()  # now that it is kept: who has read to the end finds it wherever it looks
+        broadcast.finish()  # now that it is kept: who has read to the end finds it wherever it looks
 
     async def _pump(self, call: StreamCall, broadcast: Broadcast) -> Recording | str:
         """Runs the stream; returns the recording, or why there is none."""
@@ -184,6 +186,8 @@ class StreamCache:
         if broadcast.pump is not None:  # that one was cancelled from elsewhere; no second stream follows upon the first
             raise self._cancelled(broadcast)
         broadcast.pump = asyncio.current_task()
+        broadcast.tags = entry_options().tags
+        self._pumps.add(broadcast.pump)
         ending = StreamEnding()
         try:
             async with call.source(True) as chunks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import struct
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_operations_and_scopes_never_share(
     """One tenant's answers must not be another's, whatever the tenants and operations are called."""
     first, second = KeySpace(operation, scope), KeySpace(other_operation, other_scope)
     same = (operation, scope) == (other_operation, other_scope)
-    assert same == (first.wire(first.digest(key)) == second.wire(second.digest(key)))
+    assert same == (first.place(first.digest(key)).key == second.place(second.digest(key)).key)
     assert same == (first.digest(key) == second.digest(key))
 
 
@@ -173,13 +174,13 @@ def test_no_key_of_another_operation_begins_with_the_prefix(operation: str, othe
     assume(operation != other)
     prefix = KeySpace(operation, GLOBAL).prefix
     keys = KeySpace(other, "tenant")
-    assert not keys.wire(keys.digest("key")).startswith(prefix)
+    assert not keys.place(keys.digest("key")).key.startswith(prefix)
 
 
 def test_the_prefix_of_the_older_layout_is_kept() -> None:
     """People look for entries under cache:{operation}: in redis-cli; all scopes of an operation are cleared at once."""
     keys, of_tenant = KeySpace("answers", GLOBAL), KeySpace("answers", "tenant")
-    assert keys.wire(keys.digest("key")).startswith("cache:answers:")
+    assert keys.place(keys.digest("key")).key.startswith("cache:answers:")
     assert keys.prefix == of_tenant.prefix
 
 
@@ -188,14 +189,16 @@ def test_the_prefix_of_the_older_layout_is_kept() -> None:
 def test_no_text_can_be_read_from_a_key(prompt: str, scope: str) -> None:
     """Keys are seen by whoever may list Redis; prompts and tenants are not theirs to read."""
     keys = KeySpace("operation", scope)
-    hashed = keys.wire(keys.digest(prompt)).removeprefix("cache:operation:v1:")
-    assert set(hashed) <= set("0123456789abcdef:")
+    hashed = keys.place(keys.digest(prompt)).key.removeprefix("cache:operation:v2:")
+    assert set(hashed) <= set("0123456789abcdef:{}")
+    assert set(keys.tag(prompt)) <= set("0123456789abcdef")
 
 
 _SETS = """
 from observability_integration.caching.keys import KeySpace
 keys = KeySpace("operation", "tenant")
-print(keys.wire(keys.digest({"model": "small", "stop": {"one", "two", "three"}, "n": 1, "t": 0.5, "raw": b"x"})))
+print(keys.place(keys.digest({"model": "small", "stop": {"one", "two", "three"}, "n": 1, "t": 0.5, "raw": b"x"})).key)
+print(keys.tag("a tag"))
 """
 
 
@@ -212,8 +215,10 @@ def test_processes_agree_and_the_format_is_pinned() -> None:
         for seed in ("1", "2")
     }
     assert {
-        "cache:operation:v1:88dc98bb2701:b10708f0f96d8c3433391e341dfd45db07142634ba496ab28ea4013ca1e7dc1c"
-    } == outputs
+        "cache:operation:v2:{d6b47ea1d568}:8546ce21c24a7e5fc8253f1bd8a3ebf4fe7f43000ab39cdd07f55f5d0567da97",
+        "8496e68c55d7d61dbdb7",
+    } == {line for output in outputs for line in output.splitlines()}
+    assert 1 == len(outputs)
 
 
 def _containing_itself() -> list[Any]:
@@ -266,3 +271,76 @@ def test_a_scope_that_is_no_text_is_refused(scope: Any) -> None:
     """A tenant's id that is not text would fail, or share, at the first lookup; better at construction."""
     with pytest.raises(ConfigurationError, match="scope"):
         KeySpace("operation", scope)
+
+
+@pytest.mark.promise("C3")
+@given(
+    first=st.tuples(_names, _scopes, _names),
+    second=st.tuples(_names, _scopes, _names),
+    key=_scalars,
+    other_key=_scalars,
+)
+def test_spaces_share_only_if_all_of_their_names_are_equal(
+    first: tuple[str, str | None, str], second: tuple[str, str | None, str], key: Any, other_key: Any
+) -> None:
+    """Operation, scope and namespace: two tenants, or two applications on one Redis, never meet."""
+    one, other = KeySpace(*first), KeySpace(*second)
+    if first == second:
+        assert one.place(one.digest(key)) == other.place(other.digest(key))
+    else:
+        assert one.digest(key) != other.digest(other_key)
+        assert one.place(one.digest(key)).key != other.place(other.digest(other_key)).key
+
+
+@given(scope=_scopes, other=_scopes, key=_structures, other_key=_structures)
+def test_a_scope_within_the_key_does_not_share_either(
+    scope: str | None, other: str | None, key: Any, other_key: Any
+) -> None:
+    """As a function for the scope has it: the pair of scope and key is the key."""
+    assume(scope != other)
+    keys = KeySpace("operation", GLOBAL)
+    assert keys.digest((scope, key)) != keys.digest((other, other_key))
+
+
+_HASH_TAG = re.compile(r"\{([^}]*)\}")  # as a Redis Cluster finds it: from the first brace to the next closing one
+
+
+@pytest.mark.promise("C3")
+@given(
+    operation=st.one_of(_names, st.text("{}ab:", max_size=8), st.sampled_from(["{", "}", "a{b}c", "{}", "}{", "é{"])),
+    scopes=st.tuples(_scopes, _scopes),
+    key=_scalars,
+)
+def test_all_keys_of_an_operation_are_in_one_slot(operation: str, scopes: tuple[Any, Any], key: Any) -> None:
+    """A script reaches keys of one slot only; a brace in the operation's name must not choose another."""
+    one, other = (KeySpace(operation, scope) for scope in scopes)
+    assert one.prefix == other.prefix
+    found = _HASH_TAG.search(one.place(one.digest(key)).key)
+    assert found is not None
+    assert one.prefix.endswith(f"{{{found[1]}}}:")
+    assert re.fullmatch("[0-9a-f]{12}", found[1])
+    assert 1 == one.prefix.count("{") == one.prefix.count("}")
+    one.prefix.encode("utf-8")  # whatever the name, it can be sent
+
+
+@given(tag=st.text(), other=st.text(), operation=_names, other_operation=_names)
+def test_tags_are_hashed_and_belong_to_an_operation(tag: str, other: str, operation: str, other_operation: str) -> None:
+    """They stand in Redis and in messages; they reach all scopes of an operation, and no other operation."""
+    first, second = KeySpace(operation, GLOBAL), KeySpace(other_operation, "tenant")
+    assert ((tag, operation) == (other, other_operation)) == (first.tag(tag) == second.tag(other))
+    assert first.tag(tag) != KeySpace(operation, GLOBAL, "namespace").tag(tag)
+    assert first.tag(tag) not in (first.digest(tag).hex(), first.prefix)
+
+
+@pytest.mark.parametrize("tag", [5, b"tag", None, ["tag"]])
+def test_a_tag_that_is_no_text_is_refused(tag: Any) -> None:
+    """It would name something else than whoever invalidates it thinks."""
+    with pytest.raises(TypeError, match="a tag must be text"):
+        KeySpace("operation", GLOBAL).tag(tag)
+
+
+@pytest.mark.parametrize("namespace", [5, None, b"app"])
+def test_a_namespace_that_is_no_text_is_refused(namespace: Any) -> None:
+    """As for scopes."""
+    with pytest.raises(ConfigurationError, match="namespace"):
+        KeySpace("operation", GLOBAL, namespace)

@@ -3,186 +3,308 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from observability_integration.caching.codec import Codec
+from observability_integration.caching.due import FOR_EVER_MS
+from observability_integration.caching.entry import Entry
+from observability_integration.caching.entry_options import EntryOptions
+from observability_integration.caching.freshness import Freshness
 from observability_integration.caching.keys import GLOBAL, KeySpace
-from observability_integration.caching.levels import ABSENT, Levels
+from observability_integration.caching.levels import ABSENT, Found, Levels, Made
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.stores.plain import PlainStore
+from observability_integration.caching.wire import Stamp, Wire
+from observability_integration.errors import ConfigurationError
+from observability_integration.testing.clock import FakeClockLoop
+from tests.cache_doubles import ServedStore, Server, at, clocks_of_the_loop, raising, turns
+
+LOOP_FACTORY = FakeClockLoop
 
 _KEYS = KeySpace("answers", GLOBAL)
 _DIGEST = _KEYS.digest("key")
-_WIRE = _KEYS.wire(_DIGEST)
+_PLACE = _KEYS.place(_DIGEST)
 
 
-class _Store:
-    """A shared store in memory, with the life it was asked to give."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, Any] = {}
-        self.lives: list[int] = []
-        self.on_set: Any = None
-
-    async def get(self, key: str) -> Any:
-        return self.entries.get(key)
-
-    async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
-        self.entries[key] = value
-        self.lives.append(ttl_milliseconds)
-        if self.on_set is not None:
-            self.on_set()
-
-    async def delete(self, *keys: str) -> None:
-        for key in keys:
-            self.entries.pop(key, None)
-
-    async def clear(self, prefix: str) -> None:
-        self.entries.clear()
-
-    async def aclose(self) -> None:
-        pass
+@pytest.fixture(autouse=True)
+def clocks() -> Iterator[None]:
+    """All clocks are the loop's."""
+    with clocks_of_the_loop():
+        yield
 
 
 @pytest.fixture
-def store() -> _Store:
-    return _Store()
+def server() -> Server:
+    return Server()
 
 
-def _levels(store: _Store | None, ttl_seconds: float = 60.0, **policy: Any) -> Levels:
-    return Levels("answers", _KEYS, ttl_seconds, store, CachePolicy(**policy), None)
+def _levels(store: Any, ttl_seconds: float = 60.0, **policy: Any) -> Levels:
+    knobs = CachePolicy(**{"ttl_jitter": 0.0, **policy})
+    wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=knobs.max_value_bytes)
+    return Levels("answers", _KEYS, Freshness(knobs, ttl_seconds), store, None, knobs, Codec(), wire)
 
 
-def _current() -> bool:
-    return True
+class _Right:
+    """The right to write, as a lease has it."""
+
+    def __init__(self, store: ServedStore, written: bool | None = True) -> None:
+        self.now_us = store.server.now_us()
+        self._store, self._written = store, written
+
+    async def commit(self, data: bytes, ttl_ms: int) -> bool | None:
+        if self._written:
+            self._store.server.put(_PLACE.key, data, ttl_ms)
+        return self._written
 
 
-def _outdated() -> bool:
-    return False
+def _made(value: Any, *, seconds: float = 0.0, refusal: str | None = None, **options: Any) -> Made:
+    decided = EntryOptions()
+    for name, option in options.items():
+        setattr(decided, name, option)
+    return Made(value, decided, time.monotonic() - seconds, seconds, 5, refusal)
 
 
-async def test_a_value_is_kept_in_both_levels(store: _Store) -> None:
-    """The second process finds it in the store, and from then on in its own memory."""
-    await _levels(store).keep(_DIGEST, {"a": 1}, _current)
-    other = _levels(store)
-    assert other.recall(_DIGEST) is ABSENT
-    found = await other.fetch(_DIGEST, _current)
+async def _keep(levels: Levels, value: Any, store: ServedStore | None = None, **more: Any) -> Any:
+    """Keeps a value, with a lease if a store is given."""
+    written = more.pop("written", True)
+    lease: Any = None if store is None else _Right(store, written)
+    current = more.pop("current", lambda tags: True)
+    return await levels.keep(_DIGEST, _made(value, **more), lease, current)
+
+
+def _recall(levels: Levels) -> Any:
+    entry = levels.memory.get(_DIGEST)
+    return ABSENT if entry is None else levels.value_of(_DIGEST, entry)
+
+
+async def test_a_value_is_kept_in_both_levels(server: Server) -> None:
+    """The second process finds it in the store, with all that is known of it, and keeps it in its own memory."""
+    store = server.store()
+    kept, entry = await _keep(_levels(store), {"a": 1}, store, seconds=2.0)
+    other = _levels(server.store())
+    assert _recall(other) is ABSENT
+    found = await other.fetch(_DIGEST)
     assert found is not None
-    assert {"a": 1} == found[0] == other.recall(_DIGEST)
-    store.entries.clear()
-    assert {"a": 1} == other.recall(_DIGEST)
+    assert ({"a": 1}, 5, 2.0) == (found.value, found.entry.tokens, found.entry.compute_seconds)
+    assert (entry.version, entry.kept) == (found.entry.version, found.entry.kept)
+    other.remember(_DIGEST, found.entry)
+    server.entries.clear()
+    assert {"a": 1} == _recall(other)
 
 
 async def test_without_a_store_memory_does_it_alone() -> None:
     """No Redis is the common case in development."""
     levels = _levels(None)
-    assert await levels.fetch(_DIGEST, _current) is None
-    await levels.keep(_DIGEST, None, _current)
-    assert levels.recall(_DIGEST) is None
+    assert levels.shared is None
+    assert await levels.fetch(_DIGEST) is None
+    await _keep(levels, None)
+    assert _recall(levels) is None
     await levels.forget(_DIGEST)
-    assert levels.recall(_DIGEST) is ABSENT
-    await levels.keep(_DIGEST, 1, _current)
+    assert _recall(levels) is ABSENT
+    await _keep(levels, 1, tags=["a"])
+    await levels.forget_tag(_KEYS.tag("b"))
+    assert 1 == _recall(levels)
+    await levels.forget_tag(_KEYS.tag("a"))
+    assert _recall(levels) is ABSENT
+    await _keep(levels, 1)
     await levels.clear()
-    assert levels.recall(_DIGEST) is ABSENT
+    assert _recall(levels) is ABSENT
     await levels.aclose()
 
 
-@pytest.mark.parametrize(("ttl_seconds", "milliseconds"), [(60.0, 60_000), (0.25, 250), (1e-9, 1), (1e300, 1 << 53)])
-async def test_lives_are_given_in_milliseconds(store: _Store, ttl_seconds: float, milliseconds: int) -> None:
+@pytest.mark.parametrize(
+    ("ttl_seconds", "milliseconds"), [(60.0, 60_000), (0.25, 250), (1e-9, 1), (1e300, FOR_EVER_MS)]
+)
+async def test_lives_are_given_in_milliseconds(server: Server, ttl_seconds: float, milliseconds: int) -> None:
     """Whole seconds would make 0.25 s an error; Redis refuses 0 and what does not fit its clock."""
-    await _levels(store, ttl_seconds).keep(_DIGEST, "value", _current)
-    assert [milliseconds] == store.lives
+    store = server.store()
+    await _keep(_levels(store, ttl_seconds), "value", store)
+    await _keep(_levels(store, ttl_seconds), "value")
+    server.entries.clear()
+    await turns()
+    assert milliseconds == server.lives_ms[0]
+
+
+async def test_what_may_be_served_stale_is_kept_for_as_long(server: Server) -> None:
+    """In both levels; fresh for a TTL, and usable beyond it."""
+    store = server.store()
+    levels = _levels(store, 10.0, stale_if_error_seconds=5.0, stale_while_revalidate_seconds=20.0)
+    _, entry = await _keep(levels, "value", store)
+    assert [30_000] == server.lives_ms
+    assert (10.0, 10.0, 30.0) == (entry.fresh_until, entry.expired_at, entry.usable_until)
+    await at(29.9)
+    assert (found := await levels.fetch(_DIGEST)) is not None
+    assert (10.0, 10.0, 30.0) == pytest.approx(
+        (found.entry.fresh_until, found.entry.expired_at, found.entry.usable_until), abs=0.002
+    )
+    assert levels.memory.get(_DIGEST) is not None
+    await at(30.0)
+    assert levels.memory.get(_DIGEST) is None
+    assert await levels.fetch(_DIGEST) is None
+
+
+async def test_age_counts_from_the_beginning_of_the_call_and_life_from_its_end(server: Server) -> None:
+    """A call of 20 s does not cost its answer a third of a life; who reads it elsewhere sees the same."""
+    store = server.store()
+    await at(20.0)
+    right: Any = _Right(store)
+    right.now_us -= 20_000_000  # the lease was had when the call began
+    _, entry = await _levels(store).keep(_DIGEST, _made("value", seconds=20.0), right, lambda tags: True)
+    found = await _levels(server.store(), eager_refresh=0.5).fetch(_DIGEST)
+    assert entry is not None
+    assert found is not None
+    assert (0.0, 80.0) == (entry.created, entry.fresh_until)
+    assert pytest.approx((0.0, 80.0)) == (found.entry.created, found.entry.fresh_until)
+    assert pytest.approx(20.0 + 30.0) == found.entry.refresh_at
 
 
 @pytest.mark.promise("C6")
 async def test_memory_does_not_outlive_the_entry_it_was_filled_from(
-    store: _Store, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An entry found in the last second of its life is served for that second, and one beyond it not at all."""
-    now = 1_000_000.0
-    monkeypatch.setattr(time, "time", lambda: now)
-    await _levels(store).keep(_DIGEST, "value", _current)
-    lives: list[float] = []
+    store = server.store()
+    await _keep(_levels(store), "value", store)
+    began, lives = time.time(), []
     late = _levels(store)
-    monkeypatch.setattr(late._memory, "set", lambda key, kept, ttl_seconds: lives.append(ttl_seconds))
-    for passed in (0.0, 59.0, 60.0, 61.0, -3600.0):
-        monkeypatch.setattr(time, "time", lambda passed=passed: now + passed)
-        assert (passed < 60.0) is (await late.fetch(_DIGEST, _current) is not None)
+    for passed in (0.0, 59.0, 60.01, 61.0, -3600.0):
+        monkeypatch.setattr(time, "time", lambda passed=passed: began + passed)
+        found = await late.fetch(_DIGEST)
+        assert (passed < 60.0) is (found is not None)
+        lives += [] if found is None else [found.entry.fresh_until]
     # Clocks apart: at most one TTL.
-    assert pytest.approx([60.0, 1.0, 60.0]) == lives
+    assert pytest.approx([60.0, 1.0, 60.0], abs=0.01) == lives
 
 
-async def test_what_json_cannot_hold_stays_in_memory(store: _Store) -> None:
+async def test_what_msgpack_cannot_hold_stays_in_memory(server: Server) -> None:
     """The store would give other processes something else than the call does."""
+    store = server.store()
     levels = _levels(store)
-    await levels.keep(_DIGEST, (1, 2), _current)
-    assert {} == store.entries
-    assert (1, 2) == levels.recall(_DIGEST)
+    _, entry = await _keep(levels, (1, 2), store)
+    assert {} == server.entries
+    assert (1, 2) == _recall(levels)
+    assert b"" == entry.version
 
 
 @pytest.mark.parametrize("value", ["x" * 2000, {"a": "x" * 2000}, ("x" * 2000,)])
-async def test_what_is_too_large_is_kept_nowhere(store: _Store, value: Any) -> None:
+async def test_what_is_too_large_is_kept_nowhere(server: Server, value: Any, metrics: Any) -> None:
     """It still goes to all who wait for it."""
+    store = server.store()
     levels = _levels(store, max_value_bytes=1000)
-    kept = await levels.keep(_DIGEST, value, _current)
+    kept, entry = await _keep(levels, value, store)
     assert value == levels.hand_out(kept)
-    assert levels.recall(_DIGEST) is ABSENT
-    assert {} == store.entries
+    assert entry is None
+    assert _recall(levels) is ABSENT
+    assert {} == server.entries
+    assert 1 == metrics("cache.refusals", operation="answers", reason="too_large")
 
 
-async def test_what_is_too_large_for_this_process_is_served_and_not_kept(store: _Store) -> None:
+async def test_what_is_too_large_for_this_process_is_not_kept(server: Server) -> None:
     """Another process, with more room, may have written it."""
-    await _levels(store).keep(_DIGEST, "x" * 2000, _current)
-    levels = _levels(store, max_value_bytes=1000)
-    found = await levels.fetch(_DIGEST, _current)
-    assert found is not None
-    assert "x" * 2000 == found[0]
-    assert levels.recall(_DIGEST) is ABSENT
+    levels = _levels(None, max_value_bytes=1000)
+    kept = Codec().keep("x" * 2000, None, 10_000)
+    levels.remember(_DIGEST, Entry(kept, 0.0, 60.0, 60.0, 60.0))
+    assert _recall(levels) is ABSENT
 
 
-@pytest.mark.parametrize("garbage", [b"", b"garbage", "garbage", b"\xff", b"[2,0,null]", 5])
-async def test_garbage_is_a_miss_counted_and_deleted(store: _Store, garbage: Any, metrics: Any) -> None:
+@pytest.mark.parametrize("reason", ["length", "not_stored"])
+async def test_what_was_refused_is_handed_out_and_not_kept(server: Server, reason: str, metrics: Any) -> None:
+    """An answer that was cut short is still an answer for those who wait."""
+    store = server.store()
+    levels = _levels(store)
+    kept, entry = await _keep(levels, "value", store, refusal=reason)
+    assert ("value", None) == (levels.hand_out(kept), entry)
+    assert {} == server.entries
+    assert 1 == metrics("cache.refusals", operation="answers", reason=reason)
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b"\xff", b"\x02", b"[2,0,null]", b"\x02" * 100])
+async def test_garbage_is_a_miss_counted_and_deleted(server: Server, garbage: bytes, metrics: Any) -> None:
     """Left in place it would cost every process a failed reading at each lookup."""
-    store.entries[_WIRE] = garbage
-    assert await _levels(store).fetch(_DIGEST, _current) is None
-    assert {} == store.entries
+    server.put(_PLACE.key, garbage, 60_000)
+    assert await _levels(server.store()).fetch(_DIGEST) is None
+    assert {} == server.entries
     assert 1 == metrics("telemetry.faults", site="cache.decode")
 
 
 @pytest.mark.promise("C8")
-async def test_what_was_invalidated_meanwhile_is_not_kept(store: _Store) -> None:
-    """Neither what a call brings, nor what was read from the store."""
+async def test_what_was_invalidated_meanwhile_is_not_kept(server: Server, metrics: Any) -> None:
+    """What a call brings that began before; it is asked with the tags it has."""
+    store = server.store()
     levels = _levels(store)
-    await levels.keep(_DIGEST, "value", _outdated)
-    assert {} == store.entries
-    assert levels.recall(_DIGEST) is ABSENT
-    store.entries[_WIRE] = Codec.wrap(b'"value"', int(time.time() * 1000) + 60_000)
-    assert await levels.fetch(_DIGEST, _outdated) is not None
-    assert levels.recall(_DIGEST) is ABSENT
+    asked: list[tuple[str, ...]] = []
+
+    def outdated(tags: tuple[str, ...]) -> bool:
+        asked.append(tags)
+        return False
+
+    await _keep(levels, "value", store, current=outdated, tags=["b", "a", "b"])
+    assert [tuple(sorted(map(_KEYS.tag, "ab")))] == asked
+    assert {} == server.entries
+    assert _recall(levels) is ABSENT
+    assert 1 == metrics("cache.refusals", operation="answers", reason="invalidated")
 
 
 @pytest.mark.promise("C8")
-async def test_what_is_invalidated_while_it_is_written_is_deleted_again(store: _Store) -> None:
-    """The deletion may have arrived before the entry did."""
-    current = True
-
-    def invalidate() -> None:
-        nonlocal current
-        current = False
-
-    store.on_set = invalidate
-    await _levels(store).keep(_DIGEST, "value", lambda: current)
-    assert {} == store.entries
-
-
-async def test_what_can_be_had_only_once_is_counted_and_not_kept(store: _Store, metrics: Any) -> None:
-    """A stream put into a cache is a mistake that shows in the metrics."""
+async def test_what_is_invalidated_while_it_is_written_is_not_kept_in_memory(server: Server) -> None:
+    """What was written there is void by its stamp or deleted; memory must not have it either."""
+    store = server.store()
     levels = _levels(store)
-    assert await levels.keep(_DIGEST, (x for x in "ab"), _current) is None
+    await _keep(levels, "value", store, current=lambda tags: not server.entries)
+    assert _recall(levels) is ABSENT
+
+
+@pytest.mark.promise("C9")
+async def test_without_the_right_to_write_memory_keeps_nothing(server: Server) -> None:
+    """The lease was lost to an invalidation, or to another who has made it anew: the answer is of yesterday."""
+    store = server.store()
+    levels = _levels(store)
+    kept, entry = await _keep(levels, "value", store, written=False)
+    assert ("value", None) == (levels.hand_out(kept), entry)
+    assert _recall(levels) is ABSENT
+    await turns()
+    assert {} == server.entries
+
+
+@pytest.mark.promise("C11")
+async def test_what_could_not_be_written_is_written_later(server: Server) -> None:
+    """The store did not answer, or there was no lease: nobody waits for it, and memory has it at once."""
+    store = server.store()
+    levels = _levels(store)
+    for written in (None, "no lease"):
+        server.entries.clear()
+        await _keep(levels, str(written), store if written is None else None, written=None)
+        assert str(written) == _recall(levels)
+        assert {} == server.entries
+        await turns()
+        found = await levels.fetch(_DIGEST)
+        assert found is not None
+        assert str(written) == found.value
+    await levels.aclose()
+
+
+async def test_an_entry_that_somebody_else_has_written_is_not_overwritten_late(server: Server) -> None:
+    """His may be newer."""
+    store = server.store()
+    await _keep(_levels(store), "theirs", store)
+    await _keep(_levels(store), "ours")
+    await turns()
+    found = await _levels(store).fetch(_DIGEST)
+    assert found is not None
+    assert "theirs" == found.value
+
+
+async def test_what_can_be_had_only_once_is_counted_and_not_kept(server: Server, metrics: Any) -> None:
+    """A stream put into a cache is a mistake that shows in the metrics."""
+    levels = _levels(server.store())
+    assert (None, None) == await _keep(levels, (x for x in "ab"), server.store())
     assert levels.hand_out(None) is ABSENT
-    assert levels.recall(_DIGEST) is ABSENT
+    assert _recall(levels) is ABSENT
     assert 1 == metrics("telemetry.faults", site="cache.keep")
+    assert 1 == metrics("cache.refusals", operation="answers", reason="uncopyable")
 
 
 class _Moody:
@@ -201,25 +323,138 @@ async def test_a_type_that_stops_cooperating_is_a_miss(metrics: Any) -> None:
     """What a user's type raises while it is copied must not reach the caller."""
     levels = _levels(None)
     _Moody.left = 2
-    kept = await levels.keep(_DIGEST, _Moody(), _current)
-    assert isinstance(levels.recall(_DIGEST), _Moody)
+    kept, _ = await _keep(levels, _Moody())
+    assert isinstance(_recall(levels), _Moody)
     assert levels.hand_out(kept) is ABSENT
-    assert levels.recall(_DIGEST) is ABSENT
+    assert _recall(levels) is ABSENT
     assert 2 == metrics("telemetry.faults", site="cache.restore")
     _Moody.left = 1
-    assert levels.recall(_DIGEST) is ABSENT  # it was thrown away
+    assert _recall(levels) is ABSENT  # it was thrown away
 
 
-async def test_forgetting_and_clearing_reach_both_levels(store: _Store) -> None:
-    """What is gone here must not come back from there."""
+@pytest.mark.promise("C8")
+async def test_marks_void_what_was_created_before_them(server: Server) -> None:
+    """By tag, or all: what was created in the same microsecond is void too, and what comes after it is not."""
+    store = server.store()
     levels = _levels(store)
-    assert levels.has_shared
-    await levels.keep(_DIGEST, "value", _current)
-    await levels.forget(_DIGEST)
-    assert levels.recall(_DIGEST) is ABSENT
-    assert await levels.fetch(_DIGEST, _current) is None
-    await levels.keep(_DIGEST, "value", _current)
-    await levels.clear()
-    assert levels.recall(_DIGEST) is ABSENT
-    assert await levels.fetch(_DIGEST, _current) is None
+    for tag in ("a", None):
+        await _keep(levels, "old", store, tags=["a", "b"])
+        server.marks[_KEYS.prefix, None if tag is None else _KEYS.tag(tag)] = server.now_us()
+        assert await _levels(server.store()).fetch(_DIGEST) is None
+        await at(time.monotonic() + 1.0)
+        await _keep(levels, "new", store, tags=["a", "b"])
+        found = await _levels(server.store()).fetch(_DIGEST)
+        assert found is not None
+        assert "new" == found.value
+
+
+async def test_entries_without_tags_cost_no_question(server: Server) -> None:
+    """One round trip for a hit, whatever was invalidated."""
+    store = server.store()
+    await _keep(_levels(store), "value", store)
+    await _levels(store).fetch(_DIGEST)
+    assert ["read"] == store.calls
+
+
+@pytest.mark.promise("C8")
+async def test_tags_that_cannot_be_asked_about_are_void(server: Server) -> None:
+    """The store fails between the entry and its marks: a miss costs a call, an answer that is void costs more."""
+    store = server.store()
+    levels = _levels(store)
+    await _keep(levels, "value", store, tags=["a"])
+    store.behave = raising(ConnectionResetError(), "marked_us")
+    assert await levels.fetch(_DIGEST) is None
+    assert server.entries
+
+
+@pytest.mark.promise("C8")
+async def test_what_is_about_to_be_deleted_is_not_taken_from_another_hand(server: Server) -> None:
+    """Asking for a lease brings an entry too; one that was invalidated here may not come back that way."""
+    store = server.store()
+    levels = _levels(store)
+    await _keep(levels, "value", store)
+    data = server.entry(_PLACE.key)
+    assert data is not None
+    assert isinstance(await levels.judge(_DIGEST, data, 0), Found)
+    assert levels.shared is not None
+    levels.shared._due.delete(_PLACE.name, "note")
+    assert await levels.judge(_DIGEST, data, 0) is None
+
+
+async def test_entries_with_tags_live_no_longer_than_marks(server: Server) -> None:
+    """A mark is kept for ten days, or for the cache's longest life; an entry that outlived it would rise again."""
+    store = server.store()
+    year = 365 * 86_400.0
+    levels = _levels(store, 60.0)
+    await _keep(levels, "value", store, tags=["a"], ttl_seconds=year)
+    await _keep(levels, "value", store, ttl_seconds=year)
+    assert [10 * 86_400_000, 365 * 86_400_000] == server.lives_ms
+    assert year + 5.0 == _levels(store, year, stale_if_error_seconds=5.0).tag_life_seconds
+
+
+async def test_forgetting_and_clearing_reach_both_levels(server: Server) -> None:
+    """What is gone here must not come back from there."""
+    store = server.store()
+    levels = _levels(store)
+
+    async def tag() -> None:
+        await levels.forget_tag(_KEYS.tag("a"))
+
+    for forget in (lambda: levels.forget(_DIGEST), tag, levels.clear):
+        await _keep(levels, "value", store, tags=["a"])
+        assert await levels.fetch(_DIGEST) is not None
+        await forget()
+        assert _recall(levels) is ABSENT
+        assert await levels.fetch(_DIGEST) is None
+        await at(time.monotonic() + 1.0)
     await levels.aclose()
+    assert store.closed
+
+
+class _Backend:
+    """A store of a user's own."""
+
+    async def get(self, key: str) -> bytes | None:
+        return None
+
+    async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
+        pass
+
+    async def delete(self, *keys: str) -> None:
+        pass
+
+    async def clear(self, prefix: str) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_store_without_tags_refuses_them_and_stays_in_use() -> None:
+    """It could not say which entries have the tag; that is the caller's mistake, and no fault of the store."""
+    levels = _levels(PlainStore(_Backend()))
+    await _keep(levels, "value", tags=["a"])
+    with pytest.raises(ConfigurationError, match="needs Redis"):
+        await levels.forget_tag(_KEYS.tag("a"))
+    assert levels.shared is not None
+    assert levels.shared.in_use
+    assert not levels.shared.forgets("any")
+    await levels.aclose()
+
+
+async def test_an_entry_says_when_it_was_made_by_whom_it_was_asked() -> None:
+    """With a lease by the store's clock, without one by our own."""
+    server = Server()
+    store = server.store()
+    levels = _levels(store)
+    wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=1_000_000)
+    lease: Any = _Right(store)
+    lease.now_us = 1_234_567
+    await levels.keep(_DIGEST, _made("value", seconds=2.0), lease, lambda tags: True)
+    stamp, _, _ = wire.open(_PLACE.key, server.entry(_PLACE.key))
+    assert Stamp(1_234_567, 62_000, 62_000, 2_000, (), 5) == stamp
+    server.entries.clear()
+    await _keep(levels, "value", seconds=2.0)
+    await turns()
+    stamp, _, _ = wire.open(_PLACE.key, server.entry(_PLACE.key))
+    assert server.now_us() - 2_000_000 == stamp.created_us

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.single_flight import SingleFlight
+from observability_integration.caching.single_flight import Flight, SingleFlight
 
 
 class _Call:
@@ -25,8 +25,18 @@ class _Call:
         return await self.end
 
 
-async def _ask(flights: SingleFlight, key: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return await asyncio.shield(flights.join(key) or flights.depart(key, work))
+Work = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def _depart(flights: SingleFlight, key: bytes, work: Work) -> Flight:
+    flight = Flight(None, None)
+    flights.depart(key, flight, work)
+    return flight
+
+
+async def _ask(flights: SingleFlight, key: bytes, work: Work) -> Any:
+    flight = flights.join(key) or _depart(flights, key, work)
+    return await asyncio.shield(flight.task)
 
 
 async def _settle() -> None:
@@ -75,7 +85,7 @@ async def test_a_cancelled_caller_harms_no_other(cancelled: list[int]) -> None:
     call.end.set_result("value")
     results = await asyncio.gather(*callers, return_exceptions=True)
     assert [number in cancelled for number in range(5)] == [isinstance(r, asyncio.CancelledError) for r in results]
-    assert "value" == await flight
+    assert "value" == await flight.task
 
 
 @pytest.mark.promise("C2")
@@ -115,23 +125,25 @@ async def test_a_forgotten_flight_is_not_joined_and_not_current(forget: Callable
     current: list[bool] = []
     ends = [asyncio.get_running_loop().create_future() for _ in range(2)]
 
-    def work(number: int) -> Callable[[], Coroutine[Any, Any, int]]:
+    made = [Flight(None, None), Flight(None, None)]
+
+    def work(number: int) -> Work:
         async def run() -> int:
             await ends[number]
-            current.append(flights.is_current(b"key"))
+            current.append(flights.is_current(b"key", made[number]))
             return number
 
         return run
 
-    old = asyncio.create_task(_ask(flights, b"key", work(0)))
+    flights.depart(b"key", made[0], work(0))
     await _settle()
     forget(flights)
     assert flights.join(b"key") is None
-    new = asyncio.create_task(_ask(flights, b"key", work(1)))
+    flights.depart(b"key", made[1], work(1))
     await _settle()
     for end in ends:
         end.set_result(None)
-    assert [0, 1] == await asyncio.gather(old, new)
+    assert [0, 1] == await asyncio.gather(*(flight.task for flight in made))
     assert [False, True] == current
     await _settle()
     assert 0 == len(flights)
@@ -162,18 +174,18 @@ def test_each_event_loop_has_its_own_flights() -> None:
             await go_on.wait()
             return "first"
 
-        flight = flights.depart(b"key", call)
+        flight = _depart(flights, b"key", call)
         await asyncio.get_running_loop().run_in_executor(None, asked.wait)
         seen["still there"] = flights.join(b"key") is flight
         go_on.set()
-        seen["first"] = await flight
+        seen["first"] = await flight.task
 
     async def second() -> None:
         async def call() -> str:
             return "second"
 
         seen["joined"] = flights.join(b"key")
-        seen["second"] = await flights.depart(b"key", call)
+        seen["second"] = await _depart(flights, b"key", call).task
 
     thread = threading.Thread(target=lambda: asyncio.run(first()))
     thread.start()
@@ -190,7 +202,7 @@ def test_a_loop_that_ended_under_way_does_not_hold_up_the_next() -> None:
     flights = SingleFlight()
 
     async def leave() -> None:
-        flights.depart(b"key", lambda: asyncio.sleep(3600))
+        _depart(flights, b"key", lambda: asyncio.sleep(3600))
         await asyncio.sleep(0)
 
     async def ask() -> Any:
@@ -199,3 +211,33 @@ def test_a_loop_that_ended_under_way_does_not_hold_up_the_next() -> None:
     asyncio.run(leave())
     assert 0 == len(flights)
     assert "value" == asyncio.run(ask())
+
+
+@pytest.mark.promise("C8")
+async def test_a_tag_is_void_for_all_flights_under_way() -> None:
+    """Also for those that were forgotten, and for none that departs later."""
+    flights, call = SingleFlight(), _Call()
+    first = _depart(flights, b"first", call)
+    flights.forget(b"first")
+    second = _depart(flights, b"second", call)
+    flights.void_tag("tag")
+    third = _depart(flights, b"third", call)
+    assert [{"tag"}, {"tag"}, set()] == [flight.void_tags for flight in (first, second, third)]
+    call.end.set_result("value")
+    await asyncio.gather(first.task, second.task, third.task)
+
+
+async def test_what_nobody_waits_for_is_known_and_can_be_given_up() -> None:
+    """A cache that is closed ends it; the flight says that it was not the call that was cancelled."""
+    flights, call = SingleFlight(), _Call()
+    waited, left = _depart(flights, b"waited", call), _depart(flights, b"left", call)
+    waited.waiting += 1
+    flights.forget(b"left")
+    assert [left] == flights.unattended()
+    left.give_up()
+    with pytest.raises(asyncio.CancelledError):
+        await left.task
+    assert (True, False) == (left.given_up, waited.given_up)
+    assert [] == flights.unattended()
+    waited.give_up()
+    await _settle()

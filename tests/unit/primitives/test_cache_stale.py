@@ -74,6 +74,7 @@ async def _time_out() -> Any:
     await TimeoutPrimitive(lambda _: _hang(), 1.0).execute("q")
 
 
+@pytest.mark.promise("C10")
 @pytest.mark.parametrize("failure", [ValueError("broken"), TimeoutError(), lambda: _time_out()], ids=str)
 async def test_an_expired_answer_stands_in_for_a_call_that_fails(make: Make, metrics: Any, failure: Any) -> None:
     """The provider is down; yesterday's answer is better than an error. It is a hit, and counted as a stale one."""
@@ -89,6 +90,7 @@ async def test_an_expired_answer_stands_in_for_a_call_that_fails(make: Make, met
     assert 1 == metrics("cache.compute", operation="answers", outcome="error")
 
 
+@pytest.mark.promise("C10")
 async def test_a_failing_call_is_not_tried_by_everybody(make: Make, metrics: Any) -> None:
     """A provider that is down is not brought back by a call for each request; after the throttle one tries again."""
     work = Scripted("old", ValueError("broken"))
@@ -120,6 +122,7 @@ async def test_without_a_throttle_every_lookup_tries(make: Make) -> None:
     assert 4 == work.made
 
 
+@pytest.mark.promise("C10")
 async def test_nothing_is_served_beyond_the_window(make: Make, metrics: Any) -> None:
     """Also not by a throttle that began within it: the agreed age is the limit."""
     work = Scripted("old", ValueError("broken"))
@@ -204,6 +207,7 @@ async def test_all_who_wait_for_a_failing_call_get_the_old_answer(make: Make) ->
 # Stale while it is revalidated
 
 
+@pytest.mark.promise("C10")
 async def test_an_expired_answer_is_served_at_once_while_it_is_replaced(make: Make, metrics: Any) -> None:
     """Nobody waits: one call in the background, and its answer for those who come after it."""
     work = Scripted("old", "new", seconds=2.0)
@@ -340,6 +344,7 @@ async def test_a_refresh_is_nobodys_deadline(make: Make) -> None:
 # Soft and hard timeouts
 
 
+@pytest.mark.promise("C10")
 async def test_a_call_that_is_late_is_answered_by_the_old_entry(make: Make, metrics: Any) -> None:
     """The caller has the old answer in time, and the next one the new: the call was paid for and goes on."""
     work = Scripted("old", "new", seconds=3.0)
@@ -363,6 +368,7 @@ async def test_the_soft_limit_holds_only_where_there_is_something_to_serve(make:
     assert 3.0 == _now()
 
 
+@pytest.mark.promise("C10")
 async def test_the_hard_limit_always_holds(make: Make, metrics: Any) -> None:
     """Without an entry it is an error that names the knob; what the call brings is kept for the next one."""
     work = Scripted("new", seconds=3.0)
@@ -393,7 +399,7 @@ async def test_the_hard_limit_serves_the_old_entry_too(make: Make) -> None:
 
 
 async def test_a_call_that_nobody_waits_for_ends_in_time(make: Make) -> None:
-    """It is given so long and no longer, whether its callers ran out of time or were cancelled; the next is a new one."""
+    """It is given so long and no longer, whether its callers ran out of time or were cancelled."""
     work = Scripted(lambda: _hang(), lambda: _hang(), "new")
     cache = make(work, hard_timeout_seconds=2.0, background_seconds=5.0)
     with pytest.raises(PrimitiveTimeoutError):

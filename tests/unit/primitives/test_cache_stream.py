@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from observability_integration.caching.broadcast import Listener
 from observability_integration.caching.entry_options import entry_options
 from observability_integration.caching.lookup import Served
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.recording import Chunks
+from observability_integration.caching.recording import Chunks, Recording
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.primitives import (
@@ -313,6 +314,58 @@ async def test_who_leaves_at_the_finish_reason_has_read_it_whole() -> None:
     assert 1 == producer.calls
 
 
+class Backend:
+    """A shared store that takes its time."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        return self.entries.get(key)
+
+    async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
+        await asyncio.sleep(1.0)
+        self.entries[key] = value
+
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.entries.pop(key, None)
+
+    async def clear(self, prefix: str) -> None:
+        self.entries.clear()
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_the_end_comes_when_the_stream_is_kept() -> None:
+    """Chunks wait for no store, but who has read to the end finds the stream wherever it looks next."""
+    backend = Backend()
+    cache = cached(
+        Producer(["a", "b"]), backend=backend, policy=CachePolicy(backend_budget_seconds=5.0, lease_seconds=20.0)
+    )
+    async with cache.stream("q") as chunks:
+        assert ["a", "b"] == [await anext(chunks), await anext(chunks)]
+        assert (0.0, {}) == (now(), backend.entries)
+        with pytest.raises(StopAsyncIteration):
+            await anext(chunks)
+    assert (1.0, 1) == (now(), len(backend.entries))
+
+
+async def test_who_leaves_while_the_stream_is_being_kept_stops_nothing() -> None:
+    """Its producer is done, and what is left is to store it."""
+    producer, backend = Producer(["a"]), Backend()
+    cache = cached(producer, backend=backend, policy=CachePolicy(backend_budget_seconds=5.0, lease_seconds=20.0))
+    async with cache.stream("q") as chunks:
+        assert "a" == await anext(chunks)
+        await settle()
+    assert (0.0, {}) == (now(), backend.entries)
+    await asyncio.sleep(2.0)
+    assert 1 == len(backend.entries)
+    assert ["a"] == await read(cache)
+    assert 1 == producer.calls
+
+
 async def test_an_end_that_never_comes_is_not_waited_for() -> None:
     """The background has a limit too."""
     producer = Producer([text("a", "stop"), 1000.0])
@@ -337,6 +390,37 @@ async def test_a_stream_that_is_dropped_is_left() -> None:
         await settle()
         assert 1 == producer.closed
         assert 0.0 == now()
+
+
+async def test_a_stream_that_is_dropped_is_left_in_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an event loop may be touched from the thread in which the collector happens to run."""
+    threads = []
+    leave = Listener.leave
+
+    def noted(listener: Listener) -> None:
+        threads.append(threading.get_ident())
+        leave(listener)
+
+    monkeypatch.setattr(Listener, "leave", noted)
+    chunks = await cached(Producer(["a", 1.0, "b"])).stream("q").__aenter__()
+    dropped = [chunks]
+    del chunks
+    _in_a_thread(dropped.clear)
+    await settle()
+    assert [threading.get_ident()] == threads
+
+
+async def test_a_reader_that_is_cancelled_has_left() -> None:
+    """Whether or not it closes the stream as it should."""
+    producer = Producer(["a", 1.0, "b"])
+    chunks = await cached(producer).stream("q").__aenter__()
+    await anext(chunks)
+    reading = asyncio.ensure_future(anext(chunks))  # type: ignore[arg-type]
+    await settle()
+    reading.cancel()
+    await settle()
+    assert (1, 0.0) == (producer.closed, now())
+    assert isinstance(chunks, CachedStream)
 
 
 def _in_a_thread(work: Callable[[], Any]) -> None:
@@ -607,13 +691,66 @@ async def test_tags_reach_streams(later: Callable[[float], None]) -> None:
     assert 3 == producer.calls
 
 
+async def test_a_stream_under_way_with_an_invalidated_tag_is_not_joined() -> None:
+    """Its content may be from before. Those who read it already read on, also when who came later leaves again."""
+    producer = Producer(["a", 1.0, "a"], ["b", 1.0, "b"])
+    cache = cached(producer, tags=["t", "u"])
+    first = asyncio.ensure_future(read(cache))
+    await settle()
+    await cache.invalidate(tag="another")
+    second = asyncio.ensure_future(read(cache))
+    await settle()
+    assert 1 == producer.calls
+    await cache.invalidate(tag="u")
+    leaves, third = asyncio.ensure_future(read(cache)), asyncio.ensure_future(read(cache))
+    await settle()
+    leaves.cancel()
+    assert [["a", "a"], ["a", "a"], ["b", "b"]] == [await first, await second, await third]
+    assert 2 == producer.calls
+
+
+async def test_who_waits_for_another_stream_and_leaves_stops_it_not() -> None:
+    """The last of those who came later has left; those who came first read on."""
+    producer = Producer(["a", 1.0, "a"])
+    cache = cached(producer, tags=["t"])
+    first = asyncio.ensure_future(read(cache))
+    await settle()
+    await cache.invalidate(tag="t")
+    leaves = asyncio.ensure_future(read(cache))
+    await settle()
+    leaves.cancel()
+    assert ["a", "a"] == await first
+    assert 1 == producer.calls
+
+
+async def test_tags_that_the_call_adds_count_too() -> None:
+    """As they do for its entry."""
+    calls = 0
+
+    async def stream(_: str) -> AsyncIterator[int]:
+        nonlocal calls
+        calls += 1
+        entry_options().add_tags("added")
+        yield calls
+        await asyncio.sleep(1.0)
+
+    cache = cached(stream)
+    first = asyncio.ensure_future(read(cache))
+    await settle()
+    await cache.invalidate(tag="added")
+    assert [2] == await read(cache)
+    assert [1] == await first
+
+
 # ---- stale streams
 
 
 STALE = CachePolicy(stale_if_error_seconds=1000.0, ttl_jitter=0.0)
 
 
-async def test_a_stale_stream_stands_in_for_a_call_that_cannot_begin(later: Callable[[float], None]) -> None:
+async def test_a_stale_stream_stands_in_for_a_call_that_cannot_begin(
+    later: Callable[[float], None], metrics: Any
+) -> None:
     """For all who wait; but not once there was a chunk, for no two answers are mixed."""
     failure = LookupError()
     producer = Producer(["old"], [1.0, failure], [1.0, "new", 1.0, failure])
@@ -624,6 +761,7 @@ async def test_a_stale_stream_stands_in_for_a_call_that_cannot_begin(later: Call
     assert [["old"]] * 2 == await asyncio.gather(read(cache), read(cache))
     stats = cache.get_stats()
     assert (2, 1) == (stats["hits"], stats["misses"])
+    assert 1 == metrics("cache.served", operation="ask", tier="flight", freshness="stale")
     later(2.0)
     assert [["new", failure]] * 2 == await asyncio.gather(read(cache), read(cache))
     stats = cache.get_stats()
@@ -815,6 +953,23 @@ async def test_spans_and_counts(tracing: Any, metrics: Any, monkeypatch: pytest.
     assert 1.0 == cache.get_stats()["cost_savings_usd"]
 
 
+async def test_waiting_for_the_call_is_no_part_of_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a hit is what looking for it took, not what the stream did."""
+    looked = []
+    hit = CacheRecord.hit
+
+    def noted(record: CacheRecord, span: Any, started: float, *rest: Any) -> None:
+        looked.append(time.perf_counter() - started)
+        hit(record, span, started, *rest)
+
+    monkeypatch.setattr(CacheRecord, "hit", noted)
+    monkeypatch.setattr(time, "perf_counter", now)
+    cache = cached(Producer([5.0, "a"]))
+    await asyncio.gather(read(cache), read(cache))
+    await read(cache)
+    assert [0.0, 0.0] == looked
+
+
 async def test_saved_tokens_are_counted(metrics: Any) -> None:
     """As the usage at the end of the stream said."""
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
@@ -889,7 +1044,7 @@ class Engine:
     def recall(self, *_: Any) -> None:
         return None
 
-    def under_way(self, _: bytes) -> None:
+    def under_way(self, *_: Any) -> None:
         return None
 
     def abandon(self, _: bytes) -> None:
@@ -949,6 +1104,21 @@ async def test_a_call_that_begins_when_its_readers_have_left() -> None:
     await settle()
     assert (0, 1) == (producer.calls, engine.abandoned)
     assert [asyncio.CancelledError] == [type(error) for error in ended]
+
+
+async def test_a_stream_that_has_begun_goes_on() -> None:
+    """Though the engine has something else to serve meanwhile, or gives up."""
+    calls: list[Any] = []
+    for outcome in (Served(Recording((), ()), "memory", "stale"), LookupError()):
+
+        async def fly(asked: Any, outcome: Any = outcome) -> Served:
+            calls.append(asyncio.ensure_future(asked.compute(False)))
+            await asked.begun
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        assert ["a", "b"] == await read(over(Engine(fly), Producer(["a", 1.0, "b"])))
 
 
 async def test_no_second_stream_follows_upon_the_first() -> None:

@@ -168,11 +168,13 @@ class RedisUrlStore(RedisStore):
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
+            from redis.exceptions import ConnectionError as BrokenConnection
         except ImportError as error:
             raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
         self._class: Any = Redis
-        # The client's own retries would hide a dead server for seconds; one attempt, and the cache decides.
-        self._retry = Retry(NoBackoff(), 0)
+        # The client's own retries would hide a dead server for seconds: one attempt, and the cache decides. But what
+        # fails because the server has closed an idle connection meanwhile says nothing, and is done on a new one.
+        self._retry = Retry(NoBackoff(), 1, (BrokenConnection,))
         self._timeout = timeout_seconds
         self._url = url
         self._clients: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]] = {}
@@ -210,6 +212,11 @@ class RedisUrlStore(RedisStore):
             self._clients.pop(loop, None)
             await leave(client)
             await client.aclose()
+
+    async def probe(self, prefix: str) -> None:
+        """The same on a new connection: those that were idle may have broken meanwhile, which the pool overlooks."""
+        await (await self._client()).connection_pool.disconnect(inuse_connections=False)
+        await super().probe(prefix)
 
     async def aclose(self) -> None:
         """Closes the connections of the running loop."""

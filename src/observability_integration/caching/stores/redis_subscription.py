@@ -258,11 +258,13 @@ class _ThreadedWire:
         await _threads.run(self._connection.send_command, *command)
 
     async def receive(self, seconds: float) -> Any:
+        coming = own(asyncio.ensure_future(self._came.get()))
         try:
-            async with asyncio.timeout(seconds):
-                item = await self._came.get()
-        except TimeoutError:
-            return None
+            if not await wait_done(coming, seconds):
+                return None
+        finally:
+            coming.cancel()
+        item = coming.result()
         _raise_error(item)
         return item
 

@@ -1,0 +1,212 @@
+"""The engine's own corners: what happens between the store, the flights and those who wait, when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from observability_integration.caching.channel import Note
+from observability_integration.caching.policy import CachePolicy
+from observability_integration.primitives import CachePrimitive
+from observability_integration.testing.clock import FakeClockLoop
+from tests.cache_doubles import Scripted, ServedStore, Server, at, clocks_of_the_loop, raising, taking, turns
+
+LOOP_FACTORY = FakeClockLoop
+
+Make = Callable[..., CachePrimitive[Any, Any]]
+
+
+@pytest.fixture(autouse=True)
+def clocks() -> Iterator[None]:
+    """All clocks are the loop's."""
+    with clocks_of_the_loop():
+        yield
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Makes caches of a call, with a TTL of 10 s; they are closed at the end."""
+    made: list[CachePrimitive[Any, Any]] = []
+
+    def make(step: Any, store: ServedStore | None = None, **policy: Any) -> CachePrimitive[Any, Any]:
+        knobs = CachePolicy(**{"ttl_jitter": 0.0, **policy})
+        backend: Any = store
+        made.append(
+            CachePrimitive(
+                step, lambda question: question, 10.0, operation_name="answers", backend=backend, policy=knobs
+            )
+        )
+        return made[-1]
+
+    yield make
+    for cache in made:
+        await cache.aclose()
+
+
+async def test_equal_lookups_in_the_store_are_one(make: Make) -> None:
+    """A hundred callers of a key that Redis has ask it once."""
+    server = Server()
+    await make(Scripted({"answer": 1}), server.store()).execute("q")
+    store = server.store()
+    cache = make(Scripted(), store)
+    answers = await asyncio.gather(*(cache.execute("q") for _ in range(100)))
+    assert [{"answer": 1}] * 100 == answers
+    assert 100 == len({id(answer) for answer in answers})
+    assert 1 == store.calls.count("read")
+    assert (100, 0) == (cache.get_stats()["hits"], cache.get_stats()["misses"])
+
+
+async def test_a_caller_who_is_cancelled_while_he_looks_leaves_the_others_looking(make: Make) -> None:
+    """Whoever looks for all of them may go; one of the others goes on."""
+    server = Server()
+    await make(Scripted("answer"), server.store()).execute("q")
+    store = server.store()
+    store.behave = taking(0.01, "read")
+    cache = make(Scripted(), store)
+    callers = [asyncio.create_task(cache.execute("q")) for _ in range(3)]
+    await turns()
+    callers[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await callers[0]
+    assert ["answer"] * 2 == await asyncio.gather(*callers[1:])
+
+
+@pytest.mark.promise("C8")
+async def test_what_was_read_while_it_was_invalidated_is_not_remembered(make: Make) -> None:
+    """It goes to who came before; it neither stays in memory nor stands in for the call of who comes after."""
+    server = Server()
+    first = make(Scripted("old"), server.store())
+    await first.execute("q")
+    store = server.store()
+    store.behave = taking(0.02, "read")
+    work = Scripted("new")
+    cache = make(work, store)
+    asked = asyncio.create_task(cache.execute("q"))
+    await turns()
+    await cache.invalidate("q")
+    await asked
+    assert "new" == await cache.execute("q")
+    assert 1 == work.made
+
+
+@pytest.mark.promise("C8")
+async def test_a_stale_entry_that_was_read_while_it_was_invalidated_does_not_stand_in(make: Make) -> None:
+    """The call that follows fails: then there is nothing to serve."""
+    server = Server()
+    policy: dict[str, Any] = {"stale_if_error_seconds": 100.0}
+    await make(Scripted("old"), server.store(), **policy).execute("q")
+    await at(11.0)
+    store = server.store()
+    store.behave = taking(0.02, "read")
+    cache = make(Scripted(ValueError("broken")), store, **policy)
+    asked = asyncio.create_task(cache.execute("q"))
+    await turns()
+    await cache.invalidate("q")
+    with pytest.raises(ValueError, match="broken"):
+        await cache.execute("q")
+    with pytest.raises(ValueError, match="broken"):
+        await asked
+
+
+@pytest.mark.parametrize("name", ["zz", "abc", "\u00e9"])
+async def test_a_note_that_names_nothing_is_a_fault_and_no_more(make: Make, metrics: Any, name: str) -> None:
+    """Whoever may publish may publish anything."""
+    server = Server()
+    cache = make(Scripted("answer"), server.store())
+    await cache.execute("q")
+    await turns()
+    server.tell(Note("delete", name, origin="another").encode())
+    await turns()
+    assert "answer" == await cache.execute("q")
+    assert 1 == metrics("telemetry.faults", site="cache.note")
+    assert 1 == cache.get_stats()["hits"]
+
+
+async def test_notes_about_calls_leave_memory_alone(make: Make) -> None:
+    """That a call failed, or that a lease was given up, says nothing of the entry."""
+    server = Server()
+    cache = make(Scripted("answer"), server.store())
+    await cache.execute("q")
+    await turns()
+    name = cache._keys.digest("q").hex()
+    for action in ("failed", "free", "unshared"):
+        server.tell(Note(action, name, origin="another").encode())  # type: ignore[arg-type]
+    await turns()
+    reads = server.commands.count("read")
+    await cache.execute("q")
+    assert reads == server.commands.count("read")
+
+
+async def test_a_store_that_is_out_of_use_is_why_it_was_missed(make: Make, metrics: Any) -> None:
+    """A drop of the hit rate has to be told from a change of what is asked."""
+    store = Server().store()
+    store.behave = raising(ConnectionResetError())
+    cache = make(Scripted("answer"), store)
+    await cache.execute("a")
+    store.behave = None
+    await cache.execute("b")
+    assert 2 == metrics("cache.missed", operation="answers", reason="backend_down")
+    memory = make(Scripted("answer", ValueError("broken")), stale_if_error_seconds=1.0)
+    await memory.execute("a")
+    assert 1 == metrics("cache.missed", operation="answers", reason="absent")
+    await at(10.5)
+    await memory.execute("a")
+    assert (1, 1) == (memory.get_stats()["hits"], memory.get_stats()["misses"])
+    await at(12.0)
+    with pytest.raises(ValueError, match="broken"):
+        await memory.execute("a")
+    assert 2 == metrics("cache.missed", operation="answers", reason="absent")
+
+
+async def test_an_answer_that_replaces_a_stale_one_is_a_miss(make: Make, metrics: Any) -> None:
+    """It may become a hit until the call has answered; then it is counted, once."""
+    cache = make(Scripted("old", "new"), stale_if_error_seconds=100.0)
+    await cache.execute("q")
+    await at(11.0)
+    assert "new" == await cache.execute("q")
+    assert 1 == metrics("cache.missed", operation="answers", reason="expired")
+    assert (0, 2) == (cache.get_stats()["hits"], cache.get_stats()["misses"])
+
+
+async def test_waiting_for_an_equal_call_is_measured_apart(make: Make, metrics: Any) -> None:
+    """Here and in another process; the lookup's own time is without it."""
+    server = Server()
+    work = Scripted("answer", seconds=1.0)
+    first, second = (make(work, server.store()) for _ in range(2))
+    await asyncio.gather(first.execute("q"), first.execute("q"), second.execute("q"))
+    assert 1 == work.made
+    assert 1 == metrics("cache.lock.wait", operation="answers", reach="process")
+    assert 1 == metrics("cache.lock.wait", operation="answers", reach="remote")
+    assert 1 == metrics("cache.served", operation="answers", tier="flight", freshness="coalesced")
+    assert 1 == metrics("cache.served", operation="answers", tier="backend", freshness="coalesced")
+
+
+async def test_a_call_that_cancels_itself_is_made_once(make: Make) -> None:
+    """Its caller is told so; making it again and again would never end."""
+    work = Scripted(asyncio.CancelledError())
+    cache = make(work)
+    with pytest.raises(asyncio.CancelledError):
+        await cache.execute("q")
+    assert 1 == work.made
+
+
+async def test_a_stale_entry_that_cannot_be_handed_out_is_none(make: Make) -> None:
+    """A type of the user's refuses to be copied once more: then the error of the call is the answer."""
+
+    class Once:
+        copies = 0
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            Once.copies += 1
+            if Once.copies > 1:
+                raise RuntimeError("not again")
+            return self
+
+    cache = make(Scripted(Once(), ValueError("broken")), stale_if_error_seconds=100.0)
+    await cache.execute("q")
+    await at(11.0)
+    with pytest.raises(ValueError, match="broken"):
+        await cache.execute("q")
