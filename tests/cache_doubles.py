@@ -1,4 +1,4 @@
-"""What the tests of the cache share: the clocks of a fake loop, and a store that several caches of one process share."""
+"""What the tests of the cache share: the clocks of a fake loop, and a store that several caches have in common."""
 
 from __future__ import annotations
 

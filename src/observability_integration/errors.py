@@ -145,7 +145,8 @@ class StreamInterruptedError(ObservabilityError):
     Attributes:
         operation: name of the operation whose stream stopped.
         chunks: number of chunks that had been delivered.
-        reason: ``no_finish_reason`` (the provider closed the stream early) or ``stalled`` (see `StreamStalledError`).
+        reason: ``no_finish_reason`` (the provider closed the stream early), ``stalled`` (see `StreamStalledError`),
+            ``cancelled`` (the call that others read too) or ``unreadable`` (a kept stream that could not be rebuilt).
     """
 
     def __init__(self, operation: str, chunks: int, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What is void is void everywhere: in the other process's memory in a moment, and in a Redis that was away when it is back.
+"""What is void is void everywhere: in the other's memory in a moment, in a Redis that was away when it is back.
 
 Two caches with clients of their own stand for two processes; whole processes are in test_cache_processes.py.
 """
@@ -57,7 +57,7 @@ async def _listening(server: RedisProcess, count: int) -> bool:
 async def test_it_reaches_the_memory_of_the_other(
     caches: Caches, redis_process: RedisProcess, kind: str, ways: tuple[str, str]
 ) -> None:
-    """Also of one that has only read what the first has made: within a moment it asks again, and finds the new answer."""
+    """Also of one that has only read what the first has made: within a moment it finds the new answer."""
     calls = Calls("old", "new")
     first, second = (caches(way, redis_process, operation_name=f"reach {kind}") for way in ways)
 
@@ -126,7 +126,7 @@ async def test_what_is_invalidated_while_redis_is_away_is_void_when_it_is_back(
 async def test_what_was_made_while_redis_was_away_is_written_when_it_is_back(
     caches: Caches, away: RedisProcess
 ) -> None:
-    """The last value for each key, for the rest of its life; what has expired meanwhile is not written, nor what is void."""
+    """The last value for each key; what has expired meanwhile is not written, nor what is void."""
     cache = caches("asyncio", away, operation_name="late", policy=_HASTY)
     brief = caches("asyncio", away, operation_name="brief", policy=_HASTY, ttl_seconds=0.2)
     await cache.get_or_compute("before", Calls("before"))

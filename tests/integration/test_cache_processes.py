@@ -45,7 +45,7 @@ def workers(redis_process: RedisProcess) -> Iterator[Start]:
 def test_one_call_answers_all_processes(
     workers: Start, redis_process: RedisProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twenty callers of a cold key pay for one call that is longer than a lease, and hardly wait longer than it takes."""
+    """Twenty callers of a cold key pay for one call, longer than a lease, and hardly wait longer than it takes."""
     work = 1.5
     group = workers(4)
     commands = commands_counted(redis_process)
@@ -54,7 +54,7 @@ def test_one_call_answers_all_processes(
     came = [worker.answered() for worker in group]
     asked, slowest = commands(), max(answered["slowest"] for answered in came)
     with capsys.disabled():
-        print(f"\n4 processes x 5 callers, {work} s of work: {asked} commands, slowest {slowest - work:+.3f} s")
+        print(f"\n4 processes x 5 callers, {work} s of work: {asked} commands, slowest {slowest - work:+.3f} s")  # noqa: T201 - a figure that is promised
     assert 1 == sum(worker.calls for worker in group)
     assert 1 == len({answer for answered in came for answer in answered["answers"]})
     assert [5] * 4 == [len(answered["answers"]) for answered in came]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from observability_integration.context import remaining, set_deadline
@@ -196,7 +196,10 @@ class Engine:
                 asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
                 CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
             if stand_in is not None:
-                return self._late(asked, stand_in)
+                served = self._late(asked, stand_in)
+                if served is None:
+                    flight.stand_in = None  # it cannot be handed out, now or later
+                return served
             if flight.given_up and flight.task.cancelled():
                 return None  # it took too long after those had left who waited for it: on to another
             brought: Brought = flight.task.result()
@@ -324,10 +327,12 @@ class Engine:
         CACHE_REFRESHES.series(self._operation, "left" if brought.tier == "left" else "success").add()
         return brought
 
-    def under_way(self, digest: bytes) -> asyncio.Task[Any] | None:
-        """What makes the entry for `digest` in this event loop, if anything does."""
+    def under_way(self, digest: bytes, tags: Sequence[str] = ()) -> asyncio.Task[Any] | None:
+        """What makes the entry for `digest` in this event loop; None if one of its tags was invalidated meanwhile."""
         flight = self._flights.join(digest)
-        return None if flight is None else flight.task
+        if flight is None or (flight.void_tags and not flight.void_tags.isdisjoint(map(self._keys.tag, tags))):
+            return None
+        return flight.task
 
     def abandon(self, digest: bytes) -> None:
         """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""

@@ -34,6 +34,7 @@ logger = logging.getLogger("observability_integration")
 
 _SLOTS = 16  # accesses at once; each needs a connection, and opening hundreds takes longer than the budget
 _PATIENCE = 10  # budgets that an access waits for a slot: the store is answering, or the breaker would be open
+_WALK_SECONDS = 600.0  # for a store that has to walk through its entries to clear them
 _LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
 
 
@@ -148,23 +149,24 @@ class GuardedStore:
             return result
         return None
 
-    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T:
+    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
         # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
         over: asyncio.Future[None] = loop.create_future()
         task = own(loop.create_task(_run(start, over), name="cache store"))
-        timer = loop.call_later(budget_seconds, _release, over)
+        timer = None if budget_seconds is None else loop.call_later(budget_seconds, _release, over)
         try:
             await over
-            if not task.done() and loop.time() - started > _LATE * budget_seconds:
+            if not task.done() and budget_seconds and loop.time() - started > _LATE * budget_seconds:
                 # The loop itself was held up: the answer may have come long ago, and only waits to be read.
                 await wait_done(task, budget_seconds)
         except asyncio.CancelledError:
             cancel_until_done(task)
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
         if not task.done() or task.cancelled():
             cancel_until_done(task)
             raise TimeoutError
@@ -181,10 +183,10 @@ class GuardedStore:
         else:
             await self._ask(self._pay, self._paying_seconds())
 
-    def _paying_seconds(self) -> float | None:
+    def _paying_seconds(self) -> float:
         # A store of the user's own may have to walk through its entries to clear them, which is no sign of a fault.
-        unbounded = self._due.clears and isinstance(self._store, PlainStore)
-        return None if unbounded else self._policy.backend_budget_seconds
+        walks = self._due.clears and isinstance(self._store, PlainStore)
+        return _WALK_SECONDS if walks else self._policy.backend_budget_seconds
 
     async def _pay(self) -> None:
         await self._due.pay(self._store)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from observability_integration.caching.codec import Codec
 from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.lookup import Asked
 from observability_integration.caching.policy import CachePolicy, check_cost, check_positive
+from observability_integration.caching.recording import Chunks, RecordingCodec
 from observability_integration.caching.request_key import request_key
 from observability_integration.caching.stores.choice import choose_store
 from observability_integration.caching.stores.shared import CacheBackend
@@ -36,8 +36,9 @@ from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .cache_admission import Admission
 from .cache_identity import Identifier, KeyFunction, ScopeFunction
 from .cache_record import CacheRecord, CacheStats
-from .cache_stream import passed_through
+from .cache_stream import CachedStream
 from .lifting import call_of, lift
+from .stream_cache import StreamCache, StreamCall, stream_digest
 
 if TYPE_CHECKING:
     from observability_integration.caching.semantic import SemanticLookup
@@ -76,6 +77,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             the forms that wrap a primitive also a function like `cache_key_fn`; if that raises, the cache is not used.
         policy: bounds, budgets, staleness.
         value_type: type of the values, if it is a pydantic model, dataclass or msgspec struct that Redis should keep.
+        chunk_types: types of the chunks of a stream, if they are such types and Redis should keep streams of them.
         namespace: keeps apart operations of one name, e.g. of two applications on one Redis.
         tags: tags of every entry, or a function of the input that returns them; see `invalidate`.
         keyring: encrypts what is kept in Redis.
@@ -102,6 +104,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         scope: str | ScopeFunction | None = GLOBAL,
         policy: CachePolicy | None = None,
         value_type: type[Any] | None = None,
+        chunk_types: Sequence[type[Any]] = (),
         namespace: str = "",
         tags: Sequence[str] | Callable[[Any], Iterable[str]] = (),
         keyring: Keyring | None = None,
@@ -144,6 +147,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         scope: Any = GLOBAL,
         policy: CachePolicy | None = None,
         value_type: type[Any] | None = None,
+        chunk_types: Sequence[type[Any]] = (),
         namespace: str = "",
         tags: Any = (),
         keyring: Keyring | None = None,
@@ -172,12 +176,14 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             keyring=keyring,
             max_bytes=self.policy.max_value_bytes,
         )
-        codec = Codec(value_type)
+        chunks = Chunks(chunk_types, self.policy.max_value_bytes)
+        codec = RecordingCodec(value_type, chunks)
         self._engine = Engine(self._operation, self._keys, self._freshness, self._store, self.policy, codec, wire)
         self._admission = Admission(
             tool_calls=self.policy.store_tool_calls, any_temperature=self.policy.store_sampled, admit=admit
         )
         self._record = CacheRecord(self, self._operation)
+        self._streams = StreamCache(self._operation, self._engine, self._record, self.policy, chunks)
         if self.policy.adaptive_ttl is not None:
             self._record.adapt(TtlAdapter(self.policy.adaptive_ttl, self._freshness))
 
@@ -335,10 +341,25 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the wrapped primitive; streams are not kept."""
-        if self._step is None:
+        """The stream for this input: replayed if it is kept, joined if it is under way, or begun and kept."""
+        step = self._step
+        if step is None:
             raise ConfigurationError("this CachePrimitive wraps nothing to stream from")
-        return passed_through(self._operation, self._step, input_data, context)
+        if context is None and self._identifier.takes_context:
+            context = WorkflowContext()
+
+        def source(detached: bool) -> ChunkStream:
+            return step.stream(input_data, _without_deadline(context) if detached else context)
+
+        call = StreamCall(
+            identify=lambda: self._identifier.identify(input_data, context),
+            source=source,
+            refuses=lambda: self._admission.refuses_request(input_data) if self._of_requests else None,
+            judge=self._judge,
+            context=context,
+            cost_usd=self.cost_per_call,
+        )
+        return CachedStream(self._streams, call)
 
     async def invalidate(self, key: Any = _NO_KEY, *, tag: str | None = None) -> None:
         """Forgets the value kept under `key` (what `cache_key_fn` returns), or every value with `tag`.
@@ -357,6 +378,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         else:
             digest = self._keys.digest(key)
             await self._engine.forget(digest)
+            if self._step is not None:
+                await self._engine.forget(stream_digest(digest))
             if self._semantic is not None:
                 await self._semantic.forget(digest.hex())
 

@@ -12,17 +12,16 @@ from observability_integration.caching.broadcast import LATE, Broadcast, Listene
 from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.lookup import Served
 from observability_integration.caching.replay import Replay
-from observability_integration.context import Deadline, WorkflowContext, current_deadline, earliest
+from observability_integration.context import Deadline, current_deadline, earliest
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.tasks import wait_done
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import CACHE_BYPASSES
 from observability_integration.telemetry.spans import OperationSpan
 
-from .base import ChunkStream, WorkflowPrimitive
+from .base import ChunkStream
 from .stream_cache import StreamCache, StreamCall, stream_digest
-from .streams import ObservedStream, Outcome, PassingStream
+from .streams import ObservedStream, Outcome
 
 
 class CachedStream(ObservedStream):
@@ -160,21 +159,3 @@ class CachedStream(ObservedStream):
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed, and has taken the call with it
             loop.call_soon_threadsafe(listener.leave)  # a stream may be collected in any thread
-
-
-def passed_through(
-    operation: str, step: WorkflowPrimitive[Any, Any], input_data: Any, context: WorkflowContext | None
-) -> ChunkStream:
-    """The step's stream, unchanged; counted as a bypass when it is opened."""
-
-    def begin() -> OperationSpan:
-        CACHE_BYPASSES.series(operation, "stream").add()
-        span = spans.tracing.begin(f"cache {operation}", {"cache.bypass": "stream"})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
-    async def find(_: OperationSpan) -> ChunkStream:
-        return step.stream(input_data, context)
-
-    return PassingStream(begin, find)

@@ -1,4 +1,4 @@
-"""What the store has yet to do is done when it is back: each wish in the right order, none twice, and all of it bounded."""
+"""What the store has yet to do is done when it is back: in the right order, nothing twice, and all of it bounded."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 
 from observability_integration.caching.channel import Note
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.stores.shared import StoreBusy
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing.clock import FakeClockLoop
 from tests.cache_doubles import Scripted, ServedStore, Server, at, clocks_of_the_loop, raising, taking, turns
@@ -210,3 +211,59 @@ async def test_a_stale_entry_that_cannot_be_handed_out_is_none(make: Make) -> No
     await at(11.0)
     with pytest.raises(ValueError, match="broken"):
         await cache.execute("q")
+
+
+class _Copies:
+    """Lets itself be copied so many times."""
+
+    def __init__(self, left: int) -> None:
+        self.left = [left]
+
+    def __deepcopy__(self, memo: Any) -> _Copies:
+        if self.left[0] == 0:
+            raise RuntimeError("not again")
+        self.left[0] -= 1
+        return self
+
+
+async def test_a_late_call_is_waited_for_if_what_could_stand_in_cannot_be_handed_out(make: Make) -> None:
+    """The limit is for those who can be served something else; waiting for it over and over would hold up the loop."""
+    work = Scripted(_Copies(2), "new", seconds=1.0)  # when it is kept, and for the call that is to replace it
+    cache = make(work, stale_if_error_seconds=100.0, soft_timeout_seconds=0.5)
+    await cache.execute("q")
+    await at(12.0)
+    assert "new" == await cache.execute("q")
+    assert asyncio.get_running_loop().time() == 13.0
+    assert 2 == work.made
+
+
+async def test_an_entry_of_memory_that_cannot_be_handed_out_is_none(make: Make) -> None:
+    """The call is made anew."""
+    work = Scripted(_Copies(1), "new")
+    cache = make(work)
+    await cache.execute("q")
+    assert "new" == await cache.execute("q")
+
+
+async def test_what_was_made_while_one_looked_is_taken(make: Make) -> None:
+    """Another came and went meanwhile: its value is there, and the call is not made again."""
+    store = Server().store()
+    work = Scripted("answer")
+    cache = make(work, store)
+    reads = iter((taking(0.02), taking(0.04)))
+
+    async def behave(name: str) -> None:
+        if name == "read":
+            slow = next(reads)
+            await slow(name)
+            if slow is second:
+                raise StoreBusy
+
+    first, second = reads
+    reads = iter((first, second))
+    store.behave = behave
+    looking = asyncio.create_task(cache.execute("q"))
+    await turns()
+    await cache.invalidate("q")
+    assert ["answer", "answer"] == await asyncio.gather(cache.execute("q"), looking)
+    assert 1 == work.made

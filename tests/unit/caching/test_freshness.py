@@ -1,4 +1,4 @@
-"""How long an entry lives is arithmetic that users rely on; how a TTL adapts is arithmetic that they must be able to follow."""
+"""How long an entry lives, and how a TTL adapts, is arithmetic that users must be able to follow."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class _Traffic:
 def test_the_rule_of_the_adaptive_ttl(
     ttl_seconds: float, hits: int, age_seconds: float, adapted: float, reason: str
 ) -> None:
-    """Every twenty lookups: three mean ages, two, or half; within the bounds; a change by a fifth or less is not made."""
+    """Every twenty lookups: three mean ages, two, or half; within the bounds; never by a fifth or less."""
     assert (adapted, reason) == _Traffic(ttl_seconds).see(hits, 20 - hits, age_seconds)
 
 

@@ -83,7 +83,7 @@ def _recall(levels: Levels) -> Any:
 async def test_a_value_is_kept_in_both_levels(server: Server) -> None:
     """The second process finds it in the store, with all that is known of it, and keeps it in its own memory."""
     store = server.store()
-    kept, entry = await _keep(_levels(store), {"a": 1}, store, seconds=2.0)
+    _, entry = await _keep(_levels(store), {"a": 1}, store, seconds=2.0)
     other = _levels(server.store())
     assert _recall(other) is ABSENT
     found = await other.fetch(_DIGEST)

@@ -774,29 +774,6 @@ def test_one_cache_in_several_threads_at_once() -> None:
 # Streams
 
 
-async def test_streams_pass_and_are_counted(metrics: Callable[..., Any], tracing: Any) -> None:
-    """They are not kept: each is a call, counted as a bypass when it is opened."""
-    calls = 0
-
-    async def stream(question: str) -> AsyncIterator[str]:
-        nonlocal calls
-        calls += 1
-        for part in ("a", "b"):
-            yield part
-
-    cache = _cache(stream)
-    cache.stream("never opened")
-    for context in (WorkflowContext(workflow_id="w", correlation_id="c"), None):
-        async with cache.stream("a", context) as chunks:
-            assert ["a", "b"] == [chunk async for chunk in chunks]
-    assert 2 == calls
-    assert 2 == metrics("cache.bypasses", operation="answers", reason="stream")
-    assert 0 == cache.get_stats()["total"]
-    assert ["stream", "stream"] == [span.attributes["cache.bypass"] for span in tracing.spans]
-    assert "w" == tracing.spans[0].attributes["workflow.id"]
-    assert [] == tracing.unended()
-
-
 async def test_a_stream_read_as_a_whole_is_kept() -> None:
     """`execute` on a streaming step collects, and what it collects is a value like any other."""
     calls = 0

@@ -183,13 +183,13 @@ async def test_what_is_invalidated_is_not_served_while_the_store_is_told(make: M
         if name in ("delete", "mark"):
             await asyncio.sleep(0.03)
 
-    for invalidate in (lambda: cache.invalidate("q"), lambda: cache.invalidate(tag="tag"), lambda: cache.clear()):
+    for arguments in ({"key": "q"}, {"tag": "tag"}, None):
         work = Scripted("old", "new")
         cache = make(work, tags=["tag"], backend=store)
         await cache.clear()
         assert "old" == await cache.execute("q")
         store.behave = slow
-        invalidation = asyncio.create_task(invalidate())
+        invalidation = asyncio.create_task(cache.clear() if arguments is None else cache.invalidate(**arguments))
         await turns(2)
         assert "new" == await cache.execute("q")
         await invalidation
