@@ -72,7 +72,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         cost_per_call: USD that a hit saves; an estimate of yours.
         operation_name: label, and part of the key: caches of one name share entries. By default the primitive's name.
         redis_url: model form: where Redis is; connections are made when needed and closed by `aclose`.
-        backend: a store of your own in place of Redis (see `caching.stores.shared.CacheBackend`).
+        backend: a store of your own in place of Redis (see `caching.CacheBackend`).
         scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them with everybody. In
             the forms that wrap a primitive also a function like `cache_key_fn`; if that raises, the cache is not used.
         policy: bounds, budgets, staleness.
@@ -129,8 +129,6 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         namespace: str = "",
         keyring: Keyring | None = None,
         admit: Callable[[Any], bool] | None = None,
-        semantic: SemanticLookup | None = None,
-        meaning_of: Callable[[Any], tuple[Any, str] | None] | None = None,
     ) -> None: ...
 
     def __init__(

@@ -19,6 +19,8 @@ from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.wire import FORMAT, VERSION_BYTES, Stamp, Wire
 
+pytestmark = pytest.mark.promise("C15")
+
 _LIMIT = 64 * 1024
 _KEY = "cache:chat:v2:0123456789ab:" + "c0" * 32
 _STAMP = Stamp(1_790_000_000_000_000, 60_000, 3_600_000, 1500, ("a" * 32, "b" * 32), 343)
@@ -213,6 +215,7 @@ def test_packages_are_imported_only_by_who_uses_them() -> None:
     script = """
 import sys
 from observability_integration.caching.wire import Wire
+
 wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=100)
 assert not {"zstandard", "cryptography"} & set(sys.modules)
 Wire(compress_above_bytes=0, keyring=None, max_bytes=100)

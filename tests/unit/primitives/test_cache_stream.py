@@ -33,6 +33,8 @@ from observability_integration.primitives.cache_stream import CachedStream
 from observability_integration.primitives.stream_cache import StreamCache, StreamCall
 from observability_integration.testing import FakeClockLoop
 
+pytestmark = pytest.mark.promise("C14")
+
 LOOP_FACTORY = FakeClockLoop
 
 
