@@ -101,6 +101,7 @@ class ServedStore:
         self.server = server
         self.calls: list[str] = []
         self.behave: Behaviour | None = None
+        self.answers_late_seconds = 0.0  # what is read is on its way for so long
         self.closed = False
 
     async def _do(self, name: str) -> None:
@@ -112,7 +113,9 @@ class ServedStore:
 
     async def read(self, place: Place) -> Reading:
         await self._do("read")
-        return Reading(self.server.entry(place.key), self.server.marks.get((place.prefix, None), 0))
+        reading = Reading(self.server.entry(place.key), self.server.marks.get((place.prefix, None), 0))
+        await asyncio.sleep(self.answers_late_seconds)
+        return reading
 
     async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
         await self._do("marked_us")

@@ -17,7 +17,7 @@ from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import PATIENT, Caches, Calls, ask_server, caches
 
-pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 __all__ = ["caches"]
 

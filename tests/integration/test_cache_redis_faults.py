@@ -25,6 +25,7 @@ from tests.scripts import run_script
 __all__ = ["caches"]
 
 pytestmark = [
+    pytest.mark.once,
     # redis-py drops the transport of a connection attempt that is cancelled, and Python says so when it is collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.needs_redis_package,

@@ -17,6 +17,7 @@ from observability_integration.caching.stores.shared import Place
 from tests.processes import RedisProcess, free_port, require_binary
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.needs_redis_package,
     pytest.mark.needs_redis_server,
     pytest.mark.promise("C4"),

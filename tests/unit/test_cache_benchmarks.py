@@ -46,7 +46,7 @@ async def test_hits_in_redis_are_hits_in_redis() -> None:
 @pytest.mark.needs_redis_server
 async def test_a_hit_in_memory_is_not_taken_for_one_in_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the fastest way to read from Redis would be not to."""
-    monkeypatch.setattr(redis_hits, "CachePolicy", lambda **_: CachePolicy())
+    monkeypatch.setattr(redis_hits, "_POLICY", CachePolicy(backend_budget_seconds=2.0))
     with pytest.raises(checks.NotDoneError, match="times from Redis"):
         await redis_hits.measure(TINY, _silent)
 

@@ -324,6 +324,8 @@ class Engine:
             span.end()
         if brought.tier == "left":
             self._work.put_off(flight, asked.digest, entry, self._policy.lease_seconds)
+        elif brought.entry is None:  # what came must not be kept: so may what comes next
+            self._work.put_off(flight, asked.digest, entry, self._policy.stale_if_error_throttle_seconds)
         CACHE_REFRESHES.series(self._operation, "left" if brought.tier == "left" else "success").add()
         return brought
 

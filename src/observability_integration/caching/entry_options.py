@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -76,3 +77,13 @@ def begin_entry(tags: Iterable[str], stale: Any) -> EntryOptions:
     options.add_tags(*tags)
     _current.set(options)
     return options
+
+
+@contextmanager
+def no_entry() -> Iterator[None]:
+    """Inside, no entry is being made: what is decided there is not decided about the one further out."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -139,7 +139,7 @@ class FlightWork:
         leases = self._leases
         if leases is None:
             return await self._make(flight, asked, None, refreshing)
-        began = time.monotonic()
+        began, looked = time.monotonic(), time.perf_counter()
         known = b"" if flight.stand_in is None else flight.stand_in.version
 
         async def judge(data: bytes, cleared_us: int) -> Brought | None:
@@ -148,6 +148,7 @@ class FlightWork:
                 return None
             self._remember(flight, asked.digest, found.entry)
             CACHE_LOCK_WAIT.series(self._operation, "remote").record(time.monotonic() - began)
+            asked.started += time.perf_counter() - looked  # waiting for the call is no part of the lookup
             return Brought(found.value, "remote", found.entry.kept, found.entry)
 
         brought = await leases.run(

@@ -129,7 +129,7 @@ class GuardedStore:
         finally:
             self._slots.give_back()
 
-    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T | None:
+    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T | None:
         answers = self._answers
         try:
             result = await self._within(start, budget_seconds)
@@ -149,24 +149,23 @@ class GuardedStore:
             return result
         return None
 
-    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float | None) -> T:
+    async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
         # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
         over: asyncio.Future[None] = loop.create_future()
         task = own(loop.create_task(_run(start, over), name="cache store"))
-        timer = None if budget_seconds is None else loop.call_later(budget_seconds, _release, over)
+        timer = loop.call_later(budget_seconds, _release, over)
         try:
             await over
-            if not task.done() and budget_seconds and loop.time() - started > _LATE * budget_seconds:
+            if not task.done() and loop.time() - started > _LATE * budget_seconds:
                 # The loop itself was held up: the answer may have come long ago, and only waits to be read.
                 await wait_done(task, budget_seconds)
         except asyncio.CancelledError:
             cancel_until_done(task)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         if not task.done() or task.cancelled():
             cancel_until_done(task)
             raise TimeoutError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.engine import Engine
+from observability_integration.caching.entry_options import no_entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.lookup import Asked
@@ -428,7 +429,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._record.bypass(span, reason)
         token = spans.tracing.activate(span)
         try:
-            return await compute()
+            with no_entry():
+                return await compute()
         except Exception as error:
             spans.tracing.mark_failed(span, error)
             raise

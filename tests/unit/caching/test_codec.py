@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from observability_integration.caching.codec import Codec, Kept, Uncopyable, Unreadable
 from observability_integration.errors import ConfigurationError
 
+pytestmark = pytest.mark.once
+
 _LIMIT = 1024 * 1024
 _CET = datetime.timezone(datetime.timedelta(hours=1))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from observability_integration.caching.channel import Note
+from observability_integration.caching.entry_options import NOTHING, entry_options
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores.shared import StoreBusy
 from observability_integration.primitives import CachePrimitive
@@ -77,39 +79,38 @@ async def test_a_caller_who_is_cancelled_while_he_looks_leaves_the_others_lookin
 
 @pytest.mark.promise("C8")
 async def test_what_was_read_while_it_was_invalidated_is_not_remembered(make: Make) -> None:
-    """It goes to who came before; it neither stays in memory nor stands in for the call of who comes after."""
+    """It goes to who came before, and not into memory for who comes after."""
     server = Server()
-    first = make(Scripted("old"), server.store())
-    await first.execute("q")
+    await make(Scripted("old"), server.store()).execute("q")
     store = server.store()
-    store.behave = taking(0.02, "read")
+    store.answers_late_seconds = 0.02
     work = Scripted("new")
     cache = make(work, store)
     asked = asyncio.create_task(cache.execute("q"))
     await turns()
     await cache.invalidate("q")
-    await asked
+    assert "old" == await asked
     assert "new" == await cache.execute("q")
     assert 1 == work.made
 
 
 @pytest.mark.promise("C8")
-async def test_a_stale_entry_that_was_read_while_it_was_invalidated_does_not_stand_in(make: Make) -> None:
-    """The call that follows fails: then there is nothing to serve."""
+@pytest.mark.parametrize("window", ["stale_if_error_seconds", "stale_while_revalidate_seconds"])
+async def test_a_stale_entry_that_was_read_while_it_was_invalidated_does_not_stand_in(make: Make, window: str) -> None:
+    """The call that follows fails: then there is nothing to serve, neither now nor while it is put off."""
     server = Server()
-    policy: dict[str, Any] = {"stale_if_error_seconds": 100.0}
+    policy: dict[str, Any] = {window: 100.0}
     await make(Scripted("old"), server.store(), **policy).execute("q")
     await at(11.0)
     store = server.store()
-    store.behave = taking(0.02, "read")
+    store.answers_late_seconds = 0.02
     cache = make(Scripted(ValueError("broken")), store, **policy)
     asked = asyncio.create_task(cache.execute("q"))
     await turns()
     await cache.invalidate("q")
-    with pytest.raises(ValueError, match="broken"):
-        await cache.execute("q")
-    with pytest.raises(ValueError, match="broken"):
-        await asked
+    for lookup in (cache.execute("q"), asked, cache.execute("q")):
+        with pytest.raises(ValueError, match="broken"):
+            await lookup
 
 
 @pytest.mark.parametrize("name", ["zz", "abc", "\u00e9"])
@@ -267,3 +268,57 @@ async def test_what_was_made_while_one_looked_is_taken(make: Make) -> None:
     await cache.invalidate("q")
     assert ["answer", "answer"] == await asyncio.gather(cache.execute("q"), looking)
     assert 1 == work.made
+
+
+async def test_who_comes_back_to_a_call_keeps_it_going(make: Make) -> None:
+    """Its time in the background ends when somebody waits for it again."""
+    work = Scripted("answer", seconds=20.0)
+    cache = make(work, background_seconds=5.0)
+    first = asyncio.create_task(cache.execute("q"))
+    await at(1.0)
+    first.cancel()
+    await at(3.0)
+    assert "answer" == await cache.execute("q")
+    assert asyncio.get_running_loop().time() == 20.0
+    assert 1 == work.made
+
+
+async def test_the_soft_limit_counts_from_when_the_caller_came(make: Make) -> None:
+    """Also if the call that was joined is given up, and another begun."""
+    hang = Scripted("unreachable", seconds=1e6)
+    work = Scripted("old", lambda: hang())
+    cache = make(work, stale_if_error_seconds=100.0, soft_timeout_seconds=0.5, background_seconds=1.0)
+    await cache.execute("q")
+    await at(11.0)
+    assert "old" == await cache.execute("q")
+    await at(12.2)
+    assert "old" == await cache.execute("q")
+    assert asyncio.get_running_loop().time() == pytest.approx(12.7)
+    assert 3 == work.made
+
+
+async def test_a_stale_value_that_cannot_be_handed_out_is_nothing_to_the_call(make: Make) -> None:
+    """It would be given an object of ours instead, and might return it."""
+    seen: list[Any] = []
+    work = Scripted(_Copies(1), lambda: seen.append(entry_options().stale))
+    cache = make(work, stale_if_error_seconds=100.0)
+    await cache.execute("q")
+    await at(11.0)
+    await cache.execute("q")
+    assert seen[0] is NOTHING
+
+
+async def test_the_time_of_a_lookup_is_without_the_waiting(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the call is made that was waited for: a hit that took seconds would hide what looking costs."""
+    monkeypatch.setattr(time, "perf_counter", time.monotonic)
+    server = Server()
+    work = Scripted("answer", seconds=1.0)
+    caches = [make(work, server.store()) for _ in range(2)]
+    looked: list[float] = []
+    for cache in caches:
+        monkeypatch.setattr(
+            cache._record, "hit", lambda span, started, *_: looked.append(time.perf_counter() - started)
+        )
+    await asyncio.gather(*(cache.execute("q") for cache in caches * 2))
+    assert 1 == work.made
+    assert pytest.approx([0.0] * 3) == looked

@@ -16,6 +16,8 @@ from observability_integration.caching.entry import Entry
 from observability_integration.caching.stores import memory
 from observability_integration.caching.stores.memory import MemoryStore
 
+pytestmark = pytest.mark.once
+
 
 class _Clock:
     def __init__(self) -> None:

@@ -19,6 +19,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.once
+
 pydantic = pytest.importorskip("pydantic")  # comes with the SDKs
 
 from observability_integration.caching.keys import KeySpace, canonical

@@ -19,7 +19,7 @@ from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.wire import FORMAT, VERSION_BYTES, Stamp, Wire
 
-pytestmark = pytest.mark.promise("C15")
+pytestmark = [pytest.mark.once, pytest.mark.promise("C15")]
 
 _LIMIT = 64 * 1024
 _KEY = "cache:chat:v2:0123456789ab:" + "c0" * 32

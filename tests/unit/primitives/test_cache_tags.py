@@ -289,3 +289,26 @@ async def test_tags_that_cannot_be_had_are_as_keys_that_cannot(make: Make, metri
         assert "answer" == await cache.execute("q")
     assert 2 == work.made
     assert 2 == metrics("cache.bypasses", operation="answers", reason="key_error")
+
+
+async def test_a_bypassed_call_decides_nothing_about_the_entry_further_out() -> None:
+    """A cached call inside another one has its own entry, or none: never the outer one's."""
+    made: list[str] = []
+
+    async def inner_call(prompt: str) -> str:
+        entry_options().do_not_store()
+        return prompt
+
+    def no_key(_: str) -> str:
+        raise KeyError("no key")
+
+    inner = CachePrimitive(inner_call, no_key, operation_name="inner")
+
+    async def outer_call(prompt: str) -> str:
+        made.append(prompt)
+        return await inner.execute(prompt)
+
+    outer = CachePrimitive(outer_call, lambda prompt: prompt, operation_name="outer")
+    for _ in range(3):
+        assert "a" == await outer.execute("a")
+    assert ["a"] == made

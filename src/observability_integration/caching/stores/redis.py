@@ -156,7 +156,7 @@ class RedisUrlStore(RedisStore):
 
     Args:
         url: e.g. ``redis://localhost:6379/0``.
-        timeout_seconds: for connecting and for each answer.
+        timeout_seconds: for connecting; whoever asks does not wait for an answer for ever.
 
     Raises:
         MissingDependencyError: the redis package is not installed.
@@ -188,7 +188,8 @@ class RedisUrlStore(RedisStore):
     def _make(self) -> Any:
         return self._class.from_url(
             self._url,
-            socket_timeout=self._timeout,
+            # Every access has a budget already, and a second limit costs a task a command: a third of a hit.
+            socket_timeout=None,
             socket_connect_timeout=self._timeout,
             retry=self._retry,
             protocol=2,  # nothing here needs RESP3, which costs a new connection one more exchange
