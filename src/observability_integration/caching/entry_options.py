@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -80,7 +80,7 @@ def begin_entry(tags: Iterable[str], stale: Any) -> EntryOptions:
 
 
 @contextmanager
-def no_entry() -> Iterator[None]:
+def no_entry() -> Generator[None]:
     """Inside, no entry is being made: what is decided there is not decided about the one further out."""
     token = _current.set(None)
     try:
