@@ -84,6 +84,17 @@ class Engine:
             leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
         self._work = FlightWork(operation, keys, self._levels, freshness, self._flights, leases, policy)
 
+    def fresh(self, digest: bytes) -> Entry | None:
+        """The entry that memory has, if all there is to do is to serve it."""
+        entry = self._memory.get(digest)
+        if entry is None or time.monotonic() >= entry.expired_at or self._freshness.refreshes_early:
+            return None
+        return entry
+
+    def value_of(self, digest: bytes, entry: Entry) -> Any:
+        """The value of an entry in memory, for one caller to have, or `ABSENT`."""
+        return self._levels.value_of(digest, entry)
+
     def recall(self, digest: bytes, ask: Callable[[], Asked]) -> Served | None:
         """What memory has, fresh, or stale if that may be served at once; starts a refresh if it is due."""
         entry = self._memory.get(digest)

@@ -15,7 +15,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
@@ -152,9 +152,12 @@ class GuardedStore:
     async def _within(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        work = start()
+        if type(work) is asyncio.Future:
+            return await _in_time(cast("asyncio.Future[T]", work), budget_seconds)
         # A task of its own: a client that is slow to notice a cancellation must not hold us up either.
         over: asyncio.Future[None] = loop.create_future()
-        task = own(loop.create_task(_run(start, over), name="cache store"))
+        task = own(loop.create_task(_run(work, over), name="cache store"))
         timer = loop.call_later(budget_seconds, _release, over)
         try:
             await over
@@ -240,9 +243,31 @@ class GuardedStore:
         events.emit("cache.backend.recovered", operation=self._operation)
 
 
-async def _run(start: Callable[[], Awaitable[T]], over: asyncio.Future[None]) -> T:
+async def _in_time(future: asyncio.Future[T], budget_seconds: float) -> T:
+    # Whoever waits for a plain future is free as soon as it is cancelled: no need of a task.
+    loop = future.get_loop()
+    due = loop.time() + budget_seconds
+    timer = loop.call_at(due, _expire, future, due, budget_seconds)
     try:
-        return await start()
+        return await future
+    finally:
+        timer.cancel()
+
+
+def _expire(future: asyncio.Future[Any], due: float, budget_seconds: float) -> None:
+    if future.done():
+        return
+    loop = future.get_loop()
+    if loop.time() - due > (_LATE - 1) * budget_seconds:
+        # The loop itself was held up: the answer may have come long ago, and only waits to be read.
+        loop.call_later(budget_seconds, _expire, future, math.inf, budget_seconds)
+    else:
+        future.set_exception(TimeoutError())
+
+
+async def _run(work: Awaitable[T], over: asyncio.Future[None]) -> T:
+    try:
+        return await work
     finally:
         # From in here: a callback on the task would cost every access one more turn of the loop.
         _release(over)

@@ -13,6 +13,7 @@ from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import no_entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
+from observability_integration.caching.levels import ABSENT
 from observability_integration.caching.lookup import Asked
 from observability_integration.caching.policy import CachePolicy, check_cost, check_positive
 from observability_integration.caching.recording import Chunks, RecordingCodec
@@ -38,7 +39,7 @@ from .cache_admission import Admission
 from .cache_identity import Identifier, KeyFunction, ScopeFunction
 from .cache_record import CacheRecord, CacheStats
 from .cache_stream import CachedStream
-from .lifting import call_of, lift
+from .lifting import Call, call_of, lift
 from .stream_cache import StreamCache, StreamCall, stream_digest
 
 if TYPE_CHECKING:
@@ -252,33 +253,56 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 spans.identify(span, context)
             started = time.perf_counter()
             try:
-                digest, tags, meaning = await self._identifier.identify(input_data, context)
+                digest = self._identifier.digest(input_data, context)
+                if not isinstance(digest, bytes):
+                    digest = await digest
             except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
                 note_fault("cache.key_fn", error)
                 return cast("Out", await self._bypass(span, "key_error", lambda: call(input_data, context)))
-
-            if self._of_requests:
-                reason = self._admission.refuses_request(input_data)
-                if reason is not None:
-                    return cast("Out", await self._bypass(span, reason, lambda: call(input_data, context)))
-
-            def compute(detached: bool) -> Awaitable[Any]:
-                return call(input_data, _without_deadline(context) if detached else context)
-
-            def ask() -> Asked:
-                asked = Asked(digest, compute, span, started, self._missed(span), tags, self._judge)
-                asked.meaning = meaning
-                return asked
-
-            if context is None or context.deadline is None:
-                return cast("Out", await self._look_up(digest, ask, self.cost_per_call, span, started))
-            token = set_deadline(earliest(current_deadline(), context.deadline))
-            try:
-                return cast("Out", await self._look_up(digest, ask, self.cost_per_call, span, started))
-            finally:
-                reset_deadline(token)
+            entry = self._engine.fresh(digest)
+            if entry is not None:
+                value = self._engine.value_of(digest, entry)
+                if value is not ABSENT:
+                    self._record.fresh_hit(span, started, self.cost_per_call, entry)
+                    return cast("Out", value)
+            return cast("Out", await self._execute(call, digest, input_data, context, span, started))
         finally:
             span.end()
+
+    async def _execute(
+        self,
+        call: Call,
+        digest: bytes,
+        input_data: Any,
+        context: WorkflowContext | None,
+        span: OperationSpan,
+        started: float,
+    ) -> Any:
+        reason: str | None = None
+        try:
+            tags, meaning = self._identifier.details(input_data, context)
+            reason = self._admission.refuses_request(input_data) if self._of_requests else None
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            note_fault("cache.key_fn", error)
+            tags, meaning, reason = (), None, "key_error"
+        if reason is not None:
+            return await self._bypass(span, reason, lambda: call(input_data, context))
+
+        def compute(detached: bool) -> Awaitable[Any]:
+            return call(input_data, _without_deadline(context) if detached else context)
+
+        def ask() -> Asked:
+            asked = Asked(digest, compute, span, started, self._missed(span), tags, self._judge)
+            asked.meaning = meaning
+            return asked
+
+        if context is None or context.deadline is None:
+            return await self._look_up(digest, ask, self.cost_per_call, span, started)
+        token = set_deadline(earliest(current_deadline(), context.deadline))
+        try:
+            return await self._look_up(digest, ask, self.cost_per_call, span, started)
+        finally:
+            reset_deadline(token)
 
     @overload
     async def get_or_compute(
@@ -323,9 +347,16 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if cost_per_call is not None:
             check_cost("cost_per_call", cost_per_call)
         digest = self._keys.digest(key)
+        cost = self.cost_per_call if cost_per_call is None else cost_per_call
         span = spans.tracing.begin(self._span_name, {})
         try:
             started = time.perf_counter()
+            entry = self._engine.fresh(digest)
+            if entry is not None:
+                value = self._engine.value_of(digest, entry)
+                if value is not ABSENT:
+                    self._record.fresh_hit(span, started, cost, entry)
+                    return value
 
             async def compute(_: bool) -> Any:
                 value: Any = compute_func()
@@ -334,7 +365,6 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             def ask() -> Asked:
                 return Asked(digest, compute, span, started, self._missed(span), tags, self._judge)
 
-            cost = self.cost_per_call if cost_per_call is None else cost_per_call
             return await self._look_up(digest, ask, cost, span, started)
         finally:
             span.end()

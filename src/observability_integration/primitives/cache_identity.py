@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
@@ -71,27 +71,49 @@ class Identifier:
         self._meaning_of: Any = meaning_of
         self.takes_context = self._key_takes_context or self._scope_takes_context
 
-    async def identify(self, input_data: Any, context: WorkflowContext | None) -> Identity:
-        """The identity of an input. Raises whatever the user's functions raise."""
+    def digest(self, input_data: Any, context: WorkflowContext | None) -> bytes | Coroutine[Any, Any, bytes]:
+        """The hash of an input's key, to be awaited if the key is. Raises whatever the user's functions raise."""
         key = self._key_fn(input_data, context) if self._key_takes_context else self._key_fn(input_data)
         if not isinstance(key, str) and inspect.isawaitable(key):
-            key = await key
-        scope: Any = GLOBAL
-        if self._scope_fn is not None:
-            scope = self._scope_fn(input_data, context) if self._scope_takes_context else self._scope_fn(input_data)
-            check_scope(scope)
-            key = (scope, key)
-        tags = self._tags(input_data) if callable(self._tags) else self._tags
-        meaning = None if self._semantic is None else self._meaning(self._semantic, input_data, scope)
-        return Identity(self._keys.digest(key), tuple(map(str, tags)), meaning)
+            return self._digest_later(key, input_data, context)
+        return self._digest_of(key, input_data, context)
 
-    def _meaning(self, semantic: SemanticLookup, input_data: Any, scope: Any) -> Meaning | None:
+    async def _digest_later(self, key: Awaitable[Any], input_data: Any, context: WorkflowContext | None) -> bytes:
+        return self._digest_of(await key, input_data, context)
+
+    def _digest_of(self, key: Any, input_data: Any, context: WorkflowContext | None) -> bytes:
+        if self._scope_fn is not None:
+            key = (self._scope(input_data, context), key)
+        return self._keys.digest(key)
+
+    def _scope(self, input_data: Any, context: WorkflowContext | None) -> Any:
+        if self._scope_fn is None:
+            return GLOBAL
+        scope: Any = self._scope_fn(input_data, context) if self._scope_takes_context else self._scope_fn(input_data)
+        check_scope(scope)
+        return scope
+
+    def details(self, input_data: Any, context: WorkflowContext | None) -> tuple[Sequence[str], Meaning | None]:
+        """An input's tags, and its meaning if that is asked for. Raises what the user's function of tags raises."""
+        tags = self._tags(input_data) if callable(self._tags) else self._tags
+        meaning = None if self._semantic is None else self._meaning(self._semantic, input_data, context)
+        return tuple(map(str, tags)), meaning
+
+    async def identify(self, input_data: Any, context: WorkflowContext | None) -> Identity:
+        """All of it. Raises whatever the user's functions raise."""
+        digest = self.digest(input_data, context)
+        if not isinstance(digest, bytes):
+            digest = await digest
+        return Identity(digest, *self.details(input_data, context))
+
+    def _meaning(self, semantic: SemanticLookup, input_data: Any, context: WorkflowContext | None) -> Meaning | None:
         try:
             pair = self._meaning_of(input_data)
             if pair is None:
                 return None
             all_else, text = pair
-            return Meaning(semantic, self._keys.digest(("meaning", scope, all_else)).hex(), str(text))
+            told = ("meaning", self._scope(input_data, context), all_else)
+            return Meaning(semantic, self._keys.digest(told).hex(), str(text))
         except Exception as error:  # noqa: BLE001 - the exact match goes on without it
             note_fault("cache.meaning_of", error)
             return None

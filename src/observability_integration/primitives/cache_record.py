@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import NotRequired, TypedDict
 
+from observability_integration.caching.entry import Entry
 from observability_integration.caching.freshness import TtlAdapter
 from observability_integration.caching.lookup import Served
 from observability_integration.telemetry import spans
@@ -68,6 +69,15 @@ class CacheRecord:
     def adapt(self, adapter: TtlAdapter) -> None:
         """Tells `adapter` of every lookup from now on."""
         self._adapter = adapter
+
+    def fresh_hit(self, span: OperationSpan, started: float, cost_usd: float, entry: Entry) -> None:
+        """The same for a fresh entry of memory, which is what there is most of."""
+        if switch.on or self._adapter is not None or span is not spans.NO_SPAN:
+            age_seconds = time.monotonic() - entry.created
+            self.hit(span, started, cost_usd, Served(None, "memory", "fresh", age_seconds, entry.tokens))
+        else:
+            self._total_hits += 1
+            self._saved_usd += cost_usd
 
     def hit(self, span: OperationSpan, started: float, cost_usd: float, served: Served) -> None:
         """A value was served instead of a call, after a lookup that began at `started`."""

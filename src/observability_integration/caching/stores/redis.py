@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.tasks import DaemonThreads
 
 from . import redis_scripts as scripts
+from .redis_reads import ReadLine
 from .redis_subscription import leave, subscribe, unannounced
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
@@ -82,12 +83,13 @@ class RedisStore:
                 raise
         return await self._execute("EVAL", script.source, len(keys), *keys, *args)
 
-    async def read(self, place: Place) -> Reading:
+    def read(self, place: Place) -> Awaitable[Reading]:
+        """See `SharedStore.read`."""
+        return self._read(place)
+
+    async def _read(self, place: Place) -> Reading:
         """MGET of the entry and the clear mark; what is no string is no entry."""
-        found = await self._execute("MGET", place.key, _clear_mark(place.prefix))
-        if not isinstance(found, list):
-            return Reading(None, 0)  # a stand-in for a client, which has no entries
-        return Reading(found[0] or None, _moment(found[1]))
+        return _reading(await self._execute(*_read(place)))
 
     async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
         """MGET of the marks."""
@@ -177,6 +179,7 @@ class RedisUrlStore(RedisStore):
         self._retry = Retry(NoBackoff(), 1, (BrokenConnection,))
         self._timeout = timeout_seconds
         self._url = url
+        self._lines: dict[asyncio.AbstractEventLoop, ReadLine] = {}
         self._clients: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]] = {}
         try:
             unused = self._make()
@@ -188,7 +191,7 @@ class RedisUrlStore(RedisStore):
     def _make(self) -> Any:
         return self._class.from_url(
             self._url,
-            # Every access has a budget already, and a second limit costs a task a command: a third of a hit.
+            # Every access has a budget already, and a second limit costs one more task for each command.
             socket_timeout=None,
             socket_connect_timeout=self._timeout,
             retry=self._retry,
@@ -196,11 +199,18 @@ class RedisUrlStore(RedisStore):
             **unannounced(),
         )
 
+    def read(self, place: Place) -> Awaitable[Reading]:
+        """A plain future once there is a connection for reads."""
+        line = self._lines.get(asyncio.get_running_loop())
+        answer = None if line is None else line.read(place)
+        return self._read(place) if answer is None else answer
+
     async def _client(self) -> Any:
         loop = asyncio.get_running_loop()
         kept = self._clients.get(loop)
         if kept is None:
             client = self._make()
+            self._lines[loop] = ReadLine(client, _read, _reading, self._read, self._timeout)
             kept = self._clients[loop] = client, self._until_the_loop_ends(loop, client)
             await anext(kept[1])
         return kept[0]
@@ -211,6 +221,9 @@ class RedisUrlStore(RedisStore):
             yield
         finally:
             self._clients.pop(loop, None)
+            line = self._lines.pop(loop, None)
+            if line is not None:
+                await line.aclose()
             await leave(client)
             await client.aclose()
 
@@ -224,6 +237,16 @@ class RedisUrlStore(RedisStore):
         kept = self._clients.get(asyncio.get_running_loop())
         if kept is not None:
             await kept[1].aclose()
+
+
+def _read(place: Place) -> tuple[str, ...]:
+    return "MGET", place.key, _clear_mark(place.prefix)
+
+
+def _reading(found: Any) -> Reading:
+    if not isinstance(found, list):
+        return Reading(None, 0)  # a stand-in for a client, which has no entries
+    return Reading(found[0] or None, _moment(found[1]))
 
 
 def _lease(place: Place) -> str:

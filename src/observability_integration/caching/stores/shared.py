@@ -6,7 +6,7 @@ Unix microseconds by the store's own clock, so that the clocks of the processes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -67,8 +67,8 @@ class Subscription(Protocol):
 class SharedStore(Protocol):
     """A store that processes share. What it raises, and how long it takes, is the guard's business."""
 
-    async def read(self, place: Place) -> Reading:
-        """The entry."""
+    def read(self, place: Place) -> Awaitable[Reading]:
+        """The entry; a plain future of it may be left at any moment, anything else is awaited in a task."""
         ...
 
     async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:

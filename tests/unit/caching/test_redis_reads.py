@@ -1,0 +1,125 @@
+"""Reads over one connection: each gets its own answer, and nobody suffers from one who leaves or a server that does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from observability_integration.caching.stores.redis import RedisUrlStore
+from observability_integration.caching.stores.shared import Place, Reading
+from tests.processes import RedisProcess
+from tests.redis_caches import ask_server, clients_of
+
+pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+
+_PREFIX = "cache:{reads}:"
+
+
+@pytest.fixture
+async def store(redis_process: RedisProcess) -> AsyncIterator[RedisUrlStore]:
+    """A store that has a connection for reads."""
+    for number in range(9):
+        ask_server(redis_process, "SET", f"{_PREFIX}{number}", f"entry {number}")
+    store = RedisUrlStore(redis_process.url, 0.5)
+    await _up(store)
+    yield store
+    await store.aclose()
+
+
+async def _up(store: RedisUrlStore) -> None:
+    while True:
+        answer = store.read(_place(0))
+        await answer
+        if isinstance(answer, asyncio.Future):
+            return
+        await asyncio.sleep(0.01)
+
+
+def _place(number: int) -> Place:
+    return Place(_PREFIX, str(number))
+
+
+def _entry(number: int) -> Reading:
+    return Reading(b"entry %d" % number, 0)
+
+
+async def test_each_gets_its_own_answer(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+    """Answers come back in order and bear no name; there is one connection for all reads."""
+    connections = clients_of(redis_process)
+    answers = [store.read(_place(number % 9)) for number in range(60)]
+    assert {asyncio.Future} == {type(answer) for answer in answers}
+    assert [_entry(number % 9) for number in range(60)] == await asyncio.gather(*answers)
+    assert Reading(None, 0) == await store.read(_place(99))
+    assert connections == clients_of(redis_process)
+
+
+async def test_one_who_leaves_takes_no_answer_along(store: RedisUrlStore) -> None:
+    """What he asked for still comes, and must not be given to the next."""
+    answers = [store.read(_place(number)) for number in range(3)]
+    answers[0].cancel()  # type: ignore[attr-defined]
+    assert [_entry(1), _entry(2)] == await asyncio.gather(*answers[1:])
+
+
+async def test_more_than_the_line_bears_goes_another_way(store: RedisUrlStore) -> None:
+    """Nobody waits for a buffer to be emptied."""
+    answers = [store.read(_place(1)) for _ in range(70)]
+    assert 64 == sum(isinstance(answer, asyncio.Future) for answer in answers)
+    assert [_entry(1)] * 70 == await asyncio.gather(*answers)
+
+
+async def test_an_error_of_the_server_is_that_of_one_read(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+    """The connection is in order, and the next answer is not taken for this one's."""
+    ask_server(redis_process, "ACL", "SETUSER", "default", "-mget")
+    with pytest.raises(Exception, match="permissions"):
+        await store.read(_place(1))
+    ask_server(redis_process, "ACL", "SETUSER", "default", "+mget")
+    answer = store.read(_place(2))
+    assert isinstance(answer, asyncio.Future)
+    assert _entry(2) == await answer
+
+
+async def test_what_a_broken_connection_owes_is_read_again(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+    """A server closes idle connections as it likes; that is no fault of the store."""
+    redis_process.pause()
+    answer = store.read(_place(3))
+    lines: Any = store._lines
+    for line in lines.values():
+        await line._connection.disconnect(nowait=True)
+    redis_process.resume()
+    assert _entry(3) == await answer
+    await _up(store)
+
+
+async def test_a_connection_that_is_silent_for_long_is_given_up(
+    store: RedisUrlStore, redis_process: RedisProcess
+) -> None:
+    """Or every read would wait for the answers that a dead connection owes."""
+    redis_process.pause()
+    first = store.read(_place(1))
+    await asyncio.sleep(0.6)
+    second = asyncio.ensure_future(store.read(_place(2)))
+    assert not isinstance(second, asyncio.Future) or isinstance(second, asyncio.Task)
+    redis_process.resume()
+    assert [_entry(1), _entry(2)] == await asyncio.gather(first, second)
+    await _up(store)
+
+
+async def test_a_server_that_comes_back_is_read_over_a_line_again(
+    store: RedisUrlStore, redis_process: RedisProcess
+) -> None:
+    """The line is opened anew by whoever reads next."""
+    redis_process.restart()
+    assert Reading(None, 0) == await store.read(_place(1))
+    await _up(store)
+
+
+async def test_closing_fails_what_is_awaited(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+    """At once, and without asking anybody else."""
+    redis_process.pause()
+    answer = store.read(_place(1))
+    await store.aclose()
+    with pytest.raises(ConnectionError):
+        await answer
