@@ -41,6 +41,10 @@ class Outcome(NamedTuple):
     failed: int
     skipped: int
 
+    def plus(self, other: Outcome) -> Outcome:
+        """Both together."""
+        return Outcome(*map(sum, zip(self, other, strict=True)))
+
 
 def main(arguments: list[str]) -> int:
     """Run all environments, print the sums, and return the exit code."""
