@@ -115,7 +115,7 @@ def test_serve_keeps_it_up_until_interrupted():
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert b"cache_hits_total" in answer.read()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=30)
         assert "" == errors
         assert 0 == process.returncode
     finally:

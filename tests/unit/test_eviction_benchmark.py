@@ -102,7 +102,13 @@ def test_what_is_missing_is_said(
     """Without the trace and without a rival the rest is measured, and nobody takes it for the whole."""
     monkeypatch.setenv("OBS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr("benchmarks.policies.find_spec", lambda name: None)
-    for name, small in (("CAPACITIES", (2, 5)), ("_ZIPF_KEYS", 10), ("_ZIPF_LOOKUPS", 50), ("_TIMED_ENTRIES", 5)):
+    for name, small in (
+        ("CAPACITIES", (2, 5)),
+        ("_ZIPF_KEYS", 10),
+        ("_ZIPF_LOOKUPS", 50),
+        ("_TIMED_ENTRIES", 5),
+        ("_ROUNDS", 1),
+    ):
         monkeypatch.setattr(eviction, name, small)
     assert 1 == eviction.main([])
     printed = capsys.readouterr().out
