@@ -326,7 +326,7 @@ async def run(fault: Fault, duration_seconds: float, policy: CachePolicy, direct
         opening_p50=_quantile(change, 0.5),
         opening_p99=_quantile(change, 0.99),
         slowest=max(seconds for _, seconds in added),
-        open_p99=_quantile(unused, 0.99) if during else None,
+        open_p99=_quantile(unused, 0.99) if unused else None,
         recovered_after=next((turn.at - mended for turn in turns.seen if turn.to == "recovered"), None),
     )
 
