@@ -96,7 +96,7 @@ class Levels:
         self._channel = channel
         self.memory = MemoryStore(policy.max_entries, policy.max_bytes)
         self.shared = None if store is None else GuardedStore(store, operation, keys.prefix, policy)
-        self._size = CACHE_ENTRY_SIZE.series(operation)
+        self._size = CACHE_ENTRY_SIZE.declare(self, operation)
 
     def value_of(self, digest: bytes, entry: Entry) -> Any:
         """The value of an entry in memory, for one caller to have, or `ABSENT`."""

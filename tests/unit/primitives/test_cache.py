@@ -870,3 +870,17 @@ async def test_no_log_line_in_ordinary_use(caplog: pytest.LogCaptureFixture) -> 
     await cache.invalidate("a")
     await cache.clear()
     assert [] == caplog.records
+
+
+async def test_a_cache_made_before_telemetry_is_switched_on_reports_all_the_same(metrics: Any) -> None:
+    """Switching on begins every series anew: one that a cache only holds on to would count where nobody looks."""
+    from observability_integration.telemetry import instruments
+
+    cache = CachePrimitive[Any, Any](operation_name="early")
+    instruments.start(exemplars=False, profiles=frozenset())
+    for _ in range(2):
+        await cache.get_or_compute("key", lambda: "value")
+    for name in ("cache.entry.size", "cache.hit.age", "cache.hits", "cache.misses"):
+        assert 1 == metrics(name, operation="early"), name
+    assert 1 == metrics("cache.served", operation="early", tier="memory", freshness="fresh")
+    assert 1 == metrics("cache.compute", operation="early", outcome="success")
