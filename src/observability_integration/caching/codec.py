@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, time
 from types import FunctionType, ModuleType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Uncopyable(Exception):  # noqa: N818 - never leaves the cache
     """A value that can be neither encoded nor copied, such as a stream; it belongs to one caller alone."""
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """A value as memory keeps it, so that no two callers share one that can change.
 
     Attributes:
@@ -91,12 +91,12 @@ class Codec:
                 data = self._write(value)
             else:
                 data = cast("bytes", value.model_dump_json(by_alias=True, round_trip=True).encode())
-            return data if self._same(value, self.decode(data)) else None
+            return data if self._comes_back(value, data) else None
         except Exception:  # noqa: BLE001 - whatever a foreign type raises: it cannot be written
             return None
 
-    def _same(self, value: Any, back: Any) -> bool:
-        return bool(value == back) if self._untyped and _is_plain(value) else _same(value, back)
+    def _comes_back(self, value: Any, data: bytes) -> bool:
+        return (self._untyped and _is_plain(value)) or _same(value, self.decode(data))
 
     def decode(self, data: bytes) -> Any:
         """The value that was encoded.
@@ -121,7 +121,8 @@ class Codec:
             Uncopyable: the value can be neither encoded nor copied.
         """
         if isinstance(value, _IMMUTABLE):
-            return Kept(value, "value", max(sys.getsizeof(value), len(encoded or b"")))
+            size = sys.getsizeof(value)
+            return Kept(value, "value", size if encoded is None else max(size, len(encoded)))
         if encoded is not None:
             return Kept(encoded, "encoded", len(encoded))
         try:
@@ -155,19 +156,24 @@ def _refuse(code: int, data: memoryview) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    # Only what msgpack itself has: what comes back equal is then of the same types, and `==` is all there is to ask.
+    # Only what msgpack itself has: all of it comes back as it was, and there is no need to try. Numbers too large for
+    # msgpack and texts that are no Unicode cannot be written in the first place; a NaN can, but equals nothing.
     kind: Any = value.__class__
     if kind is dict:
         for key in value:
-            if key.__class__ is not str and key.__class__ not in _PLAIN:
+            if key.__class__ is not str:
                 return False
         parts = value.values()
     elif kind is list:
         parts = value
     else:
-        return kind in _PLAIN
-    for part in parts:  # noqa: SIM110 - a generator would cost half as much again as all of this
-        if part.__class__ not in _PLAIN and not _is_plain(part):
+        return kind in _PLAIN and value == value
+    for part in parts:
+        kind = part.__class__
+        if kind not in _PLAIN:
+            if not _is_plain(part):
+                return False
+        elif kind is float and part != part:
             return False
     return True
 

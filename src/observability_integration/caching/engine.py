@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from observability_integration.context import remaining, set_deadline
@@ -53,6 +53,9 @@ class Engine:
         policy: the knobs.
         codec: how values are written.
         wire: how entries are written.
+
+    Attributes:
+        value_of: see `Levels.value_of`.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Engine:
         self._freshness = freshness
         self._policy = policy
         self._soft, self._hard = policy.soft_timeout_seconds, policy.hard_timeout_seconds
+        self._limited = self._soft is not None or self._hard is not None
         self._flights = SingleFlight()
         self._looks: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Brought | None]] = {}
         self._refreshing: set[asyncio.Task[Any]] = set()
@@ -79,6 +83,7 @@ class Engine:
             self._channel = Channel(store, keys.prefix, self._heard, policy.backend_budget_seconds)
         self._levels = Levels(operation, keys, freshness, store, self._channel, policy, codec, wire)
         self._memory = self._levels.memory
+        self.value_of = self._levels.value_of
         shared, duplicates = self._levels.shared, CACHE_DUPLICATES.declare(self, operation)
         if store is not None and shared is not None and self._channel is not None:
             leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
@@ -86,17 +91,11 @@ class Engine:
 
     def fresh(self, digest: bytes) -> Entry | None:
         """The entry that memory has, if all there is to do is to serve it."""
-        entry = self._memory.get(digest)
-        if entry is None or time.monotonic() >= entry.expired_at or self._freshness.refreshes_early:
-            return None
-        return entry
+        return None if self._freshness.refreshes_early else self._memory.fresh(digest)
 
-    def value_of(self, digest: bytes, entry: Entry) -> Any:
-        """The value of an entry in memory, for one caller to have, or `ABSENT`."""
-        return self._levels.value_of(digest, entry)
-
-    def recall(self, digest: bytes, ask: Callable[[], Asked]) -> Served | None:
+    def recall(self, asked: Asked) -> Served | None:
         """What memory has, fresh, or stale if that may be served at once; starts a refresh if it is due."""
+        digest = asked.digest
         entry = self._memory.get(digest)
         if entry is None:
             return None
@@ -104,11 +103,11 @@ class Engine:
         fresh = now < entry.fresh_until
         if fresh:
             if self._freshness.refreshes_early and self._freshness.is_due(entry, now):
-                self._refresh(ask(), entry)
+                self._refresh(asked, entry)
         elif not self._freshness.may_revalidate(entry, now):
             return None
         else:
-            self._refresh(ask(), entry)
+            self._refresh(asked, entry)
         value = self._levels.value_of(digest, entry)
         if value is ABSENT:
             return None
@@ -134,7 +133,7 @@ class Engine:
                     if isinstance(served, Served):
                         return served
                     # While this one looked, another may have made the call, or be making it.
-                    kept = self.recall(asked.digest, lambda: asked)
+                    kept = self.recall(asked)
                     if kept is not None:
                         return kept
                     if served is _AGAIN:
@@ -143,15 +142,7 @@ class Engine:
                 flight = self._depart(asked, stand_in)
             else:
                 spans.tracing.link(asked.span, flight.span)
-            flight.waiting += 1
-            if flight.deserted is not None:
-                flight.deserted.cancel()
-            try:
-                served = await self._ride(asked, flight, leading, came)
-            finally:
-                flight.waiting -= 1
-                if not flight.waiting and not flight.task.done():
-                    flight.deserted = self._end_later(flight)
+            served = await self._ride(asked, flight, leading, came)
             if served is not None:
                 return served
 
@@ -190,19 +181,30 @@ class Engine:
         if stand_in is None or (kept is not None and kept.expired_at >= stand_in.expired_at):
             stand_in = kept
         flight = Flight(asked.span, stand_in)
+        if asked.span is spans.NO_SPAN:
+            self._flights.depart(asked.digest, flight, self._work.run(flight, asked))
+            return flight
         token = spans.tracing.activate(asked.span)  # the flight copies the context as it departs
         try:
-            self._flights.depart(asked.digest, flight, lambda: self._work.run(flight, asked))
+            self._flights.depart(asked.digest, flight, self._work.run(flight, asked))
         finally:
             spans.tracing.deactivate(token)
         return flight
 
     async def _ride(self, asked: Asked, flight: Flight, leading: bool, came: float) -> Served | None:
-        void = frozenset(flight.void_tags)
-        looked = time.perf_counter() - asked.started
-        boarded = time.monotonic()
+        """Waits for a flight, and takes what it brings; None if that is not for this one, who has to look again."""
+        void: set[str] = set()
+        looked = boarded = 0.0
+        if not leading:  # who leads came as it departed
+            void |= flight.void_tags
+            looked, boarded = time.perf_counter() - asked.started, time.monotonic()
+        stand_in = None
+        waiter = flight.board()
         try:
-            stand_in = await self._in_time(asked, flight, came)
+            if self._limited:
+                stand_in = await self._in_time(asked, flight, came)
+            else:
+                await waiter
             if not leading:
                 asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
                 CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
@@ -222,17 +224,16 @@ class Engine:
         except Exception:
             asked.miss("failed")
             raise
+        finally:
+            if flight.leave(waiter):
+                flight.deserted = self._end_later(flight)
         if brought.tier == "left" or not void.isdisjoint(flight.tags):  # made before, with what was void when we came
             return None
         return self._handed(asked, brought, leading)
 
     async def _in_time(self, asked: Asked, flight: Flight, started: float) -> Entry | None:
         """Waits for a flight, at `started` or since; a stale entry if it is late and there is one that may stand in."""
-        task = flight.task
-        if self._soft is None and self._hard is None:
-            await wait_done(task, None)
-            return None
-        begun = asked.begun
+        task, begun = flight.task, asked.begun
         soft = None if self._soft is None else self._soft - (time.monotonic() - started)
         if soft is not None and not await wait_done(task, soft) and not (begun and begun.done()):
             stand_in = self._work.standing_in(flight)
@@ -258,17 +259,18 @@ class Engine:
 
     def _end_later(self, flight: Flight) -> asyncio.TimerHandle:
         timer = asyncio.get_running_loop().call_later(self._policy.background_seconds, flight.give_up)
+        self._flights.let_go(flight)
         flight.task.add_done_callback(lambda _: timer.cancel())
         return timer
 
     def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
+        if leading and brought.tier == "call":
+            asked.miss("expired")  # unless it was counted when the call began
+            return Served(brought.value, "call")
         entry = brought.entry
         age = 0.0 if entry is None else time.monotonic() - entry.created
         tokens = 0 if entry is None else entry.tokens
         if leading:
-            if brought.tier == "call":
-                asked.miss("expired")  # unless it was counted when the call began
-                return Served(brought.value, "call")
             freshness = {"stale": "stale", "remote": "coalesced"}.get(brought.tier, "fresh")
             tier = "memory" if self._levels.shared is None else "backend"
             if brought.tier == "semantic":
@@ -313,7 +315,7 @@ class Engine:
         flight = Flight(asked.span, entry)
         context = contextvars.copy_context()
         context.run(set_deadline, None)  # nobody waits for it, so nobody's deadline ends it
-        self._flights.depart(asked.digest, flight, lambda: self._refreshed(flight, asked, entry), context)
+        self._flights.depart(asked.digest, flight, self._refreshed(flight, asked, entry), context)
         self._refreshing.add(flight.task)
         flight.task.add_done_callback(self._refreshing.discard)
         self._leave(flight)
@@ -351,6 +353,7 @@ class Engine:
         """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
         flight = self._flights.join(digest)
         if flight is not None:
+            self._flights.let_go(flight)
             flight.give_up()
 
     # Forgetting -----------------------------------------------------------------------------------------------------

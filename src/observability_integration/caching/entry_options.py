@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -71,10 +71,11 @@ def entry_options() -> EntryOptions:
     return _current.get() or EntryOptions()
 
 
-def begin_entry(tags: Iterable[str], stale: Any) -> EntryOptions:
+def begin_entry(tags: Sequence[str], stale: Any) -> EntryOptions:
     """In the task that makes the entry: what is decided from now on is decided about it."""
     options = EntryOptions(stale)
-    options.add_tags(*tags)
+    if tags:
+        options.add_tags(*tags)
     _current.set(options)
     return options
 

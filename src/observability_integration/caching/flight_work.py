@@ -6,10 +6,19 @@ Whoever started the flight may be gone, and have ended the span.
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from observability_integration.tasks import spawn
-from observability_integration.telemetry.instruments import CACHE_COMPUTE, CACHE_LOCK_WAIT, CACHE_STALE_SERVED
+from observability_integration.telemetry.instruments import (
+    CACHE_COMPUTE,
+    CACHE_LOCK_WAIT,
+    CACHE_STALE_SERVED,
+    switch,
+)
 
 from .codec import Kept
 from .entry import Entry
@@ -23,7 +32,7 @@ from .policy import CachePolicy
 from .single_flight import Flight, SingleFlight
 
 
-class Brought(NamedTuple):
+class Brought(msgspec.Struct, frozen=True, gc=False):
     """What a flight brings, for the one who started it and for those who joined it.
 
     Attributes:
@@ -86,14 +95,16 @@ class FlightWork:
             CACHE_STALE_SERVED.series(self._operation, "error").add()
             self.put_off(flight, asked.digest, stand_in, self._policy.stale_if_error_throttle_seconds)
             return Brought(value, "stale", stand_in.kept, stand_in)
+        finally:
+            self._flights.land(flight)
 
     def put_off(self, flight: Flight, digest: bytes, entry: Entry, seconds: float) -> None:
         """Serves an entry for a while without trying to replace it, within the time in which it may be served."""
         later = time.monotonic() + seconds
         if later > entry.fresh_until:
-            entry = entry._replace(fresh_until=min(later, entry.usable_until))
+            entry = replace(entry, fresh_until=min(later, entry.usable_until))
         # Nor is it replaced early by chance, which goes by how long the call took.
-        self._remember(flight, digest, entry._replace(refresh_at=later, compute_seconds=0.0))
+        self._remember(flight, digest, replace(entry, refresh_at=later, compute_seconds=0.0))
 
     def standing_in(self, flight: Flight) -> Entry | None:
         """The stale entry that may be served in place of what is made."""
@@ -102,11 +113,11 @@ class FlightWork:
             return None
         return entry if self._freshness.may_stand_in(entry, time.monotonic()) else None
 
-    async def obtain(self, flight: Flight, asked: Asked, *, refreshing: bool) -> Brought:
+    def obtain(self, flight: Flight, asked: Asked, *, refreshing: bool) -> Coroutine[Any, Any, Brought]:
         """What is asked for, from wherever it is to be had; for a refresh, from a call."""
         if asked.meaning is not None and not refreshing:
-            return await self._by_meaning(flight, asked, asked.meaning)
-        return await self._led(flight, asked, refreshing)
+            return self._by_meaning(flight, asked, asked.meaning)
+        return self._led(flight, asked, refreshing)
 
     async def _by_meaning(self, flight: Flight, asked: Asked, meaning: Meaning) -> Brought:
         """An answer to the same question in other words, or the call, from which the index learns."""
@@ -134,11 +145,14 @@ class FlightWork:
         value = self._levels.value_of(digest, entry)
         return None if value is ABSENT else Found(value, entry)
 
-    async def _led(self, flight: Flight, asked: Asked, refreshing: bool) -> Brought:
+    def _led(self, flight: Flight, asked: Asked, refreshing: bool) -> Coroutine[Any, Any, Brought]:
         """The call, made by this process or by another."""
         leases = self._leases
         if leases is None:
-            return await self._make(flight, asked, None, refreshing)
+            return self._make(flight, asked, None, refreshing)
+        return self._leased(leases, flight, asked, refreshing)
+
+    async def _leased(self, leases: Leases, flight: Flight, asked: Asked, refreshing: bool) -> Brought:
         began, looked = time.monotonic(), time.perf_counter()
         known = b"" if flight.stand_in is None else flight.stand_in.version
 
@@ -165,10 +179,13 @@ class FlightWork:
             self._levels.remember(digest, entry)
 
     async def _make(self, flight: Flight, asked: Asked, lease: Lease | None, refreshing: bool) -> Brought:
-        asked.looked()
-        if not refreshing and self.standing_in(flight) is None:  # else it may yet become a hit
+        stale = NOTHING
+        if flight.stand_in is not None:
+            stale = self._levels.hand_out(flight.stand_in.kept)
+        if refreshing or (flight.stand_in is not None and self.standing_in(flight) is not None):
+            asked.looked()  # and it may yet become a hit
+        else:
             asked.miss(self._why_missed(flight))
-        stale = NOTHING if flight.stand_in is None else self._levels.hand_out(flight.stand_in.kept)
         options = begin_entry(asked.tags, NOTHING if stale is ABSENT else stale)
         began = time.monotonic()
         try:
@@ -177,16 +194,18 @@ class FlightWork:
             CACHE_COMPUTE.series(self._operation, "error").record(time.monotonic() - began)
             raise
         seconds = time.monotonic() - began
-        CACHE_COMPUTE.series(self._operation, "success").record(seconds)
-        flight.tags = frozenset(map(self._keys.tag, options.tags))
+        if switch.on:
+            CACHE_COMPUTE.series(self._operation, "success").record(seconds)
+        if options.tags:
+            flight.tags = tuple(sorted({self._keys.tag(tag) for tag in options.tags}))
         tokens, refusal = asked.judge(value)
         if not options.store:
             refusal = "not_stored"
 
-        def current(tags: tuple[str, ...]) -> bool:
-            return self._flights.is_current(asked.digest, flight) and flight.void_tags.isdisjoint(tags)
+        def current() -> bool:
+            return self._flights.is_current(asked.digest, flight) and flight.void_tags.isdisjoint(flight.tags)
 
-        made = Made(value, options, began, seconds, tokens, refusal)
+        made = Made(value, options.ttl_seconds, flight.tags, began, seconds, tokens, refusal)
         kept, entry = await self._levels.keep(asked.digest, made, lease, current)
         return Brought(value, "call", kept, entry)
 

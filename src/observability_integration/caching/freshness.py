@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from typing import NamedTuple
 
 from .entry import Entry
 from .policy import AdaptiveTtl, CachePolicy
@@ -13,13 +12,6 @@ from .policy import AdaptiveTtl, CachePolicy
 _YOUNG, _OLD = 0.2, 0.6  # mean age of an entry when it is hit
 _OFTEN, _SELDOM, _RARELY = 0.5, 0.7, 0.3  # share of lookups that hit
 _WORTH_IT = 0.2  # a change by less is not made
-
-
-class Life(NamedTuple):
-    """How long, from its creation, an entry is fresh, and how long it may be served at all; in seconds."""
-
-    fresh_seconds: float
-    usable_seconds: float
 
 
 class Freshness:
@@ -40,11 +32,11 @@ class Freshness:
         self.ttl_seconds = ttl_seconds
         self.refreshes_early = self._eager is not None or self._beta > 0
 
-    def life(self, ttl_seconds: float | None) -> Life:
-        """The life of a new entry, of the cache's own TTL or of one of its own."""
+    def life(self, ttl_seconds: float | None) -> tuple[float, float]:
+        """How long a new entry is fresh, and how long it may be served at all; of the cache's TTL or one of its own."""
         ttl = self.ttl_seconds if ttl_seconds is None else ttl_seconds
         fresh = ttl * (1 - self._jitter * random.random())  # noqa: S311 - spreads expiry, guards nothing
-        return Life(fresh, fresh + self._stale_seconds)
+        return fresh, fresh + self._stale_seconds
 
     @property
     def longest_seconds(self) -> float:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
@@ -14,7 +17,6 @@ from .channel import Action, Channel
 from .codec import Codec, Kept, Uncopyable, Unreadable
 from .due import FOR_EVER_MS
 from .entry import Entry
-from .entry_options import EntryOptions
 from .freshness import Freshness
 from .guarded import GuardedStore
 from .keys import KeySpace
@@ -31,19 +33,20 @@ ABSENT: Final[Any] = object()  # None is a value
 _TAG_LIFE_SECONDS = 10 * 86_400.0
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """What the shared store had: the value, and the entry that memory may keep."""
 
     value: Any
     entry: Entry
 
 
-class Made(NamedTuple):
+class Made(msgspec.Struct, frozen=True, gc=False):
     """What a call made, before anything is kept.
 
     Attributes:
         value: the value.
-        options: what the call decided about it.
+        ttl_seconds: the TTL that the call decided upon, or None for the cache's own.
+        tags: hashes of its tags, in order.
         began: when the call began, by the monotonic clock.
         seconds: how long it took.
         tokens: tokens that a hit will save.
@@ -51,7 +54,8 @@ class Made(NamedTuple):
     """
 
     value: Any
-    options: EntryOptions
+    ttl_seconds: float | None
+    tags: tuple[str, ...]
     began: float
     seconds: float
     tokens: int
@@ -181,7 +185,7 @@ class Levels:
             self.memory.set(digest, entry)
 
     async def keep(
-        self, digest: bytes, made: Made, lease: Lease | None, current: Callable[[tuple[str, ...]], bool]
+        self, digest: bytes, made: Made, lease: Lease | None, current: Callable[[], bool]
     ) -> tuple[Kept | None, Entry | None]:
         """Keeps a value in both levels.
 
@@ -189,7 +193,7 @@ class Levels:
             digest: the key.
             made: the value and all about it.
             lease: the right to write it into the shared store, or None when that could not be had.
-            current: whether something with these tags may still be kept.
+            current: whether it may still be kept.
 
         Returns:
             What other callers can be given the value from (None when it can be neither encoded nor copied), and the
@@ -208,12 +212,11 @@ class Levels:
         if refusal is not None:
             self._refuse(refusal)
             return kept, None
-        tags = tuple(sorted({self._keys.tag(tag) for tag in made.options.tags}))
-        if not current(tags):
+        if not current():
             self._refuse("invalidated")
             return kept, None
-        fresh_seconds, usable_seconds = self._freshness.life(made.options.ttl_seconds)
-        if tags:
+        fresh_seconds, usable_seconds = self._freshness.life(made.ttl_seconds)
+        if made.tags:
             usable_seconds = min(usable_seconds, self.tag_life_seconds)
             fresh_seconds = min(fresh_seconds, usable_seconds)
         now = time.monotonic()
@@ -225,7 +228,7 @@ class Levels:
             now + usable_seconds,
             now + self._freshness.refresh_after(fresh_seconds),
             made.seconds,
-            tags,
+            made.tags,
             b"",
             made.tokens,
         )
@@ -234,10 +237,10 @@ class Levels:
             self.memory.set(digest, entry)
             return kept, entry
         written = await self._write(digest, entry, encoded, now, lease)
-        if written is None or not current(tags):
+        if written is None or not current():
             self._refuse("invalidated")
             return kept, None
-        entry = entry._replace(version=written)
+        entry = replace(entry, version=written)
         self.memory.set(digest, entry)
         return kept, entry
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from observability_integration.telemetry.spans import OperationSpan
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class Asked:
         compute: Callable[[bool], Awaitable[Any]],
         span: OperationSpan,
         started: float,
-        on_miss: Callable[[str, float], None],
+        on_miss: Callable[[str, float, OperationSpan], None],
         tags: Sequence[str],
         judge: Callable[[Any], tuple[int, str | None]],
+        meaning: Meaning | None = None,
     ) -> None:
         self.digest = digest
         self.compute = compute
@@ -73,8 +76,8 @@ class Asked:
         self.tags = tags
         self.judge = judge
         self.begun: asyncio.Future[None] | None = None
-        self.meaning: Meaning | None = None
-        self._on_miss: Callable[[str, float], None] | None = on_miss
+        self.meaning = meaning
+        self._on_miss: Callable[[str, float, OperationSpan], None] | None = on_miss
 
     def looked(self) -> None:
         """The looking is over: what follows is the call."""
@@ -86,10 +89,10 @@ class Asked:
         self.looked()
         count, self._on_miss = self._on_miss, None
         if count is not None:
-            count(reason, self.looked_seconds or 0.0)
+            count(reason, self.looked_seconds or 0.0, self.span)
 
 
-class Served(NamedTuple):
+class Served(msgspec.Struct, frozen=True, gc=False):
     """What a lookup brings.
 
     Attributes:

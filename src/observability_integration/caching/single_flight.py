@@ -7,11 +7,10 @@ their value, and what was paid for is still stored. A failure is one error that 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
-from observability_integration.tasks import cancel_until_done
+from observability_integration.tasks import announce, cancel_until_done
 
 from .entry import Entry
 
@@ -25,22 +24,55 @@ class Flight:
         stand_in: a stale entry that may be served if the call fails or is late.
         void_tags: hashes of tags that were invalidated meanwhile: what is made with one of them is not kept.
         tags: hashes of the tags of what it made, once that is known.
-        waiting: how many wait for it.
+        here: the event loop it belongs to, and the key.
         deserted: ends the flight in a while, if nobody waits for it any more.
         given_up: whether it was cancelled because nobody waited for it, and not by what it calls.
     """
 
-    __slots__ = ("deserted", "given_up", "span", "stand_in", "tags", "task", "void_tags", "waiting")
+    __slots__ = ("_waiters", "deserted", "given_up", "here", "span", "stand_in", "tags", "task", "void_tags")
 
     def __init__(self, span: Any, stand_in: Entry | None) -> None:
         self.task: asyncio.Task[Any]
+        self.here: tuple[asyncio.AbstractEventLoop, bytes]
         self.span = span
         self.stand_in = stand_in
         self.void_tags: set[str] = set()
-        self.tags: frozenset[str] = frozenset()
-        self.waiting = 0
+        self.tags: tuple[str, ...] = ()
         self.deserted: asyncio.TimerHandle | None = None
         self.given_up = False
+        self._waiters: dict[asyncio.Future[None], None] = {}
+
+    def board(self) -> asyncio.Future[None]:
+        """For one who waits: done when it has landed. Whoever boards has to `leave`."""
+        if self.deserted is not None:
+            self.deserted.cancel()
+        waiter = self.here[0].create_future()
+        self._waiters[waiter] = None
+        return waiter
+
+    def leave(self, waiter: asyncio.Future[None]) -> bool:
+        """For one who waits no longer; says whether nobody does now, though it is still under way."""
+        self._waiters.pop(waiter, None)
+        if self.task.done():
+            self.heed()  # who leaves may have been cancelled just now, and never ask for the error
+            return False
+        return not self._waiters
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
+
+    def wake(self) -> None:
+        """Wakes all who wait."""
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            announce(waiter)
+
+    def heed(self) -> None:
+        """Marks the error of the ended task, if it has one, as seen, or asyncio would log it."""
+        if not self.task.cancelled():
+            self.task.exception()
 
     def give_up(self) -> None:
         """Cancels the flight; whoever joined it all the same is not cancelled with it."""
@@ -64,23 +96,34 @@ class SingleFlight:
         self,
         key: bytes,
         flight: Flight,
-        work: Callable[[], Coroutine[Any, Any, Any]],
+        work: Coroutine[Any, Any, Any],
         context: Any = None,
     ) -> None:
         """Starts the flight for `key`, in a copy of the current context or in `context`."""
         loop = asyncio.get_running_loop()
-        here = loop, key
-        flight.task = loop.create_task(work(), name="cache flight", context=context)
+        flight.here = here = loop, key
+        flight.task = loop.create_task(work, name="cache flight", context=context)
         self._flights[here] = flight
         self._aloft.add(flight)
-        flight.task.add_done_callback(functools.partial(self._landed, here, flight))
 
-    def _landed(self, here: tuple[asyncio.AbstractEventLoop, bytes], flight: Flight, task: asyncio.Task[Any]) -> None:
+    def land(self, flight: Flight) -> None:
+        """In the last step of a flight's task: ends the flight, and wakes who waits a turn of the loop sooner."""
         self._aloft.discard(flight)
-        if self._flights.get(here) is flight:
-            del self._flights[here]
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved: everybody who waited may be gone
+        if self._flights.get(flight.here) is flight:
+            del self._flights[flight.here]
+        flight.wake()
+
+    def let_go(self, flight: Flight) -> None:
+        """Sees to the end of a flight that perhaps nobody waits for, or that may be cancelled before it begins.
+
+        A task that never began has no last step, and asyncio would log an error that nobody has asked for.
+        """
+
+        def end(_: object) -> None:
+            self.land(flight)
+            flight.heed()
+
+        flight.task.add_done_callback(end)
 
     def forget(self, key: bytes) -> None:
         """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""
@@ -104,7 +147,7 @@ class SingleFlight:
     def unattended(self) -> list[Flight]:
         """The flights of this event loop for which nobody waits, also those that were forgotten."""
         loop = asyncio.get_running_loop()
-        return [flight for flight in list(self._aloft) if not flight.waiting and flight.task.get_loop() is loop]
+        return [flight for flight in list(self._aloft) if not flight.is_waited_for and flight.task.get_loop() is loop]
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -6,9 +6,10 @@ No SDK is imported; attributes and mapping keys are read alike, and whatever is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
+
+import msgspec
 
 _MOST_TOKENS = 2**63 - 1  # what an attribute of a span can carry
 # Statuses with which an OpenAI response, or the last event of its stream, says that nothing more will come.
@@ -21,13 +22,16 @@ def _is_mapping(kind: type[Any]) -> bool:
     return issubclass(kind, Mapping)
 
 
-def read(value: Any, *path: str) -> Any:
+def read(value: Any, name: str, *path: str) -> Any:
     """Follows attribute names or mapping keys; None as soon as one is missing."""
-    for name in path:
-        if value is None:
-            return None
-        value = value.get(name) if _is_mapping(value.__class__) else getattr(value, name, None)
-    return value
+    kind = value.__class__
+    if kind is dict or _is_mapping(kind):
+        value = value.get(name)
+    elif value is None:
+        return None
+    else:
+        value = getattr(value, name, None)
+    return read(value, *path) if path and value is not None else value
 
 
 def _count(value: Any) -> int | None:
@@ -45,8 +49,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens of one call. Each is None when the provider did not say.
 
     Attributes:
@@ -82,20 +85,24 @@ class Usage:
         )
 
 
+_UNKNOWN = Usage()
+
+
 def usage_of(answer: Any) -> Usage:
     """The usage that an answer, or a chunk of a streamed one, reports."""
-    usage = read(answer, "usage") or read(answer, "message", "usage") or read(answer, "response", "usage")
+    usage = _reported(answer)
     if usage is None:
-        return Usage()
+        return _UNKNOWN
     prompt = _count(read(usage, "prompt_tokens"))
     if prompt is not None:  # OpenAI chat completions
         output = _count(read(usage, "completion_tokens"))
+        of_input, of_output = read(usage, "prompt_tokens_details"), read(usage, "completion_tokens_details")
         return Usage(
             prompt,
             output,
-            _part(read(usage, "prompt_tokens_details", "cached_tokens"), prompt),
-            _part(read(usage, "prompt_tokens_details", "cache_write_tokens"), prompt),
-            _part(read(usage, "completion_tokens_details", "reasoning_tokens"), output),
+            _part(read(of_input, "cached_tokens"), prompt),
+            _part(read(of_input, "cache_write_tokens"), prompt),
+            _part(read(of_output, "reasoning_tokens"), output),
         )
     tokens, output = _count(read(usage, "input_tokens")), _count(read(usage, "output_tokens"))
     thinking = _part(read(usage, "output_tokens_details", "thinking_tokens"), output)
@@ -112,6 +119,24 @@ def usage_of(answer: Any) -> Usage:
         _part(read(usage, "input_tokens_details", "cache_write_tokens"), tokens),
         thinking if reasoning is None else reasoning,
     )
+
+
+def total_tokens_of(answer: Any) -> int:
+    """Input and output tokens that an answer reports; 0 for what it does not."""
+    usage = _reported(answer)
+    if usage is None:
+        return 0
+    prompt = _count(read(usage, "prompt_tokens"))
+    if prompt is not None:  # OpenAI chat completions, which are the most: the parts are not asked for here
+        return prompt + (_count(read(usage, "completion_tokens")) or 0)
+    counted = usage_of(answer)
+    return (counted.input_tokens or 0) + (counted.output_tokens or 0)
+
+
+def _reported(answer: Any) -> Any:
+    if isinstance(answer, str):
+        return None
+    return read(answer, "usage") or read(answer, "message", "usage") or read(answer, "response", "usage")
 
 
 def model_of(answer: Any) -> str | None:

@@ -28,7 +28,7 @@ from observability_integration.context import (
     reset_deadline,
     set_deadline,
 )
-from observability_integration.costs.usage import usage_of
+from observability_integration.costs.usage import total_tokens_of
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
@@ -265,11 +265,20 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 if value is not ABSENT:
                     self._record.fresh_hit(span, started, self.cost_per_call, entry)
                     return cast("Out", value)
-            return cast("Out", await self._execute(call, digest, input_data, context, span, started))
+            asked = self._asked(call, digest, input_data, context, span, started)
+            if isinstance(asked, str):
+                return cast("Out", await self._bypass(span, asked, lambda: call(input_data, context)))
+            if context is None or context.deadline is None:
+                return cast("Out", await self._look_up(asked, self.cost_per_call))
+            token = set_deadline(earliest(current_deadline(), context.deadline))
+            try:
+                return cast("Out", await self._look_up(asked, self.cost_per_call))
+            finally:
+                reset_deadline(token)
         finally:
             span.end()
 
-    async def _execute(
+    def _asked(
         self,
         call: Call,
         digest: bytes,
@@ -277,32 +286,21 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         context: WorkflowContext | None,
         span: OperationSpan,
         started: float,
-    ) -> Any:
-        reason: str | None = None
+    ) -> Asked | str:
+        # What is asked for, or why it must go around the cache.
         try:
             tags, meaning = self._identifier.details(input_data, context)
             reason = self._admission.refuses_request(input_data) if self._of_requests else None
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             note_fault("cache.key_fn", error)
-            tags, meaning, reason = (), None, "key_error"
+            return "key_error"
         if reason is not None:
-            return await self._bypass(span, reason, lambda: call(input_data, context))
+            return reason
 
         def compute(detached: bool) -> Awaitable[Any]:
             return call(input_data, _without_deadline(context) if detached else context)
 
-        def ask() -> Asked:
-            asked = Asked(digest, compute, span, started, self._missed(span), tags, self._judge)
-            asked.meaning = meaning
-            return asked
-
-        if context is None or context.deadline is None:
-            return await self._look_up(digest, ask, self.cost_per_call, span, started)
-        token = set_deadline(earliest(current_deadline(), context.deadline))
-        try:
-            return await self._look_up(digest, ask, self.cost_per_call, span, started)
-        finally:
-            reset_deadline(token)
+        return Asked(digest, compute, span, started, self._record.miss, tags, self._judge, meaning)
 
     @overload
     async def get_or_compute(
@@ -362,10 +360,9 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 value: Any = compute_func()
                 return await value if inspect.isawaitable(value) else value
 
-            def ask() -> Asked:
-                return Asked(digest, compute, span, started, self._missed(span), tags, self._judge)
-
-            return await self._look_up(digest, ask, cost, span, started)
+            return await self._look_up(
+                Asked(digest, compute, span, started, self._record.miss, tags, self._judge), cost
+            )
         finally:
             span.end()
 
@@ -425,20 +422,16 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Ends refreshes in the background and closes the connections this cache made itself, for the running loop."""
         await self._engine.aclose()
 
-    async def _look_up(
-        self, digest: bytes, ask: Callable[[], Asked], cost: float, span: OperationSpan, started: float
-    ) -> Any:
-        served = self._engine.recall(digest, ask)
-        if served is not None:
-            self._record.hit(span, started, cost, served)
-            return served.value
-        asked = ask()
-        try:
-            served = await self._engine.fly(asked)
-        except Exception as error:
-            span.set_attribute("cache.hit", False)
-            spans.tracing.mark_failed(span, error)
-            raise
+    async def _look_up(self, asked: Asked, cost: float) -> Any:
+        span = asked.span
+        served = self._engine.recall(asked)
+        if served is None:
+            try:
+                served = await self._engine.fly(asked)
+            except Exception as error:
+                span.set_attribute("cache.hit", False)
+                spans.tracing.mark_failed(span, error)
+                raise
         if served.tier == "call":
             span.set_attribute("cache.hit", False)
         elif served.tier == "uncopyable":
@@ -447,13 +440,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             self._record.hit(span, asked.started, cost, served)
         return served.value
 
-    def _missed(self, span: OperationSpan) -> Callable[[str, float], None]:
-        return lambda reason, looked_seconds: self._record.miss(reason, looked_seconds, span)
-
     def _judge(self, value: Any) -> tuple[int, str | None]:
-        usage = usage_of(value)
-        tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-        return tokens, self._admission.refuses(value)
+        return total_tokens_of(value), self._admission.refuses(value)
 
     async def _bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
         self._record.bypass(span, reason)

@@ -7,7 +7,7 @@ of an SDK or as dicts. Everything else, an empty text or None included, is a val
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -52,6 +52,7 @@ _BY_WEIGHT: tuple[Refusal, ...] = ("error", "content_filter", "length", "tool_ca
 _CHAT = ("chat.completion", "text_completion")
 # Calls of tools that OpenAI runs itself: what they brought is part of the answer. Every other is for the caller to run.
 _RUN_BY_PROVIDER = ("code_interpreter_call", "file_search_call", "image_generation_call", "mcp_call", "web_search_call")
+_PLAIN = (str, bytes, int, float, type(None))
 _SILENT_BLOCKS = ("thinking", "redacted_thinking", "server_tool_use")  # of Anthropic's: no part of what is answered
 
 
@@ -90,16 +91,16 @@ class Admission:
 
     def refuses(self, answer: Any) -> Refusal | None:
         """Why an answer may not be kept; None if it may. Of several reasons, the gravest."""
-        found: set[Refusal] = set()
-        try:
-            found.update(_judge(answer))
-        except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
-            note_fault("cache.admit", error)
-        if self.tool_calls:
-            found.discard("tool_call")
-        for reason in _BY_WEIGHT:
-            if reason in found:
-                return reason
+        found: list[Refusal] = []
+        if not isinstance(answer, _PLAIN):
+            try:
+                found.extend(_judge(answer))
+            except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
+                note_fault("cache.admit", error)
+        if found:
+            for reason in _BY_WEIGHT:
+                if reason in found and not (reason == "tool_call" and self.tool_calls):
+                    return reason
         return None if self.admit is None or self._is_admitted(answer) else "declined"
 
     def _is_admitted(self, answer: Any) -> bool:
@@ -118,21 +119,19 @@ def _read_or_none(value: Any, name: str) -> Any:
         return None
 
 
-def _judge(answer: Any) -> Iterator[Refusal]:
-    if answer is None or isinstance(answer, str | bytes | int | float):
-        return
+def _judge(answer: Any) -> Iterable[Refusal]:
     kind, error = read(answer, "object"), read(answer, "error")
     choices = _listed(read(answer, "choices"))
+    found: Iterable[Refusal]
     if choices is not None and (kind in _CHAT or any(map(_is_choice, choices))):
-        yield from _judge_choices(choices)
+        found = _judge_choices(choices)
     elif kind == "response" and (output := _listed(read(answer, "output"))) is not None:
-        yield from _judge_response(answer, output)
+        found = _judge_response(answer, output)
     elif read(answer, "type") == "message" and (content := _listed(read(answer, "content"))) is not None:
-        yield from _judge_message(answer, content)
-    elif not _is_error(answer, error):
-        return
-    if error is not None:
-        yield "error"
+        found = _judge_message(answer, content)
+    else:
+        return ("error",) if _is_error(answer, error) else ()
+    return found if error is None else (*found, "error")
 
 
 def _is_choice(choice: Any) -> bool:
@@ -145,29 +144,29 @@ def _is_error(answer: Any, error: Any) -> bool:
     return described and (read(error, "type") is not None or read(error, "code") is not None)
 
 
-def _judge_choices(choices: list[Any]) -> Iterator[Refusal]:
+def _judge_choices(choices: Sequence[Any]) -> Iterator[Refusal]:
     if not choices:
         yield "empty"
     for choice in choices:
-        message = read(choice, "message")
-        endings = list(_ending(read(choice, "finish_reason")))
-        yield from endings
+        message, ending = read(choice, "message"), _ending(read(choice, "finish_reason"))
+        if ending is not None:
+            yield ending
         if read(choice, "error") is not None:
             yield "error"
         if _says(read(message, "refusal")):
             yield "content_filter"
-        calls = "tool_call" in endings or any(_says(read(message, name)) for name in ("tool_calls", "function_call"))
-        if calls:
+        if ending == "tool_call" or _says(read(message, "tool_calls")) or _says(read(message, "function_call")):
             yield "tool_call"
-        parts = (read(choice, "text"), *(read(message, name) for name in ("content", "audio", "images")))
-        if not calls and not any(map(_says, parts)):
+        elif not (_says(read(message, "content")) or _says(read(choice, "text"))) and not (
+            _says(read(message, "audio")) or _says(read(message, "images"))
+        ):
             yield "empty"
 
 
-def _judge_response(response: Any, output: list[Any]) -> Iterator[Refusal]:
+def _judge_response(response: Any, output: Sequence[Any]) -> Iterator[Refusal]:
     unfinished = _STATUSES.get(read(response, "status"))
     if unfinished is not None:
-        yield from list(_ending(read(response, "incomplete_details", "reason"))) or [unfinished]
+        yield _ending(read(response, "incomplete_details", "reason")) or unfinished
     says = False
     for item in output:
         kind = read(item, "type")
@@ -185,8 +184,10 @@ def _judge_response(response: Any, output: list[Any]) -> Iterator[Refusal]:
         yield "empty"
 
 
-def _judge_message(message: Any, content: list[Any]) -> Iterator[Refusal]:
-    yield from _ending(read(message, "stop_reason"))
+def _judge_message(message: Any, content: Sequence[Any]) -> Iterator[Refusal]:
+    ending = _ending(read(message, "stop_reason"))
+    if ending is not None:
+        yield ending
     kinds = [read(block, "type") for block in content]
     if "tool_use" in kinds:
         yield "tool_call"
@@ -194,20 +195,20 @@ def _judge_message(message: Any, content: list[Any]) -> Iterator[Refusal]:
         yield "empty"
 
 
-def _ending(reason: Any) -> Iterator[Refusal]:
-    refusal = _ENDINGS.get(reason.lower()) if isinstance(reason, str) else None
-    if refusal is not None:
-        yield refusal
+def _ending(reason: Any) -> Refusal | None:
+    return _ENDINGS.get(reason.lower()) if isinstance(reason, str) else None
 
 
-def _listed(value: Any) -> list[Any] | None:
-    return list(cast("Any", value)) if isinstance(value, list | tuple) else None
+def _listed(value: Any) -> Sequence[Any] | None:
+    return cast("Any", value) if isinstance(value, list | tuple) else None
 
 
 def _says(value: Any) -> bool:
     # Text that is more than space, or anything that is no text: a picture, a call.
-    if value is None or isinstance(value, str):
-        return bool(value and value.strip())
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return bool(value) and not value.isspace()
     parts = _listed(value)
     if parts is not None:
         return any(map(_says, parts))

@@ -66,7 +66,7 @@ class Identifier:
         self._key_takes_context = key_fn is not None and takes_context(key_fn)
         self._scope_fn = scope if callable(scope) else None
         self._scope_takes_context = self._scope_fn is not None and takes_context(self._scope_fn)
-        self._tags = tags
+        self._tags: Any = tags if callable(tags) else tuple(map(str, tags))
         self._semantic = semantic
         self._meaning_of: Any = meaning_of
         self.takes_context = self._key_takes_context or self._scope_takes_context
@@ -76,7 +76,7 @@ class Identifier:
         key = self._key_fn(input_data, context) if self._key_takes_context else self._key_fn(input_data)
         if not isinstance(key, str) and inspect.isawaitable(key):
             return self._digest_later(key, input_data, context)
-        return self._digest_of(key, input_data, context)
+        return self._keys.digest(key) if self._scope_fn is None else self._digest_of(key, input_data, context)
 
     async def _digest_later(self, key: Awaitable[Any], input_data: Any, context: WorkflowContext | None) -> bytes:
         return self._digest_of(await key, input_data, context)
@@ -95,9 +95,9 @@ class Identifier:
 
     def details(self, input_data: Any, context: WorkflowContext | None) -> tuple[Sequence[str], Meaning | None]:
         """An input's tags, and its meaning if that is asked for. Raises what the user's function of tags raises."""
-        tags = self._tags(input_data) if callable(self._tags) else self._tags
+        tags = tuple(map(str, self._tags(input_data))) if callable(self._tags) else self._tags
         meaning = None if self._semantic is None else self._meaning(self._semantic, input_data, context)
-        return tuple(map(str, tags)), meaning
+        return tags, meaning
 
     async def identify(self, input_data: Any, context: WorkflowContext | None) -> Identity:
         """All of it. Raises whatever the user's functions raise."""

@@ -110,9 +110,10 @@ class CacheRecord:
         self._total_misses += 1
         if self._adapter is not None:
             self._adapter.miss()
-        self._misses.add()
-        CACHE_MISSED.series(self._operation, reason).add()
-        self._miss_latency.record(looked_seconds, span)
+        if switch.on:
+            self._misses.add()
+            CACHE_MISSED.series(self._operation, reason).add()
+            self._miss_latency.record(looked_seconds, span)
 
     def bypass(self, span: OperationSpan, reason: str) -> None:
         """The call goes around the cache."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from observability_integration.caching.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.lookup import Served
@@ -112,7 +114,7 @@ class CachedStream(ObservedStream):
             served = Served(None, "flight", "coalesced", age_seconds)
         else:
             self._kept = self._streams.replay(found.value)
-            served = found._replace(tier="flight", freshness="stale" if found.freshness == "stale" else "coalesced")
+            served = replace(found, tier="flight", freshness="stale" if found.freshness == "stale" else "coalesced")
         self._streams.record.hit(self._span, started, self._call.cost_usd, served)
 
     async def _bypass(self, reason: str) -> None:

@@ -87,7 +87,7 @@ class StreamCache:
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
     ) -> Served | None:
         """What memory has, if it is a recording."""
-        served = self._engine.recall(digest, lambda: self._ask(digest, tags, call, span, started, None))
+        served = self._engine.recall(self._ask(digest, tags, call, span, started, None))
         return served if served is not None and isinstance(served.value, Recording) else None
 
     def replay(self, recording: Recording) -> Replay:
@@ -154,10 +154,7 @@ class StreamCache:
         def judge(made: Any) -> tuple[int, str | None]:
             return (made.tokens, made.refusal) if isinstance(made, Recording) else (0, made)
 
-        def missed(reason: str, looked_seconds: float) -> None:
-            self.record.miss(reason, looked_seconds, span)
-
-        return Asked(digest, compute, span, started, missed, tags, judge)
+        return Asked(digest, compute, span, started, self.record.miss, tags, judge)
 
     async def _obtain(self, broadcast: Broadcast, asked: Asked) -> None:
         set_deadline(None)  # each reader minds its own

@@ -25,6 +25,7 @@ from observability_integration.errors import (
     TimeoutKind,
 )
 from observability_integration.resilience.bounded import Watch, run_bounded
+from observability_integration.tasks import announce
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.spans import OperationSpan
 
@@ -286,14 +287,15 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.timed_out(span, 0.0, 0.0, error)
             raise error
         deadline = inherited or Deadline(began + limit + finish, record.operation)
-        task = self._start(loop, start, span, deadline)
+        ending = loop.create_future()
+        task = self._start(loop, start, ending, span, deadline)
         grace = self._grace
         if self._finish > 0:
             # What is left of limit and grace together, because the work has had its time to finish.
             grace = min(self._finish, self.timeout_seconds + self._finish - limit - finish)
         watch = Watch(lambda: span.add_event("timeout.cancel_sent"), record.abandoned)
         try:
-            expired = await run_bounded(task, limit, grace, finish_seconds=finish, watch=watch)
+            expired = await run_bounded(task, limit, grace, finish_seconds=finish, ending=ending, watch=watch)
         except asyncio.CancelledError:
             record.cancelled(span, loop.time() - began)
             raise
@@ -342,6 +344,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self,
         loop: asyncio.AbstractEventLoop,
         start: Callable[[], Awaitable[Any]],
+        ending: asyncio.Future[None],
         span: OperationSpan,
         deadline: Deadline,
     ) -> asyncio.Task[Any]:
@@ -349,14 +352,17 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         token = spans.tracing.activate(span)
         deadline_token = set_deadline(deadline)
         try:
-            return loop.create_task(_run(start), name=self._operation)
+            return loop.create_task(_run(start, ending), name=self._operation)
         finally:
             reset_deadline(deadline_token)
             spans.tracing.deactivate(token)
 
 
-async def _run(start: Callable[[], Awaitable[Any]]) -> Any:
-    return await start()
+async def _run(start: Callable[[], Awaitable[Any]], ending: asyncio.Future[None]) -> Any:
+    try:
+        return await start()
+    finally:
+        announce(ending)
 
 
 def _check_limit(knob: str, value: object) -> None:

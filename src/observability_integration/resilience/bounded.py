@@ -60,6 +60,7 @@ async def run_bounded(
     grace_seconds: float | None,
     *,
     finish_seconds: float = 0.0,
+    ending: asyncio.Future[None],
     watch: Watch,
 ) -> Expired | None:
     """Waits for `task` within its limits; None when it ended by itself, in which case its result is the task's.
@@ -69,10 +70,11 @@ async def run_bounded(
         limit_seconds: T, from now.
         grace_seconds: G; None waits for the clean-up for ever, 0 not at all.
         finish_seconds: time beyond T during which the work may still finish, before it is cancelled.
+        ending: completed by the last step of the task (see `wait_done`).
         watch: told about rare turns.
     """
     try:
-        if await wait_done(task, limit_seconds):
+        if await wait_done(task, limit_seconds, ending):
             return None
         if finish_seconds > 0 and await wait_done(task, finish_seconds):
             return None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from observability_integration.caching.codec import Codec
 from observability_integration.caching.entry import Entry
-from observability_integration.caching.freshness import Freshness, Life, TtlAdapter
+from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 
 _KEPT = Codec().keep("value", None, 1000)
@@ -31,10 +31,10 @@ def _entry(**times: Any) -> Entry:
 def test_an_entry_is_kept_for_the_longer_window() -> None:
     """Beyond its TTL, or beyond the one that the call chose."""
     freshness = _freshness(stale_if_error_seconds=5.0, stale_while_revalidate_seconds=20.0)
-    assert Life(10.0, 30.0) == freshness.life(None)
-    assert Life(2.0, 22.0) == freshness.life(2.0)
+    assert freshness.life(None) == (10.0, 30.0)
+    assert freshness.life(2.0) == (2.0, 22.0)
     assert 30.0 == freshness.longest_seconds
-    assert Life(10.0, 10.0) == _freshness().life(None)
+    assert _freshness().life(None) == (10.0, 10.0)
 
 
 @given(
@@ -46,16 +46,16 @@ def test_an_entry_is_kept_for_the_longer_window() -> None:
 def test_jitter_never_lengthens_a_life(ttl_seconds: float, jitter: float, stale_seconds: float, seed: int) -> None:
     """Nor takes more than its fraction; the time to serve it stale begins when it has expired."""
     random.seed(seed)
-    life = _freshness(ttl_seconds, ttl_jitter=jitter, stale_if_error_seconds=stale_seconds).life(None)
-    assert ttl_seconds * (1 - jitter) <= life.fresh_seconds <= ttl_seconds
-    assert life.fresh_seconds + stale_seconds == life.usable_seconds
+    fresh, usable = _freshness(ttl_seconds, ttl_jitter=jitter, stale_if_error_seconds=stale_seconds).life(None)
+    assert ttl_seconds * (1 - jitter) <= fresh <= ttl_seconds
+    assert fresh + stale_seconds == usable
 
 
 def test_jitter_spreads() -> None:
     """Seeded: a thousand lives lie evenly in the fraction that they may be cut by."""
     random.seed(3)
     freshness = _freshness(100.0, ttl_jitter=0.2)
-    lives = [freshness.life(None).fresh_seconds for _ in range(1000)]
+    lives = [freshness.life(None)[0] for _ in range(1000)]
     assert 90.0 == pytest.approx(sum(lives) / len(lives), abs=0.5)
     assert 80.0 < min(lives) < 80.5
     assert 99.5 < max(lives) <= 100.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Coroutine
@@ -30,13 +31,26 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 
 def _depart(flights: SingleFlight, key: bytes, work: Work) -> Flight:
     flight = Flight(None, None)
-    flights.depart(key, flight, work)
+    flights.depart(key, flight, _flown(flights, flight, work))
     return flight
+
+
+async def _flown(flights: SingleFlight, flight: Flight, work: Work) -> Any:
+    try:
+        return await work()
+    finally:
+        flights.land(flight)
 
 
 async def _ask(flights: SingleFlight, key: bytes, work: Work) -> Any:
     flight = flights.join(key) or _depart(flights, key, work)
-    return await asyncio.shield(flight.task)
+    waiter = flight.board()
+    try:
+        await waiter
+        return flight.task.result()
+    finally:
+        if flight.leave(waiter):
+            flights.let_go(flight)
 
 
 async def _settle() -> None:
@@ -117,6 +131,43 @@ async def test_a_failure_nobody_waits_for_is_silent() -> None:
     assert [] == reported
 
 
+async def test_a_failure_is_silent_for_one_who_leaves_as_it_comes() -> None:
+    """A caller cancelled in the turn in which the call fails has seen nothing of the error, and nobody else will."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    for turns in range(4):
+        flights, call = SingleFlight(), _Call()
+        caller = asyncio.create_task(_ask(flights, b"key", call))
+        await _settle()
+        call.end.set_exception(ValueError("broken"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({caller})
+        await _settle()
+        assert 0 == len(flights)
+        assert caller.cancelled() or isinstance(caller.exception(), ValueError)
+        del call, caller, flights
+        gc.collect()
+    assert [] == reported
+
+
+def test_a_loop_that_ends_before_a_flight_begins_leaves_nothing() -> None:
+    """A program that runs one loop after the other must not keep all of them."""
+    flights = SingleFlight()
+
+    async def leave() -> None:
+        flights.let_go(_depart(flights, b"background", lambda: asyncio.sleep(3600)))
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(leave())
+        (task,) = asyncio.all_tasks(loop)
+        task.cancel()
+        loop.run_until_complete(asyncio.wait({task}))
+    assert 0 == len(flights)
+    assert not flights._aloft
+
+
 @pytest.mark.promise("C8")
 @pytest.mark.parametrize("forget", [lambda flights: flights.forget(b"key"), lambda flights: flights.forget_all()])
 async def test_a_forgotten_flight_is_not_joined_and_not_current(forget: Callable[[SingleFlight], None]) -> None:
@@ -135,11 +186,11 @@ async def test_a_forgotten_flight_is_not_joined_and_not_current(forget: Callable
 
         return run
 
-    flights.depart(b"key", made[0], work(0))
+    flights.depart(b"key", made[0], _flown(flights, made[0], work(0)))
     await _settle()
     forget(flights)
     assert flights.join(b"key") is None
-    flights.depart(b"key", made[1], work(1))
+    flights.depart(b"key", made[1], _flown(flights, made[1], work(1)))
     await _settle()
     for end in ends:
         end.set_result(None)
@@ -231,13 +282,18 @@ async def test_what_nobody_waits_for_is_known_and_can_be_given_up() -> None:
     """A cache that is closed ends it; the flight says that it was not the call that was cancelled."""
     flights, call = SingleFlight(), _Call()
     waited, left = _depart(flights, b"waited", call), _depart(flights, b"left", call)
-    waited.waiting += 1
+    waiter = waited.board()
     flights.forget(b"left")
     assert [left] == flights.unattended()
-    left.give_up()
+    flights.let_go(left)
+    left.give_up()  # before it began
     with pytest.raises(asyncio.CancelledError):
         await left.task
     assert (True, False) == (left.given_up, waited.given_up)
     assert [] == flights.unattended()
-    waited.give_up()
+    call.end.set_result("value")
+    await waiter
+    assert "value" == waited.task.result()
+    assert waited.leave(waiter) is False
     await _settle()
+    assert 0 == len(flights)

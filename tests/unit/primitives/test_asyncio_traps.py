@@ -105,7 +105,7 @@ async def test_trap_1_cancelled_as_the_work_completes(turns: int) -> None:
     was_live = task.cancel()
     await asyncio.wait({task})
     assert was_live == task.cancelled()
-    assert was_live == (turns < 3)
+    assert was_live == (turns < 2)
 
 
 @pytest.mark.promise("T3")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from observability_integration.caching.entry import Entry
 
@@ -58,8 +58,11 @@ class MemoryStore:
         self._long: OrderedDict[bytes, _Slot] = OrderedDict()
         self._pushed_out: OrderedDict[bytes, None] = OrderedDict()  # from the short queue, no more than there are slots
         self._tagged: dict[str, set[bytes]] = {}
-        # A heap of when entries expire, and some that are gone would have: to find those costs more than it saves.
-        self._expiries: list[tuple[float, bytes]] = []
+        # What expires in which second, and a heap of those seconds. Some of it is gone by now, or lives longer: to find
+        # that at once costs more than it saves.
+        self._expiring: dict[int, list[bytes]] = {}
+        self._seconds: list[int] = []
+        self._listed = 0
         # Not taken to read: looking up is atomic, and a use that two threads count at once may well count as one.
         self._lock = threading.Lock()
 
@@ -73,7 +76,19 @@ class MemoryStore:
             with self._lock:
                 slot = self._slots.get(key)
                 if slot is not None and slot.entry is entry:  # another thread may have replaced it
-                    self._drop(key)
+                    self._drop(key, slot)
+            return None
+        if slot.uses < _MOST_USES:
+            slot.uses += 1
+        return entry
+
+    def fresh(self, key: bytes) -> Entry | None:
+        """The entry, if its TTL has not ended."""
+        slot = self._slots.get(key)
+        if slot is None:
+            return None
+        entry = slot.entry
+        if entry.expired_at <= self._clock():
             return None
         if slot.uses < _MOST_USES:
             slot.uses += 1
@@ -83,46 +98,51 @@ class MemoryStore:
         """Keeps an entry in place of what was there, unless it is too large or expired, and pushes out others."""
         now, size = self._clock(), entry.kept.size
         with self._lock:
-            for _ in range(_SWEPT):
-                self._drop_expired(now)
-            if size > self._max_bytes or entry.usable_until <= now:
-                self._drop(key)
-                return
+            if self._seconds and self._seconds[0] <= now:
+                for _ in range(_SWEPT):
+                    self._drop_expired(now)
             slot = self._slots.get(key)
+            if size > self._max_bytes or entry.usable_until <= now:
+                if slot is not None:
+                    self._drop(key, slot)
+                return
             if slot is not None and self._bytes - slot.entry.kept.size + size <= self._max_bytes:
                 self._discount(key, slot)
                 slot.entry = entry  # in place: whoever reads meanwhile finds the one or the other
             else:
-                self._drop(key)
+                if slot is not None:
+                    self._drop(key, slot)
                 while len(self._slots) >= self._max_entries or self._bytes + size > self._max_bytes:
                     if not self._drop_expired(now):
                         self._push_out()
-                slot = self._slots[key] = _Slot(entry, proven=self._is_back(key))
-                (self._long if slot.proven else self._short)[key] = slot
+                proven = self._pushed_out.pop(key, self) is None  # it is back
+                slot = self._slots[key] = _Slot(entry, proven)
+                (self._long if proven else self._short)[key] = slot
             self._count(key, slot)
-            if len(self._expiries) > 2 * len(self._slots) + _SPARE:
-                self._expiries = list({expiry for expiry in self._expiries if self._stands(expiry)})
-                heapify(self._expiries)
 
     def delete(self, key: bytes) -> bool:
         """Forgets an entry; says whether it was there."""
         with self._lock:
-            return self._drop(key)
+            slot = self._slots.get(key)
+            if slot is not None:
+                self._drop(key, slot)
+            return slot is not None
 
     def delete_tagged(self, tag: str) -> int:
         """Forgets all entries with a tag; says how many there were."""
         with self._lock:
             keys = list(self._tagged.get(tag, ()))
             for key in keys:
-                self._drop(key)
+                self._drop(key, self._slots[key])
             return len(keys)
 
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
-            for kept in (self._slots, self._short, self._long, self._pushed_out, self._tagged, self._expiries):
-                kept.clear()
-            self._bytes = self._short_bytes = 0
+            kept = self._slots, self._short, self._long, self._pushed_out, self._tagged, self._expiring, self._seconds
+            for one in kept:
+                one.clear()
+            self._bytes = self._short_bytes = self._listed = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -135,7 +155,22 @@ class MemoryStore:
         for tag in entry.tags:
             self._tagged.setdefault(tag, set()).add(key)
         if entry.usable_until < math.inf:
-            heappush(self._expiries, (entry.usable_until, key))
+            self._list_expiry(key, entry)
+            if self._listed > 2 * len(self._slots) + _SPARE:
+                self._expiring, self._seconds, self._listed = {}, [], 0
+                for name, kept in self._slots.items():
+                    if kept.entry.usable_until < math.inf:
+                        self._list_expiry(name, kept.entry)
+
+    def _list_expiry(self, key: bytes, entry: Entry) -> None:
+        second = int(entry.usable_until)
+        expiring = self._expiring.get(second)
+        if expiring is None:
+            self._expiring[second] = [key]
+            heappush(self._seconds, second)
+        else:
+            expiring.append(key)
+        self._listed += 1
 
     def _discount(self, key: bytes, slot: _Slot) -> None:
         entry = slot.entry
@@ -149,31 +184,35 @@ class MemoryStore:
                 if not keys:
                     del self._tagged[tag]
 
-    def _drop(self, key: bytes) -> bool:
-        slot = self._slots.get(key)
-        if slot is None:
-            return False
+    def _drop(self, key: bytes, slot: _Slot) -> None:
         del (self._long if slot.proven else self._short)[key]
-        self._forget(key, slot)
-        return True
+        del self._slots[key]
+        self._discount(key, slot)
 
     def _drop_expired(self, now: float) -> bool:
-        # Drops the one that expired first, if any has.
-        while self._expiries and self._expiries[0][0] <= now:
-            expiry = heappop(self._expiries)
-            if self._stands(expiry):
-                return self._drop(expiry[1])
+        # Drops one that has expired, if any has; within one second in any order.
+        while self._seconds and self._seconds[0] <= now:
+            second = self._seconds[0]
+            expiring = self._expiring[second]
+            while expiring:
+                slot = self._slots.get(expiring[-1])
+                if slot is not None and now < slot.entry.usable_until < second + 1:
+                    return False  # later in this second
+                key = expiring.pop()
+                self._listed -= 1
+                if slot is not None and second <= slot.entry.usable_until <= now:
+                    self._drop(key, slot)
+                    return True
+            heappop(self._seconds)
+            del self._expiring[second]
         return False
-
-    def _stands(self, expiry: tuple[float, bytes]) -> bool:
-        slot = self._slots.get(expiry[1])
-        return slot is not None and slot.entry.usable_until == expiry[0]
 
     def _push_out(self) -> None:
         while self._short and (not self._long or self._is_short_full()):
             key, slot = self._short.popitem(last=False)
             if not slot.uses:
-                self._forget(key, slot)
+                del self._slots[key]
+                self._discount(key, slot)
                 self._pushed_out[key] = None
                 while len(self._pushed_out) > len(self._slots):
                     self._pushed_out.popitem(last=False)
@@ -189,17 +228,11 @@ class MemoryStore:
             self._long[key] = slot
         else:
             key, slot = self._long.popitem(last=False)
-        self._forget(key, slot)
-
-    def _forget(self, key: bytes, slot: _Slot) -> None:
         del self._slots[key]
         self._discount(key, slot)
 
     def _is_short_full(self) -> bool:
         return len(self._short) >= _SHORT * self._max_entries or self._short_bytes >= _SHORT * self._max_bytes
-
-    def _is_back(self, key: bytes) -> bool:
-        return self._pushed_out.pop(key, self) is None
 
     @property
     def bytes(self) -> int:

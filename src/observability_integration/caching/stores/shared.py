@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 
 class StoreBusy(Exception):  # noqa: N818 - never leaves the cache
     """The store was not asked, because every connection to it was in use; that says nothing about the store."""
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where one entry stands: the prefix of its operation, and its name under it."""
 
     prefix: str
@@ -26,7 +28,7 @@ class Place(NamedTuple):
         return self.prefix + self.name
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What a read finds.
 
     Attributes:
