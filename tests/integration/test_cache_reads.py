@@ -22,38 +22,43 @@ pytestmark = [
     pytest.mark.promise("C3", "C5"),
 ]
 
+_WAYS = ["url", "asyncio text"]
 _KEYS = [f"key {number}" for number in range(300)]
 _HASTY = CachePolicy(backend_budget_seconds=0.5, backend_retry_seconds=0.02, backend_retry_max_seconds=0.05)
 
 
-async def written(caches: Caches, server: RedisProcess, operation: str) -> None:
+async def written(caches: Caches, way: str, server: RedisProcess, operation: str) -> None:
     """Each key's value is the key."""
-    writer = caches("url", server, operation_name=operation)
+    writer = caches(way, server, operation_name=operation)
     for start in range(0, len(_KEYS), 50):
         await asyncio.gather(*(writer.get_or_compute(key, Calls(key)) for key in _KEYS[start : start + 50]))
 
 
-async def read_all(caches: Caches, server: RedisProcess, operation: str, policy: CachePolicy) -> list[Any]:
+async def read_all(caches: Caches, way: str, server: RedisProcess, operation: str, policy: CachePolicy) -> list[Any]:
     """What a process that has nothing in memory is served, all at once; a miss is shown as "made"."""
-    reader = caches("url", server, operation_name=operation, policy=policy)
+    reader = caches(way, server, operation_name=operation, policy=policy)
     await reader.get_or_compute("a connection for reads", Calls("is opened"))
     return await asyncio.gather(*(reader.get_or_compute(key, Calls("made")) for key in _KEYS))
 
 
 @pytest.mark.parametrize("operation", ["chat", 5000 * "a long name"])
-async def test_a_burst_is_served_each_its_own(operation: str, redis_process: RedisProcess, caches: Caches) -> None:
+@pytest.mark.parametrize("way", _WAYS)
+async def test_a_burst_is_served_each_its_own(
+    way: str, operation: str, redis_process: RedisProcess, caches: Caches
+) -> None:
     """Also where the commands do not fit the buffer of the socket, and one of them has to wait."""
-    await written(caches, redis_process, operation)
-    served = await read_all(caches, redis_process, operation, PATIENT)
+    await written(caches, way, redis_process, operation)
+    served = await read_all(caches, way, redis_process, operation, PATIENT)
     assert not {key: value for key, value in zip(_KEYS, served, strict=True) if value not in (key, "made")}
     assert len(_KEYS) // 2 < sum(value != "made" for value in served)
 
 
-async def test_connections_that_break_under_reads(redis_process: RedisProcess, caches: Caches) -> None:
+@pytest.mark.parametrize("way", _WAYS)
+async def test_connections_that_break_under_reads(way: str, redis_process: RedisProcess, caches: Caches) -> None:
     """What a broken connection still owed is asked for again, or made; it is never another's."""
-    await written(caches, redis_process, "chat")
+    await written(caches, way, redis_process, "chat")
     for _ in range(5):
-        reading = asyncio.create_task(read_all(caches, redis_process, "chat", _HASTY))
+        reading = asyncio.create_task(read_all(caches, way, redis_process, "chat", _HASTY))
         while not reading.done():
             await asyncio.to_thread(ask_server, redis_process, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         served = await reading

@@ -113,7 +113,7 @@ def sentinel(servers: Servers) -> int:
 
 @pytest.fixture
 async def closing_at_end() -> AsyncIterator[Callable[[Any], Any]]:
-    """Closes clients of either kind."""
+    """Closes stores, and clients of either kind."""
     clients: list[Any] = []
 
     def keep(client: Any) -> Any:
@@ -121,7 +121,7 @@ async def closing_at_end() -> AsyncIterator[Callable[[Any], Any]]:
         return client
 
     yield keep
-    for client in clients:
+    for client in reversed(clients):
         closed = client.aclose() if hasattr(client, "aclose") else client.close()
         if closed is not None:
             await closed
@@ -206,7 +206,8 @@ async def test_a_unix_socket_is_as_good(servers: Servers, tmp_path: Path, closin
         await check(closing_at_end(RedisUrlStore(f"unix://{path}", 2.0)), "cache:{a}:")
     else:
         made: Any = redis.asyncio.Redis if kind == "asyncio" else redis.Redis
-        await check(RedisStore(closing_at_end(made(unix_socket_path=str(path)))), "cache:{a}:")
+        store = RedisStore(closing_at_end(made(unix_socket_path=str(path))))
+        await check(closing_at_end(store), "cache:{a}:")
 
 
 async def test_databases_are_kept_apart_and_notes_are_not(redis_server: RedisProcess, closing_at_end: Clients) -> None:
@@ -214,7 +215,8 @@ async def test_databases_are_kept_apart_and_notes_are_not(redis_server: RedisPro
     import redis.asyncio
 
     redis_server.flush()
-    first, second = (RedisStore(closing_at_end(redis.asyncio.Redis(port=redis_server.port, db=db))) for db in (0, 1))
+    clients = [closing_at_end(redis.asyncio.Redis(port=redis_server.port, db=db)) for db in (0, 1)]
+    first, second = (closing_at_end(RedisStore(client)) for client in clients)
     place = Place("cache:{a}:", "entry")
     await second.put_late(place, b"data", 5000, "")
     assert (await first.read(place)).data is None

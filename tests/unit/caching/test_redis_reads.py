@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.stores.redis import RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
 from observability_integration.caching.stores.shared import Place, Reading
 from tests.processes import RedisProcess
 from tests.redis_caches import ask_server, clients_of
@@ -18,18 +18,30 @@ pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 _PREFIX = "cache:{reads}:"
 
 
-@pytest.fixture
-async def store(redis_process: RedisProcess) -> AsyncIterator[RedisUrlStore]:
+@pytest.fixture(params=["url", "client", "text client", "resp3 client"])
+async def store(request: pytest.FixtureRequest, redis_process: RedisProcess) -> AsyncIterator[RedisStore]:
     """A store that has a connection for reads."""
+    import redis.asyncio
+
     for number in range(9):
         ask_server(redis_process, "SET", f"{_PREFIX}{number}", f"entry {number}")
-    store = RedisUrlStore(redis_process.url, 0.5)
+    if request.param == "url":
+        store: RedisStore = RedisUrlStore(redis_process.url, 0.5)
+        await _up(store)
+        yield store
+        await store.aclose()
+        return
+    protocol = 3 if "resp3" in request.param else 2
+    decode = "text" in request.param
+    client = redis.asyncio.Redis(port=redis_process.port, protocol=protocol, decode_responses=decode)
+    store = RedisStore(client)
     await _up(store)
     yield store
     await store.aclose()
+    await client.aclose()
 
 
-async def _up(store: RedisUrlStore) -> None:
+async def _up(store: RedisStore) -> None:
     while True:
         answer = store.read(_place(0))
         await answer
@@ -46,7 +58,7 @@ def _entry(number: int) -> Reading:
     return Reading(b"entry %d" % number, 0)
 
 
-async def test_each_gets_its_own_answer(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+async def test_each_gets_its_own_answer(store: RedisStore, redis_process: RedisProcess) -> None:
     """Answers come back in order and bear no name; there is one connection for all reads."""
     connections = clients_of(redis_process)
     answers = [store.read(_place(number % 9)) for number in range(60)]
@@ -56,21 +68,21 @@ async def test_each_gets_its_own_answer(store: RedisUrlStore, redis_process: Red
     assert connections == clients_of(redis_process)
 
 
-async def test_one_who_leaves_takes_no_answer_along(store: RedisUrlStore) -> None:
+async def test_one_who_leaves_takes_no_answer_along(store: RedisStore) -> None:
     """What he asked for still comes, and must not be given to the next."""
     answers = [store.read(_place(number)) for number in range(3)]
     answers[0].cancel()  # type: ignore[attr-defined]
     assert [_entry(1), _entry(2)] == await asyncio.gather(*answers[1:])
 
 
-async def test_more_than_the_line_bears_goes_another_way(store: RedisUrlStore) -> None:
+async def test_more_than_the_line_bears_goes_another_way(store: RedisStore) -> None:
     """Nobody waits for a buffer to be emptied."""
     answers = [store.read(_place(1)) for _ in range(70)]
     assert 64 == sum(isinstance(answer, asyncio.Future) for answer in answers)
     assert [_entry(1)] * 70 == await asyncio.gather(*answers)
 
 
-async def test_an_error_of_the_server_is_that_of_one_read(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+async def test_an_error_of_the_server_is_that_of_one_read(store: RedisStore, redis_process: RedisProcess) -> None:
     """The connection is in order, and the next answer is not taken for this one's."""
     ask_server(redis_process, "ACL", "SETUSER", "default", "-mget")
     with pytest.raises(Exception, match="permissions"):
@@ -81,21 +93,32 @@ async def test_an_error_of_the_server_is_that_of_one_read(store: RedisUrlStore, 
     assert _entry(2) == await answer
 
 
-async def test_what_a_broken_connection_owes_is_read_again(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+async def test_what_a_broken_connection_owes_is_read_again(store: RedisStore, redis_process: RedisProcess) -> None:
     """A server closes idle connections as it likes; that is no fault of the store."""
     redis_process.pause()
     answer = store.read(_place(3))
-    lines: Any = store._lines
-    for line in lines.values():
-        await line._connection.disconnect(nowait=True)
+    line: Any = store._line()  # pyright: ignore[reportPrivateUsage]
+    await line._connection.disconnect(nowait=True)
     redis_process.resume()
     assert _entry(3) == await answer
     await _up(store)
 
 
-async def test_a_connection_that_is_silent_for_long_is_given_up(
-    store: RedisUrlStore, redis_process: RedisProcess
-) -> None:
+async def test_nobody_reads_again_for_one_who_leaves(store: RedisStore, redis_process: RedisProcess) -> None:
+    """The client may wait for long; a task that does so would outlive the store."""
+    redis_process.pause()
+    answer = store.read(_place(3))
+    line: Any = store._line()  # pyright: ignore[reportPrivateUsage]
+    await line._connection.disconnect(nowait=True)
+    while not (again := [task for task in asyncio.all_tasks() if "_read_otherwise" in repr(task)]):
+        await asyncio.sleep(0)
+    answer.cancel()  # type: ignore[attr-defined]
+    await asyncio.wait(again, timeout=2.0)
+    assert all(task.done() for task in again)
+    redis_process.resume()
+
+
+async def test_a_connection_that_is_silent_for_long_is_given_up(store: RedisStore, redis_process: RedisProcess) -> None:
     """Or every read would wait for the answers that a dead connection owes."""
     redis_process.pause()
     first = store.read(_place(1))
@@ -107,8 +130,17 @@ async def test_a_connection_that_is_silent_for_long_is_given_up(
     await _up(store)
 
 
+async def test_a_probe_leaves_the_connection_that_failed(store: RedisStore, redis_process: RedisProcess) -> None:
+    """It may be dead, and the first read after the probe would find out."""
+    line: Any = store._line()  # pyright: ignore[reportPrivateUsage]
+    before = line._connection
+    await store.probe(_PREFIX)
+    await _up(store)
+    assert before is not line._connection
+
+
 async def test_a_server_that_comes_back_is_read_over_a_line_again(
-    store: RedisUrlStore, redis_process: RedisProcess
+    store: RedisStore, redis_process: RedisProcess
 ) -> None:
     """The line is opened anew by whoever reads next."""
     redis_process.restart()
@@ -116,7 +148,7 @@ async def test_a_server_that_comes_back_is_read_over_a_line_again(
     await _up(store)
 
 
-async def test_closing_fails_what_is_awaited(store: RedisUrlStore, redis_process: RedisProcess) -> None:
+async def test_closing_fails_what_is_awaited(store: RedisStore, redis_process: RedisProcess) -> None:
     """At once, and without asking anybody else."""
     redis_process.pause()
     answer = store.read(_place(1))

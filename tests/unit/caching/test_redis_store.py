@@ -266,8 +266,9 @@ class Stores:
             self._closing.append(close)
             return RedisStore(sync_client)
         client = redis.asyncio.Redis(**options)
-        self._closing.append(client.aclose)
-        return RedisStore(client)
+        made = RedisStore(client)
+        self._closing += made.aclose, client.aclose
+        return made
 
     async def close(self) -> None:
         for close in self._closing:

@@ -32,11 +32,12 @@ def choose_store(
         if all(callable(getattr(backend, method, None)) for method in _COORDINATES):
             return cast("SharedStore", backend)
         return PlainStore(cast("CacheBackend", backend))
+    # Twice the budget: the guard decides, and the client's own timeouts are for what the guard does not time.
+    patience_seconds = 2 * policy.backend_budget_seconds
     if url is None:
-        return None if client is None else RedisStore(client)
+        return None if client is None else RedisStore(client, patience_seconds)
     try:
-        # Twice the budget: the guard decides, and the client's own timeouts are for what the guard does not time.
-        return RedisUrlStore(url, 2 * policy.backend_budget_seconds)
+        return RedisUrlStore(url, patience_seconds)
     except MissingDependencyError as error:
         logger.warning("Cache '%s': %s; working from memory", operation, error)
         return None

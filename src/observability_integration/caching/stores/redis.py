@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.tasks import DaemonThreads
 
 from . import redis_scripts as scripts
-from .redis_reads import ReadLine
+from .redis_reads import ReadLine, has_line
 from .redis_subscription import leave, subscribe, unannounced
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
 T = TypeVar("T")
 _NAMES_AT_ONCE = 500  # two keys each; Lua hands some 8,000 values to a function at most
 _PROBE_TTL_MS = 1000
+_PATIENCE_SECONDS = 0.5  # ten times what an access may take by default; whoever is late is read for otherwise
 # What redis-py says when its pool is exhausted; the class that says so differs by version.
 _POOL_EXHAUSTED = ("Too many connections", "No connection available.")
 _threads = DaemonThreads(max_threads=16, name="observability-redis")
@@ -42,25 +43,69 @@ async def _in_thread(call: Callable[[], T]) -> T:
         raise
 
 
+class _Kept(NamedTuple):
+    """What a store has in one event loop."""
+
+    client: Any
+    line: ReadLine | None
+    until_the_loop_ends: AsyncGenerator[None, None]
+
+
 class RedisStore:
-    """A `SharedStore` on a client that the caller made and keeps.
+    """A `SharedStore` on a client that the caller made and keeps; reads may share a connection (see `redis_reads`).
+
+    Args:
+        client: a redis-py client of any kind.
+        patience_seconds: after how long without an answer that connection is taken to be dead.
 
     Raises:
         ConfigurationError: `client` is not a client.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         execute = getattr(client, "execute_command", None)
         if not callable(execute) or isinstance(client, type):
             raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
         self._given = client
+        self._patience = patience_seconds
+        self._keeps = has_line(client)
+        self._kept: dict[asyncio.AbstractEventLoop, _Kept] = {}
         # A wrapper around the method may hide what the class shows, and a stand-in may have it on the object only.
         self._awaits = any(
             inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
         )
 
     async def _client(self) -> Any:
+        if not self._keeps:
+            return self._given
+        loop = asyncio.get_running_loop()
+        kept = self._kept.get(loop)
+        if kept is None:
+            client = self._make()
+            line = ReadLine.join(client, _read, _reading, self._patience) if has_line(client) else None
+            kept = self._kept[loop] = _Kept(client, line, self._until_the_loop_ends(loop))
+            await anext(kept.until_the_loop_ends)
+        return kept.client
+
+    def _make(self) -> Any:
         return self._given
+
+    async def _let_go(self, client: Any) -> None:
+        """Nothing: the client is the caller's."""
+
+    async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        # asyncio closes the generators that a loop leaves behind, before the loop itself: the moment to close a client.
+        try:
+            yield
+        finally:
+            kept = self._kept.pop(loop)
+            if kept.line is not None:
+                await kept.line.leave()
+            await self._let_go(kept.client)
+
+    def _line(self) -> ReadLine | None:
+        kept = self._kept.get(asyncio.get_running_loop())
+        return None if kept is None else kept.line
 
     async def _execute(self, *command: Any) -> Any:
         client = await self._client()
@@ -84,8 +129,10 @@ class RedisStore:
         return await self._execute("EVAL", script.source, len(keys), *keys, *args)
 
     def read(self, place: Place) -> Awaitable[Reading]:
-        """See `SharedStore.read`."""
-        return self._read(place)
+        """A plain future once there is a connection for reads."""
+        line = self._line()
+        answer = None if line is None else line.read(place, self._read)
+        return self._read(place) if answer is None else answer
 
     async def _read(self, place: Place) -> Reading:
         """MGET of the entry and the clear mark; what is no string is no entry."""
@@ -139,7 +186,10 @@ class RedisStore:
         await self._run(scripts.MARK, (key,), life_ms, _channel(prefix), note)
 
     async def probe(self, prefix: str) -> None:
-        """By a script, because a server that runs none is of no use."""
+        """By a script, because a server that runs none is of no use; and reads go on over a new connection."""
+        line = self._line()
+        if line is not None:
+            line.give_up()
         await self._run(scripts.PROBE, (prefix + "probe",), _PROBE_TTL_MS)
 
     async def listen(self, prefix: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> Subscription:
@@ -147,7 +197,10 @@ class RedisStore:
         return await subscribe(await self._client(), _channel(prefix), hear, resumed, awaits=self._awaits)
 
     async def aclose(self) -> None:
-        """Nothing: the client is the caller's."""
+        """Closes the connections that were opened for the running loop."""
+        kept = self._kept.get(asyncio.get_running_loop())
+        if kept is not None:
+            await kept.until_the_loop_ends.aclose()
 
 
 class RedisUrlStore(RedisStore):
@@ -158,7 +211,7 @@ class RedisUrlStore(RedisStore):
 
     Args:
         url: e.g. ``redis://localhost:6379/0``.
-        timeout_seconds: for connecting; whoever asks does not wait for an answer for ever.
+        timeout_seconds: for connecting, and for answers to reads, which are then asked for otherwise.
 
     Raises:
         MissingDependencyError: the redis package is not installed.
@@ -179,14 +232,13 @@ class RedisUrlStore(RedisStore):
         self._retry = Retry(NoBackoff(), 1, (BrokenConnection,))
         self._timeout = timeout_seconds
         self._url = url
-        self._lines: dict[asyncio.AbstractEventLoop, ReadLine] = {}
-        self._clients: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]] = {}
         try:
             unused = self._make()
         except (ValueError, TypeError, AttributeError):
             # What the client says may quote the password.
             raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
-        super().__init__(unused)
+        super().__init__(unused, timeout_seconds)
+        self._keeps = True
 
     def _make(self) -> Any:
         return self._class.from_url(
@@ -199,51 +251,21 @@ class RedisUrlStore(RedisStore):
             **unannounced(),
         )
 
-    def read(self, place: Place) -> Awaitable[Reading]:
-        """A plain future once there is a connection for reads."""
-        line = self._lines.get(asyncio.get_running_loop())
-        answer = None if line is None else line.read(place)
-        return self._read(place) if answer is None else answer
-
-    async def _client(self) -> Any:
-        loop = asyncio.get_running_loop()
-        kept = self._clients.get(loop)
-        if kept is None:
-            client = self._make()
-            self._lines[loop] = ReadLine(client, _read, _reading, self._read, self._timeout)
-            kept = self._clients[loop] = client, self._until_the_loop_ends(loop, client)
-            await anext(kept[1])
-        return kept[0]
-
-    async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop, client: Any) -> AsyncGenerator[None, None]:
-        # asyncio closes the generators that a loop leaves behind, before the loop itself: the moment to close a client.
-        try:
-            yield
-        finally:
-            self._clients.pop(loop, None)
-            line = self._lines.pop(loop, None)
-            if line is not None:
-                await line.aclose()
-            await leave(client)
-            await client.aclose()
+    async def _let_go(self, client: Any) -> None:
+        await leave(client)
+        await client.aclose()
 
     async def probe(self, prefix: str) -> None:
         """The same on a new connection: those that were idle may have broken meanwhile, which the pool overlooks."""
         await (await self._client()).connection_pool.disconnect(inuse_connections=False)
         await super().probe(prefix)
 
-    async def aclose(self) -> None:
-        """Closes the connections of the running loop."""
-        kept = self._clients.get(asyncio.get_running_loop())
-        if kept is not None:
-            await kept[1].aclose()
-
 
 def _read(place: Place) -> tuple[str, ...]:
     return "MGET", place.key, _clear_mark(place.prefix)
 
 
-def _reading(found: Any) -> Reading:
+def _reading(found: list[Any] | None) -> Reading:
     if not isinstance(found, list):
         return Reading(None, 0)  # a stand-in for a client, which has no entries
     return Reading(found[0] or None, _moment(found[1]))

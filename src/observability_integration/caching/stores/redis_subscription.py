@@ -305,10 +305,21 @@ def _any_node(cluster: Any) -> Any:
 def _make_connection(maker: Any) -> Any:
     if _is_cluster(maker):
         maker = maker.get_redis_connection(_any_node(maker)).connection_pool
-    options = {name: value for name, value in maker.connection_kwargs.items() if not name.startswith(_OTHERWISE)}
+    return make_connection(maker, 2 * _QUIET_SECONDS, _ANSWER_SECONDS)
+
+
+def make_connection(pool: Any, answer_seconds: float | None, opening_seconds: float) -> Any:
+    """A connection as the pool makes its own (not open yet), but outside of it.
+
+    Args:
+        pool: a client's pool, or a node of a cluster.
+        answer_seconds: how long an answer may take; None: for ever.
+        opening_seconds: how long connecting may take.
+    """
+    options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(_OTHERWISE)}
     options.update(unannounced(), protocol=2, decode_responses=False, health_check_interval=0)
-    options.update(socket_timeout=2 * _QUIET_SECONDS, socket_connect_timeout=_ANSWER_SECONDS)
-    return maker.connection_class(**options)
+    options.update(socket_timeout=answer_seconds, socket_connect_timeout=opening_seconds)
+    return pool.connection_class(**options)
 
 
 def unannounced() -> dict[str, Any]:
