@@ -7,12 +7,11 @@ late. Whatever happens to the shared store, the call is made.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from observability_integration.context import remaining, set_deadline
+from observability_integration.context import remaining
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.tasks import wait_done
 from observability_integration.telemetry import spans
@@ -20,7 +19,6 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.instruments import (
     CACHE_DUPLICATES,
     CACHE_LOCK_WAIT,
-    CACHE_REFRESHES,
     CACHE_STALE_SERVED,
     CACHE_TIER_LATENCY,
 )
@@ -28,13 +26,14 @@ from observability_integration.telemetry.instruments import (
 from .channel import Channel, Note
 from .codec import Codec
 from .entry import Entry
-from .flight_work import LEFT, Brought, FlightWork
+from .flight_work import Brought, FlightWork
 from .freshness import Freshness
 from .keys import KeySpace
 from .leases import Leases
 from .levels import ABSENT, Found, Levels
 from .lookup import Asked, Served
 from .policy import CachePolicy
+from .refreshing import Refresher
 from .single_flight import Flight, SingleFlight
 from .stores.shared import SharedStore
 from .wire import Wire
@@ -71,12 +70,11 @@ class Engine:
         self._operation = operation
         self._keys = keys
         self._freshness = freshness
-        self._policy = policy
+        self._background_seconds = policy.background_seconds
         self._soft, self._hard = policy.soft_timeout_seconds, policy.hard_timeout_seconds
         self._limited = self._soft is not None or self._hard is not None
         self._flights = SingleFlight()
         self._looks: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Brought | None]] = {}
-        self._refreshing: set[asyncio.Task[Any]] = set()
         self._channel: Channel | None = None
         leases: Leases | None = None
         if store is not None:
@@ -88,6 +86,7 @@ class Engine:
         if store is not None and shared is not None and self._channel is not None:
             leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
         self._work = FlightWork(operation, keys, self._levels, freshness, self._flights, leases, policy)
+        self._refresher = Refresher(operation, self._flights, self._work, policy)
 
     def fresh(self, digest: bytes) -> Entry | None:
         """The entry that memory has, if all there is to do is to serve it."""
@@ -103,11 +102,11 @@ class Engine:
         fresh = now < entry.fresh_until
         if fresh:
             if self._freshness.refreshes_early and self._freshness.is_due(entry, now):
-                self._refresh(asked, entry)
+                self._refresher.refresh(asked, entry)
         elif not self._freshness.may_revalidate(entry, now):
             return None
         else:
-            self._refresh(asked, entry)
+            self._refresher.refresh(asked, entry)
         value = self._levels.value_of(digest, entry)
         if value is ABSENT:
             return None
@@ -226,7 +225,7 @@ class Engine:
             raise
         finally:
             if flight.leave(waiter):
-                flight.deserted = self._end_later(flight)
+                flight.deserted = self._flights.let_go(flight, self._background_seconds)
         if brought.tier == "left" or not void.isdisjoint(flight.tags):  # made before, with what was void when we came
             return None
         return self._handed(asked, brought, leading)
@@ -238,7 +237,8 @@ class Engine:
         if soft is not None and not await wait_done(task, soft) and not (begun and begun.done()):
             stand_in = self._work.standing_in(flight)
             if stand_in is not None:
-                self._leave(flight)
+                # Whoever joins meanwhile has limits of their own; nobody makes it longer.
+                self._flights.let_go(flight, self._background_seconds)
                 return stand_in
         if self._hard is None or (begun and begun.done()):
             await wait_done(task, None)
@@ -246,22 +246,12 @@ class Engine:
             if begun and begun.done():
                 await wait_done(task, None)
                 return None
-            self._leave(flight)
+            self._flights.let_go(flight, self._background_seconds)
             stand_in = self._work.standing_in(flight)
             if stand_in is None:
                 raise PrimitiveTimeoutError(self._operation, self._hard, time.monotonic() - started, kind="hard")
             return stand_in
         return None
-
-    def _leave(self, flight: Flight) -> None:
-        # Whoever joins meanwhile has limits of their own; nobody makes it longer.
-        self._end_later(flight)
-
-    def _end_later(self, flight: Flight) -> asyncio.TimerHandle:
-        timer = asyncio.get_running_loop().call_later(self._policy.background_seconds, flight.give_up)
-        self._flights.let_go(flight)
-        flight.task.add_done_callback(lambda _: timer.cancel())
-        return timer
 
     def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
         if leading and brought.tier == "call":
@@ -300,47 +290,8 @@ class Engine:
         if fresh:
             return Brought(found.value, "backend", entry.kept, entry)
         CACHE_STALE_SERVED.series(self._operation, "revalidating").add()
-        self._refresh(asked, entry)
+        self._refresher.refresh(asked, entry)
         return Brought(found.value, "stale", entry.kept, entry)
-
-    # Refreshing -----------------------------------------------------------------------------------------------------
-
-    def _refresh(self, asked: Asked, entry: Entry) -> None:
-        """Starts a call in the background that replaces the entry, unless one is under way."""
-        if self._flights.join(asked.digest) is not None:
-            return
-        if len(self._refreshing) >= self._policy.max_refreshes:
-            CACHE_REFRESHES.series(self._operation, "skipped").add()
-            return
-        flight = Flight(asked.span, entry)
-        context = contextvars.copy_context()
-        context.run(set_deadline, None)  # nobody waits for it, so nobody's deadline ends it
-        self._flights.depart(asked.digest, flight, self._refreshed(flight, asked, entry), context)
-        self._refreshing.add(flight.task)
-        flight.task.add_done_callback(self._refreshing.discard)
-        self._leave(flight)
-
-    async def _refreshed(self, flight: Flight, asked: Asked, entry: Entry) -> Brought:
-        links = () if asked.span is spans.NO_SPAN else (spans.tracing.link_to(asked.span),)
-        span = spans.tracing.begin(f"cache refresh {self._operation}", {}, links=links)
-        flight.span = span
-        token = spans.tracing.activate(span)
-        try:
-            brought = await self._work.obtain(flight, asked, refreshing=True)
-        except Exception as error:  # noqa: BLE001 - nobody waits for it, and the entry is still there
-            CACHE_REFRESHES.series(self._operation, "error").add()
-            spans.tracing.mark_failed(span, error)
-            self._work.put_off(flight, asked.digest, entry, self._policy.stale_if_error_throttle_seconds)
-            return LEFT
-        finally:
-            spans.tracing.deactivate(token)
-            span.end()
-        if brought.tier == "left":
-            self._work.put_off(flight, asked.digest, entry, self._policy.lease_seconds)
-        elif brought.entry is None:  # what came must not be kept: so may what comes next
-            self._work.put_off(flight, asked.digest, entry, self._policy.stale_if_error_throttle_seconds)
-        CACHE_REFRESHES.series(self._operation, "left" if brought.tier == "left" else "success").add()
-        return brought
 
     def under_way(self, digest: bytes, tags: Sequence[str] = ()) -> asyncio.Task[Any] | None:
         """What makes the entry for `digest` in this event loop; None if one of its tags was invalidated meanwhile."""
@@ -353,7 +304,7 @@ class Engine:
         """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
         flight = self._flights.join(digest)
         if flight is not None:
-            self._flights.let_go(flight)
+            self._flights.let_go(flight, self._background_seconds)
             flight.give_up()
 
     # Forgetting -----------------------------------------------------------------------------------------------------

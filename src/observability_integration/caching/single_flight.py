@@ -113,17 +113,21 @@ class SingleFlight:
             del self._flights[flight.here]
         flight.wake()
 
-    def let_go(self, flight: Flight) -> None:
-        """Sees to the end of a flight that perhaps nobody waits for, or that may be cancelled before it begins.
+    def let_go(self, flight: Flight, seconds: float) -> asyncio.TimerHandle:
+        """Leaves a flight to itself for so many seconds, after which it is given up; the timer may be cancelled.
 
-        A task that never began has no last step, and asyncio would log an error that nobody has asked for.
+        Sees to its end: a task that is cancelled before it began has no last step, and asyncio would log an error that
+        nobody has asked for.
         """
+        timer = asyncio.get_running_loop().call_later(seconds, flight.give_up)
 
         def end(_: object) -> None:
+            timer.cancel()
             self.land(flight)
             flight.heed()
 
         flight.task.add_done_callback(end)
+        return timer
 
     def forget(self, key: bytes) -> None:
         """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""

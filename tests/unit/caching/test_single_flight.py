@@ -50,7 +50,7 @@ async def _ask(flights: SingleFlight, key: bytes, work: Work) -> Any:
         return flight.task.result()
     finally:
         if flight.leave(waiter):
-            flights.let_go(flight)
+            flights.let_go(flight, 60.0)
 
 
 async def _settle() -> None:
@@ -157,7 +157,7 @@ def test_a_loop_that_ends_before_a_flight_begins_leaves_nothing() -> None:
     flights = SingleFlight()
 
     async def leave() -> None:
-        flights.let_go(_depart(flights, b"background", lambda: asyncio.sleep(3600)))
+        flights.let_go(_depart(flights, b"background", lambda: asyncio.sleep(3600)), 60.0)
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(leave())
@@ -285,7 +285,7 @@ async def test_what_nobody_waits_for_is_known_and_can_be_given_up() -> None:
     waiter = waited.board()
     flights.forget(b"left")
     assert [left] == flights.unattended()
-    flights.let_go(left)
+    flights.let_go(left, 60.0)
     left.give_up()  # before it began
     with pytest.raises(asyncio.CancelledError):
         await left.task
