@@ -250,17 +250,34 @@ def test_a_renewed_entry_does_not_go_when_its_old_life_ends(clock: _Clock) -> No
 def test_what_is_noted_of_entries_does_not_outlive_them(clock: _Clock) -> None:
     """A key that is refreshed or deleted over and over must not make the process grow."""
     store = MemoryStore(10, 100, clock)
+    store.set(b"endless", _entry(math.inf))
     for number in range(5000):
         store.set(b"refreshed", _entry(2000.0 + number, tags=("same", str(number))))
         store.set(b"same moment", _entry(1e6))
         store.set(b"deleted", _entry(1e6 + number, tags=("gone",)))
         store.delete(b"deleted")
     assert sum(map(len, store._expiring.values())) == store._listed < 200
-    assert {b"refreshed", b"same moment"} == set(store._short)
+    assert {b"endless", b"refreshed", b"same moment"} == set(store._short)
     assert {"same": {b"refreshed"}, "4999": {b"refreshed"}} == store._tagged
     clock.now = 2e6
     store.set(b"last", _entry(3e6))
-    assert 1 == len(store)
+    assert {b"endless", b"last"} == set(store._short)
+
+
+@pytest.mark.parametrize("order", [(b"early", b"late"), (b"late", b"early")])
+def test_within_one_second_only_what_has_expired_goes(clock: _Clock, order: tuple[bytes, bytes]) -> None:
+    """Expiries are noted by the second, and what can still be served must not go with what cannot."""
+    store = MemoryStore(10, 100, clock)
+    lives = {b"early": 1005.2, b"late": 1005.8}
+    for key in order:
+        store.set(key, _entry(lives[key]))
+    clock.now = 1005.5
+    store.set(b"other", _entry(2000.0))
+    assert store.get(b"late") is not None
+    assert store.get(b"early") is None
+    clock.now = 1006.0
+    store.set(b"one more", _entry(2000.0))
+    assert 2 == len(store)
 
 
 def test_no_more_keys_are_remembered_than_entries_kept(clock: _Clock) -> None:
