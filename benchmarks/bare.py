@@ -1,10 +1,11 @@
 """The same guarantees in plain asyncio, without telemetry: what ours is held to where OpenTelemetry is absent.
 
 Kept: a routing rule that fails or names no route leads to the default; a cache that is bounded, expires, hashes its
-keys, hands each caller a structure of its own, makes overlapping calls once and survives a cancelled caller; a limit
-that gives control back even if the work ignores its cancellation. Left out, though ours has it: deadlines handed down,
-a context handed through, rules and key functions that may be async or fail, a check that a value survives being written
-as JSON, a bound on bytes, a shared store behind the memory, several event loops, streaming.
+keys, spreads expiries, hands each caller a structure of its own, makes overlapping calls once and survives a cancelled
+caller, and a call that is cancelled before it began; a limit that gives control back even if the work ignores its
+cancellation. Left out, though ours has it: deadlines handed down, a context handed through, rules and key functions
+that may be async or fail, a check that a value survives being written, that an answer is whole, a bound on bytes, tags,
+stale answers, a shared store behind the memory, several event loops, streaming.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
+from random import random
 from time import monotonic
 from typing import Any
 
@@ -23,6 +26,7 @@ from .measure import Call
 from .workload import Runnable, Work
 
 MISSING = object()
+_JITTER = 0.1
 _IMMUTABLE = (str, bytes, int, float, bool, type(None))
 _left_behind: set[asyncio.Task[Any]] = set()
 
@@ -70,7 +74,7 @@ class Store:
         """Keep a value; the least recently used goes when there are too many."""
         encoded = not isinstance(value, _IMMUTABLE)
         self._entries[key] = (
-            monotonic() + self._ttl_seconds,
+            monotonic() + self._ttl_seconds * (1 - _JITTER * random()),
             encoded,
             msgspec.json.encode(value) if encoded else value,
         )
@@ -104,6 +108,8 @@ class Cache:
             if flight is None:
                 self.misses += 1
                 flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
+                # A task that is cancelled before it begins never comes to a `finally`.
+                flight.add_done_callback(partial(self._landed, key))
                 return await asyncio.shield(flight)
             await asyncio.shield(flight)
             value = self._store.get(key)
@@ -112,11 +118,12 @@ class Cache:
         return value
 
     async def _fly(self, key: bytes, request: Any) -> Any:
-        try:
-            value = await self._call(request)
-            self._store.put(key, value)
-            return value
-        finally:
+        value = await self._call(request)
+        self._store.put(key, value)
+        return value
+
+    def _landed(self, key: bytes, flight: asyncio.Task[Any]) -> None:
+        if self._flights.get(key) is flight:
             del self._flights[key]
 
     def get_stats(self) -> dict[str, Any]:

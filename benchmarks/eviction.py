@@ -1,9 +1,9 @@
 """Which entries memory should push out, by measurement: `python -m benchmarks.eviction`, from the root of the project.
 
 Replays lookups through caches of a fixed number of entries, each lookup a `get` and, if that finds nothing, a `set`.
-What is looked up comes from a real hour of chat (the conversation trace published with Mooncake, FAST 2025; the folder
-is named by OBS_DATA_DIR) and from seeded Zipf distributions. Prints Markdown. The exit code is 0, or 1 when something
-that was to be compared is not there.
+What is looked up comes from a real hour of chat (the conversation trace published with Mooncake, FAST 2025; see
+`data`) and from seeded Zipf distributions. Prints Markdown. The exit code is 0, or 1 when something that was to be
+compared is not there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import gc
 import gzip
 import json
-import os
 import random
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import NamedTuple
 from observability_integration.caching.codec import Kept
 from observability_integration.caching.entry import Entry
 
-from . import report
+from . import data, report
 from .policies import LRU, OURS, SIEVE, TINY_LFU, Contestant, contestants, ideal_hits
 
 CAPACITIES = (100, 1_000, 10_000)  # the last is what a cache has by default
@@ -55,13 +54,13 @@ def main(arguments: list[str]) -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eviction", description=__doc__.partition(":")[0])
     parser.parse_args(arguments)
-    folder = Path(os.environ.get("OBS_DATA_DIR", "../shared/data"))
-    lacking = [] if Path(folder, TRACE).exists() else [f"{TRACE} is not in {folder} (set OBS_DATA_DIR)"]
+    trace = data.find(TRACE)
+    lacking = [] if trace else [f"{TRACE} was not found (set {data.VARIABLE})"]
     installed = [name for name, _ in contestants()]
     lacking += [f"{name} is not installed" for name in (TINY_LFU,) if name not in installed]
     print(f"{report.this_run('python -m benchmarks.eviction').machine}; theine {_version('theine')}\n")
     gaps: list[str] = []
-    for workload in (*_chat(folder), *_zipf()):
+    for workload in (*_chat(trace), *_zipf()):
         report.progress(f"{workload.name}: {len(workload.keys)} lookups")
         ratios = _ratios(workload)
         print(_as_table(workload, ratios))
@@ -80,10 +79,10 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _chat(folder: Path) -> Iterator[Workload]:
-    if not Path(folder, TRACE).exists():
+def _chat(trace: Path | None) -> Iterator[Workload]:
+    if trace is None:
         return
-    with gzip.open(Path(folder, TRACE), "rt") as lines:
+    with gzip.open(trace, "rt") as lines:
         prompts: list[list[int]] = [json.loads(line)["hash_ids"] for line in lines]
     # A block's id stands for all blocks up to it, so the last one names a prompt, or the beginning of one.
     yield Workload("Chat, whole prompts", _named(prompt[-1] for prompt in prompts))

@@ -1,8 +1,8 @@
 """An hour of real chat through the cache, with and without each of its features.
 
-Who asks what and when, and how long the answers are, is the conversation trace published with Mooncake (FAST 2025; the
-folder is named by OBS_DATA_DIR). How long an answer takes and which calls fail is simulated. The hour passes on the
-clock of an event loop that never waits, and the cache is given that clock in place of `time.monotonic`.
+Who asks what and when, and how long the answers are, is the conversation trace published with Mooncake (FAST 2025; see
+`data`). How long an answer takes and which calls fail is simulated. The hour passes on the clock of an event loop that
+never waits, and the cache is given that clock in place of `time.monotonic`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from observability_integration.caching.policy import CachePolicy
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing import FakeClockLoop
 
+from . import data
 from .eviction import TRACE
 from .simulated_clock import SimulatedClock
 
@@ -123,12 +123,12 @@ def measure(share: float, clock: SimulatedClock, report: Report) -> dict[str, An
         Under ``lacking`` what is not there, or None; under ``repeating`` which part of the requests had come before,
         by workload; under ``outcomes`` an `Outcome` as a dict by workload and feature.
     """
-    folder = Path(os.environ.get("OBS_DATA_DIR", "../shared/data"))
-    if not Path(folder, TRACE).exists():
-        lacking = f"{TRACE} is not in {folder} (set OBS_DATA_DIR)"
+    trace = data.find(TRACE)
+    if trace is None:
+        lacking = f"{TRACE} was not found (set {data.VARIABLE})"
         report(f"replay: left out, {lacking}")
         return {"lacking": lacking, "repeating": {}, "outcomes": {}}
-    requests = list(read(Path(folder, TRACE)))
+    requests = list(read(trace))
     requests = requests[: round(share * len(requests))]
     found: dict[str, Any] = {"lacking": None, "repeating": {}, "outcomes": {}}
     for workload, key_of in _KEYS.items():

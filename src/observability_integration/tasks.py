@@ -43,25 +43,26 @@ async def wait_done(
     Args:
         task: what is waited for.
         timeout_seconds: for how long; None for as long as it takes.
-        ending: to be used once, in place of the task's own callbacks, which come a turn of the loop later: a future
-            that the last step of the task completes (see `announce`). A task that is cancelled before it began has no
-            steps: not for one that has been cancelled.
+        ending: to be used once: a future that the last step of the work completes (see `announce`), which is a turn of
+            the loop before the task's own callbacks.
     """
     if task.done():
         return True
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future() if ending is None else ending
     timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, announce, waiter)
-    callback = None if ending is not None else functools.partial(announce, waiter)
-    if callback is not None:
-        task.add_done_callback(callback)
+    # Also where there is an `ending`: a task that is cancelled before it began has no last step.
+    callback = functools.partial(announce, waiter)
+    task.add_done_callback(callback)
     try:
         await waiter
     finally:
         if timer is not None:
             timer.cancel()
-        if callback is not None:
-            task.remove_done_callback(callback)
+        task.remove_done_callback(callback)
+    if ending is not None and not task.done() and (timer is None or timer.when() > loop.time()):
+        # A task factory may have wrapped the work in steps of its own.
+        return await wait_done(task, None if timer is None else timer.when() - loop.time())
     return task.done()
 
 

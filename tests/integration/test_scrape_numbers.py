@@ -16,6 +16,7 @@ from observability_integration.primitives import (
     RouterPrimitive,
     TimeoutPrimitive,
 )
+from observability_integration.telemetry import instruments
 from observability_integration.telemetry.catalogue import CATALOGUE, GEN_AI_SECONDS, LLM_SECONDS, LOOKUP_SECONDS
 from tests.otlp_receiver import OtlpReceiver
 from tests.scrapes import Scrape, scrape
@@ -105,6 +106,7 @@ _EXPECTED: list[tuple[str, dict[str, str], float]] = [
     ("cache_missed_total", {"operation": "ask", "reason": "absent"}, 15),
     ("cache_tier_latency_seconds", {"operation": "ask", "tier": "memory"}, 8),
     ("cache_lock_wait_seconds", {"operation": "ask", "reach": "process"}, 4),
+    ("cache_entry_size_bytes", {"operation": "ask"}, 10),
     ("cache_hit_age_seconds", {"operation": "ask"}, 12),
     ("cache_saved_tokens_total", {"operation": "ask"}, 156),
     ("timeout_successes_total", {"operation": "ask-cheap"}, 9),
@@ -187,6 +189,23 @@ async def test_the_scraped_port_shows_every_series_with_exactly_the_numbers() ->
     assert {"cheap", "dear"} == {dict(series)["route"] for series in found.series("router_execution_seconds_count")}
     assert len(own) - 1 == len(found.series("timeout_successes_total"))
     assert 3 == found.value("telemetry_faults_total", site="router.router_fn")
+
+
+def test_every_family_has_the_name_that_is_documented() -> None:
+    """A metric under another name than in the documentation is never found; the reader adds the words of units."""
+    initialize_observability(prometheus_port=0, gen_ai_profile="both")
+    for instrument in instruments.ALL.values():
+        series = instrument.series(*("x" for _ in instrument.spec.labels))
+        if isinstance(series, instruments.HistogramSeries):
+            series.record(1)
+        elif isinstance(series, instruments.CounterSeries):
+            series.add()  # a gauge is shown at 0, and forgotten at the next start
+    shown = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in _scrape().families.values()
+        if not family.name.endswith("_created") and family.name != "target_info"
+    }
+    assert {spec.prometheus_name: spec.kind.value for spec in CATALOGUE} == shown
 
 
 async def test_buckets_are_made_for_what_they_measure() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import sys
 import zlib
@@ -20,13 +19,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks import data
 from observability_integration.caching.semantic import DEFAULT_GATES, Gate, SemanticLookup
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.once
 
 _ROOT = Path(__file__).parents[2]
-_PARAPHRASES = Path(os.environ.get("OBS_DATA_DIR", _ROOT / "../shared/data")) / "gptcache_mock_pairs.json.gz"
+_PARAPHRASES = "gptcache_mock_pairs.json.gz"
 _DIMENSION = 1024
 _THRESHOLD = 0.95  # the default
 # Of 240 pairs, three are of another subject in other words ("beef" and "fish"): only a vector can tell those.
@@ -124,9 +124,10 @@ async def test_every_main_gate_is_needed(left_out: str) -> None:
 
 async def test_paraphrases() -> None:
     """Precision and share of hits, with and without gates: the gates must pay for the hits they cost."""
-    if not _PARAPHRASES.is_file():
-        pytest.skip(f"NOT MEASURED: {_PARAPHRASES.name} is not in the folder that OBS_DATA_DIR names")
-    with gzip.open(_PARAPHRASES, "rt") as lines:
+    file = data.find(_PARAPHRASES)
+    if file is None:
+        pytest.skip(f"NOT MEASURED: {_PARAPHRASES} was not found (set {data.VARIABLE})")
+    with gzip.open(file, "rt") as lines:
         pairs: list[dict[str, str]] = json.load(lines)
     figures: dict[tuple[str, float], tuple[int, int]] = {}
     vectors = {text: spelling(text) for pair in pairs for text in pair.values()}

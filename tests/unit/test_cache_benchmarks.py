@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks import cache_tables, checks, imports, redis_hits, replay, report, servers, stampede
+from benchmarks.data import VARIABLE
 from benchmarks.grids import Grid, GridRow
 from benchmarks.measure import Effort
 from benchmarks.stampede import Seen
@@ -128,7 +129,7 @@ def _replayed(tmp_path: Path, share: str, data: Path) -> dict[str, Any]:
     file = tmp_path / "found.json"
     environment = {**imports.environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "benchmarks.replay_worker", share, str(file)]
-    subprocess.run(command, cwd=ROOT, env={**environment, "OBS_DATA_DIR": str(data)}, check=True, timeout=50)
+    subprocess.run(command, cwd=ROOT, env={**environment, VARIABLE: str(data)}, check=True, timeout=50)
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -159,7 +160,7 @@ def test_a_trace_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None
     """An empty table must not be taken for an hour without hits."""
     found = _replayed(tmp_path, "1", tmp_path)
     table = _tables(replay=found)["An hour of chat"]
-    assert f"Not measured: {replay.TRACE} is not in {tmp_path} (set OBS_DATA_DIR)." == table.note
+    assert f"Not measured: {replay.TRACE} was not found (set {VARIABLE})." == table.note
     assert [] == table.rows
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import eviction
+from benchmarks import data, eviction
 from benchmarks.policies import LRU, OURS, SIEVE, TINY_LFU, Lru, Sieve, contestants, ideal_hits
 
 pytestmark = pytest.mark.once
@@ -100,7 +100,7 @@ def test_what_is_missing_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Without the trace and without a rival the rest is measured, and nobody takes it for the whole."""
-    monkeypatch.setenv("OBS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
     monkeypatch.setattr("benchmarks.policies.find_spec", lambda name: None)
     for name, small in (
         ("CAPACITIES", (2, 5)),
@@ -113,7 +113,7 @@ def test_what_is_missing_is_said(
     assert 1 == eviction.main([])
     printed = capsys.readouterr().out
     assert f"- {TINY_LFU} is not installed.\n" in printed
-    assert f"- {eviction.TRACE} is not in {tmp_path} (set OBS_DATA_DIR).\n" in printed
+    assert f"- {eviction.TRACE} was not found (set {data.VARIABLE}).\n" in printed
     for name in (OURS, LRU, SIEVE, "best possible"):
         assert 3 == printed.count(f"| {name} | ") - (name != "best possible")
     assert "Chat" not in printed
@@ -126,5 +126,23 @@ def test_the_trace_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with gzip.open(tmp_path / eviction.TRACE, "wt") as file:
         file.write('{"hash_ids": [1, 2]}\n{"hash_ids": [1, 2]}\n{"hash_ids": [1, 3]}\n')
     monkeypatch.setattr(eviction, "PREFIX_BLOCKS", 1)
-    ceilings = {workload.name: workload.ceiling for workload in eviction._chat(tmp_path)}
+    ceilings = {workload.name: workload.ceiling for workload in eviction._chat(tmp_path / eviction.TRACE)}
     assert pytest.approx([1 / 3, 2 / 3, 1 / 2]) == list(ceilings.values())
+
+
+def test_data_are_looked_for_beside_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the first neighbour that has the file; and who says where they are is told when they are not there."""
+    monkeypatch.delenv(data.VARIABLE, raising=False)
+    for neighbour, name in (("a", "other"), ("b", "wanted"), ("c", "wanted")):
+        folder = tmp_path / neighbour / "data"
+        folder.mkdir(parents=True)
+        Path(folder, name).touch()
+    project = tmp_path / "project"
+    assert tmp_path / "b" / "data" / "wanted" == data.find("wanted", project)
+    assert data.find("unheard of", project) is None
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "c" / "data"))
+    assert tmp_path / "c" / "data" / "wanted" == data.find("wanted", project)
+    assert data.find("other", project) is None
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "d"))
+    with pytest.raises(NotADirectoryError, match=f"{data.VARIABLE} names .*d, which is no folder"):
+        data.find("wanted", project)

@@ -21,8 +21,7 @@ import msgspec
 
 from observability_integration.errors import ConfigurationError
 
-_IMMUTABLE = (str, bytes, int, float, bool, type(None))
-_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})  # and no subclass, which may have attributes
 _SHARED_BY_ALL = (type, ModuleType, FunctionType)
 
 Reason = Literal["format", "version", "size", "compression", "encryption", "value"]
@@ -46,12 +45,12 @@ class Uncopyable(Exception):  # noqa: N818 - never leaves the cache
     """A value that can be neither encoded nor copied, such as a stream; it belongs to one caller alone."""
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class Kept(msgspec.Struct, frozen=True):
     """A value as memory keeps it, so that no two callers share one that can change.
 
     Attributes:
         payload: the value itself, its encoded form, or a copy.
-        form: ``value`` for an immutable one, ``encoded``, or ``copy`` for what cannot be encoded.
+        form: ``value`` for a plain immutable one, ``encoded``, or ``copy`` for what cannot be encoded.
         size: bytes; an estimate unless encoded, and for a copy at least the limit given, if it is larger than that.
     """
 
@@ -120,7 +119,7 @@ class Codec:
         Raises:
             Uncopyable: the value can be neither encoded nor copied.
         """
-        if isinstance(value, _IMMUTABLE):
+        if type(value) in _PLAIN:
             size = sys.getsizeof(value)
             return Kept(value, "value", size if encoded is None else max(size, len(encoded)))
         if encoded is not None:
@@ -148,7 +147,7 @@ class Codec:
     @staticmethod
     def needs_encoding(value: Any) -> bool:
         """Whether memory keeps the value better in its encoded form."""
-        return not isinstance(value, _IMMUTABLE)
+        return type(value) not in _PLAIN
 
 
 def _refuse(code: int, data: memoryview) -> Any:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from observability_integration.context import remaining
+from observability_integration.context import Deadline, current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.tasks import wait_done
 from observability_integration.telemetry import spans
@@ -38,6 +38,8 @@ from .single_flight import Flight, SingleFlight
 from .stores.shared import SharedStore
 from .wire import Wire
 
+_NOTHING_VOID: frozenset[str] = frozenset()
+_ENDING_SECONDS = 5.0  # for calls that nobody waits for to obey their cancellation, when the cache is closed
 _AGAIN: Any = object()  # things have changed meanwhile
 
 
@@ -138,6 +140,9 @@ class Engine:
                     if served is _AGAIN:
                         continue
                     stand_in = served
+                if remaining() == 0.0:
+                    asked.miss("failed")
+                    raise self._too_late(current_deadline(), 0.0)
                 flight = self._depart(asked, stand_in)
             else:
                 spans.tracing.link(asked.span, flight.span)
@@ -192,18 +197,21 @@ class Engine:
 
     async def _ride(self, asked: Asked, flight: Flight, leading: bool, came: float) -> Served | None:
         """Waits for a flight, and takes what it brings; None if that is not for this one, who has to look again."""
-        void: set[str] = set()
-        looked = boarded = 0.0
-        if not leading:  # who leads came as it departed
-            void |= flight.void_tags
+        void, looked, boarded, deadline = _NOTHING_VOID, 0.0, 0.0, None
+        if not leading:  # who leads came as it departed, and the call minds the deadline
+            void = frozenset(flight.void_tags)
             looked, boarded = time.perf_counter() - asked.started, time.monotonic()
+            deadline = current_deadline()
         stand_in = None
-        waiter = flight.board()
+        waiter, task = flight.board(), flight.task
+        assert task is not None  # noqa: S101 - for the type checker: it has departed
         try:
-            if self._limited:
-                stand_in = await self._in_time(asked, flight, came)
-            else:
+            if self._limited or deadline is not None:
+                stand_in = await self._in_time(asked, flight, task, came, deadline)
+            elif not task.done():  # as eager tasks may be
                 await waiter
+                if not task.done():  # a task factory may have wrapped it in steps of its own
+                    await wait_done(task, None)
             if not leading:
                 asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
                 CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
@@ -212,9 +220,9 @@ class Engine:
                 if served is None:
                     flight.stand_in = None  # it cannot be handed out, now or later
                 return served
-            if flight.given_up and flight.task.cancelled():
+            if flight.given_up and task.cancelled():
                 return None  # it took too long after those had left who waited for it: on to another
-            brought: Brought = flight.task.result()
+            brought: Brought = task.result()
         except PrimitiveTimeoutError as error:
             if not leading and error.deadline_source == "inherited" and remaining() != 0.0:
                 return None  # the one who made the call was in a greater hurry than we are
@@ -225,33 +233,43 @@ class Engine:
             raise
         finally:
             if flight.leave(waiter):
-                flight.deserted = self._flights.let_go(flight, self._background_seconds)
-        if brought.tier == "left" or not void.isdisjoint(flight.tags):  # made before, with what was void when we came
+                self._flights.desert(flight, self._background_seconds)
+        if void and not void.isdisjoint(flight.tags):  # made before, with what was void when this one came
             return None
-        return self._handed(asked, brought, leading)
+        return None if brought.tier == "left" else self._handed(asked, brought, leading)
 
-    async def _in_time(self, asked: Asked, flight: Flight, started: float) -> Entry | None:
+    async def _in_time(
+        self, asked: Asked, flight: Flight, task: asyncio.Task[Any], started: float, deadline: Deadline | None
+    ) -> Entry | None:
         """Waits for a flight, at `started` or since; a stale entry if it is late and there is one that may stand in."""
-        task, begun = flight.task, asked.begun
+        begun = asked.begun
         soft = None if self._soft is None else self._soft - (time.monotonic() - started)
         if soft is not None and not await wait_done(task, soft) and not (begun and begun.done()):
             stand_in = self._work.standing_in(flight)
             if stand_in is not None:
-                # Whoever joins meanwhile has limits of their own; nobody makes it longer.
                 self._flights.let_go(flight, self._background_seconds)
                 return stand_in
-        if self._hard is None or (begun and begun.done()):
-            await wait_done(task, None)
-        elif not await wait_done(task, self._hard - (time.monotonic() - started)):
-            if begun and begun.done():
-                await wait_done(task, None)
-                return None
-            self._flights.let_go(flight, self._background_seconds)
-            stand_in = self._work.standing_in(flight)
-            if stand_in is None:
-                raise PrimitiveTimeoutError(self._operation, self._hard, time.monotonic() - started, kind="hard")
-            return stand_in
-        return None
+        hard = None if self._hard is None or (begun and begun.done()) else self._hard - (time.monotonic() - started)
+        left = None if deadline is None else deadline.remaining()
+        limits = [limit for limit in (hard, left) if limit is not None]
+        if await wait_done(task, min(limits) if limits else None):
+            return None
+        if left is not None and (hard is None or left < hard):  # the others go on waiting
+            raise self._too_late(deadline, time.monotonic() - started)
+        if begun and begun.done():
+            await wait_done(task, left)
+            return None
+        self._flights.let_go(flight, self._background_seconds)
+        stand_in = self._work.standing_in(flight)
+        if stand_in is None:
+            raise PrimitiveTimeoutError(self._operation, self._hard or 0.0, time.monotonic() - started, kind="hard")
+        return stand_in
+
+    def _too_late(self, deadline: Deadline | None, elapsed: float) -> PrimitiveTimeoutError:
+        return PrimitiveTimeoutError(
+            self._operation, elapsed, elapsed, kind="deadline",
+            cleanup="clean" if elapsed else "refused", deadline_source="inherited", deadline=deadline,
+        )  # fmt: skip
 
     def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
         if leading and brought.tier == "call":
@@ -304,7 +322,6 @@ class Engine:
         """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
         flight = self._flights.join(digest)
         if flight is not None:
-            self._flights.let_go(flight, self._background_seconds)
             flight.give_up()
 
     # Forgetting -----------------------------------------------------------------------------------------------------
@@ -358,8 +375,9 @@ class Engine:
         ending = self._flights.unattended()
         for flight in ending:
             flight.give_up()
-        if ending:
-            await asyncio.wait([flight.task for flight in ending])
+        tasks = [flight.task for flight in ending if flight.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_ENDING_SECONDS)
         if self._channel is not None:
             await self._channel.aclose()
         await self._levels.aclose()

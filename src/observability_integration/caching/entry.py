@@ -7,7 +7,7 @@ import msgspec
 from .codec import Kept
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True):
     """One value in memory. Times are seconds of the monotonic clock.
 
     Attributes:

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
+from observability_integration.errors import ConfigurationError
+
 from .policy import check_positive
 
 NOTHING: Final[Any] = object()  # None is a value
+
+
+def listed(tags: Any) -> Iterable[Any]:
+    """Refuses one text in place of several tags: each of its letters would be a tag.
+
+    Raises:
+        ConfigurationError: it is one text, or nothing that holds several.
+    """
+    if isinstance(tags, str | bytes):
+        raise ConfigurationError("tags must be a list of texts; got one text")
+    if not hasattr(tags, "__iter__"):
+        raise ConfigurationError(f"tags must be a list of texts, got {type(tags).__name__}")
+    given: Iterable[Any] = tags
+    return given
+
+
+def check_tags(tags: Any) -> tuple[str, ...]:
+    """The tags that a caller gives, refused before the call is made and not when its answer is there.
+
+    Raises:
+        ConfigurationError: see `listed`.
+        TypeError: a tag is no text.
+    """
+    given = tuple(listed(tags))
+    for tag in given:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag must be text, not {type(tag).__name__}")
+    return given
 
 
 class EntryOptions:
@@ -42,11 +72,7 @@ class EntryOptions:
         Raises:
             TypeError: a tag is no text.
         """
-        given: tuple[Any, ...] = tags
-        for tag in given:
-            if not isinstance(tag, str):
-                raise TypeError(f"a tag must be text, not {type(tag).__name__}")
-        self.tags += tags
+        self.tags += check_tags(tags)
 
     def do_not_store(self) -> None:
         """The value goes to those who wait for it, and is not kept."""

@@ -32,7 +32,7 @@ from .policy import CachePolicy
 from .single_flight import Flight, SingleFlight
 
 
-class Brought(msgspec.Struct, frozen=True, gc=False):
+class Brought(msgspec.Struct, frozen=True):
     """What a flight brings, for the one who started it and for those who joined it.
 
     Attributes:
@@ -175,7 +175,7 @@ class FlightWork:
         return LEFT if brought is None else brought
 
     def _remember(self, flight: Flight, digest: bytes, entry: Entry) -> None:
-        if self._flights.is_current(digest, flight) and flight.void_tags.isdisjoint(entry.tags):
+        if self._flights.is_current(flight) and flight.void_tags.isdisjoint(entry.tags):
             self._levels.remember(digest, entry)
 
     async def _make(self, flight: Flight, asked: Asked, lease: Lease | None, refreshing: bool) -> Brought:
@@ -201,13 +201,20 @@ class FlightWork:
         tokens, refusal = asked.judge(value)
         if not options.store:
             refusal = "not_stored"
-
-        def current() -> bool:
-            return self._flights.is_current(asked.digest, flight) and flight.void_tags.isdisjoint(flight.tags)
-
         made = Made(value, options.ttl_seconds, flight.tags, began, seconds, tokens, refusal)
-        kept, entry = await self._levels.keep(asked.digest, made, lease, current)
+        kept, entry, encoded = self._levels.admit(made)
+        if entry is not None:
+            if not self._may_keep(flight):
+                self._levels.refuse("invalidated")
+                entry = None
+            elif encoded is None:
+                self._levels.keep(asked.digest, entry)
+            else:
+                entry = await self._levels.share(asked.digest, entry, encoded, lease, lambda: self._may_keep(flight))
         return Brought(value, "call", kept, entry)
+
+    def _may_keep(self, flight: Flight) -> bool:
+        return self._flights.is_current(flight) and flight.void_tags.isdisjoint(flight.tags)
 
     def _why_missed(self, flight: Flight) -> str:
         if self._levels.shared is not None and not self._levels.shared.in_use:

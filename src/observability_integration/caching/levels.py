@@ -33,14 +33,14 @@ ABSENT: Final[Any] = object()  # None is a value
 _TAG_LIFE_SECONDS = 10 * 86_400.0
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class Found(msgspec.Struct, frozen=True):
     """What the shared store had: the value, and the entry that memory may keep."""
 
     value: Any
     entry: Entry
 
 
-class Made(msgspec.Struct, frozen=True, gc=False):
+class Made(msgspec.Struct, frozen=True):
     """What a call made, before anything is kept.
 
     Attributes:
@@ -184,20 +184,12 @@ class Levels:
         if entry.kept.size <= self._max_value_bytes:
             self.memory.set(digest, entry)
 
-    async def keep(
-        self, digest: bytes, made: Made, lease: Lease | None, current: Callable[[], bool]
-    ) -> tuple[Kept | None, Entry | None]:
-        """Keeps a value in both levels.
-
-        Args:
-            digest: the key.
-            made: the value and all about it.
-            lease: the right to write it into the shared store, or None when that could not be had.
-            current: whether it may still be kept.
+    def admit(self, made: Made) -> tuple[Kept | None, Entry | None, bytes | None]:
+        """What is to be made of a value.
 
         Returns:
-            What other callers can be given the value from (None when it can be neither encoded nor copied), and the
-            entry, unless it was not kept.
+            What other callers can be given the value from (None when it can be neither encoded nor copied); the entry,
+            unless it must not be kept; and what is to be written into the shared store, if anything.
         """
         encoded = None
         if self.shared is not None or self._codec.needs_encoding(made.value):
@@ -206,15 +198,12 @@ class Levels:
             kept = self._codec.keep(made.value, encoded, self._max_value_bytes)
         except Uncopyable as error:
             note_fault("cache.keep", error.__cause__ or error)
-            self._refuse("uncopyable")
-            return None, None
+            self.refuse("uncopyable")
+            return None, None, None
         refusal = made.refusal or ("too_large" if kept.size > self._max_value_bytes else None)
         if refusal is not None:
-            self._refuse(refusal)
-            return kept, None
-        if not current():
-            self._refuse("invalidated")
-            return kept, None
+            self.refuse(refusal)
+            return kept, None, None
         fresh_seconds, usable_seconds = self._freshness.life(made.ttl_seconds)
         if made.tags:
             usable_seconds = min(usable_seconds, self.tag_life_seconds)
@@ -232,17 +221,35 @@ class Levels:
             b"",
             made.tokens,
         )
-        if self.shared is None or encoded is None:
-            self._size.record(kept.size)
-            self.memory.set(digest, entry)
-            return kept, entry
-        written = await self._write(digest, entry, encoded, now, lease)
+        return kept, entry, None if self.shared is None else encoded
+
+    def keep(self, digest: bytes, entry: Entry) -> None:
+        """Keeps an entry in memory alone."""
+        self._size.record(entry.kept.size)
+        self.memory.set(digest, entry)
+
+    async def share(
+        self, digest: bytes, entry: Entry, encoded: bytes, lease: Lease | None, current: Callable[[], bool]
+    ) -> Entry | None:
+        """Keeps an entry in both levels.
+
+        Args:
+            digest: the key.
+            entry: the entry.
+            encoded: what is written.
+            lease: the right to write it into the shared store, or None when that could not be had.
+            current: whether it may still be kept.
+
+        Returns:
+            The entry as it is kept; None if it is not.
+        """
+        written = await self._write(digest, entry, encoded, time.monotonic(), lease)
         if written is None or not current():
-            self._refuse("invalidated")
-            return kept, None
+            self.refuse("invalidated")
+            return None
         entry = replace(entry, version=written)
         self.memory.set(digest, entry)
-        return kept, entry
+        return entry
 
     async def _write(
         self, digest: bytes, entry: Entry, encoded: bytes, now: float, lease: Lease | None
@@ -273,7 +280,8 @@ class Levels:
     def _note(self, action: Action, name: str = "", *, tag: str = "") -> str:
         return "" if self._channel is None else self._channel.note(action, name, tag=tag)
 
-    def _refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
+        """Counts that something is not kept."""
         CACHE_REFUSALS.series(self._operation, reason).add()
 
     async def forget(self, digest: bytes) -> None:

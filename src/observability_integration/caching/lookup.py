@@ -29,7 +29,7 @@ class Meaning(NamedTuple):
     text: str
 
 
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """One lookup on its way.
 
     Attributes:
@@ -37,47 +37,25 @@ class Asked:
         compute: makes the call; told whether nobody waits for it, so that nobody's deadline applies.
         span: the caller's span.
         started: when the lookup began, less any waiting for a call since, by ``time.perf_counter``.
+        on_miss: counts a miss, given the reason, the seconds the lookup took and the span; None once it has.
         tags: tags of the entry that is made, apart from those the call adds.
         judge: given the value, the tokens that a hit on it saves, and why it must not be kept, or None.
+        meaning: by which an entry may be found that was asked for in other words; None for exact matches only.
         begun: done when what is asked for has begun to come by other means, as the chunks of a stream do: from then on
             no limit applies to the whole. None if it comes in one piece.
-        meaning: by which an entry may be found that was asked for in other words; None for exact matches only.
+        looked_seconds: how long the looking took; None until it is over.
     """
 
-    __slots__ = (
-        "_on_miss",
-        "begun",
-        "compute",
-        "digest",
-        "judge",
-        "looked_seconds",
-        "meaning",
-        "span",
-        "started",
-        "tags",
-    )
-
-    def __init__(
-        self,
-        digest: bytes,
-        compute: Callable[[bool], Awaitable[Any]],
-        span: OperationSpan,
-        started: float,
-        on_miss: Callable[[str, float, OperationSpan], None],
-        tags: Sequence[str],
-        judge: Callable[[Any], tuple[int, str | None]],
-        meaning: Meaning | None = None,
-    ) -> None:
-        self.digest = digest
-        self.compute = compute
-        self.span = span
-        self.started = started
-        self.looked_seconds: float | None = None
-        self.tags = tags
-        self.judge = judge
-        self.begun: asyncio.Future[None] | None = None
-        self.meaning = meaning
-        self._on_miss: Callable[[str, float, OperationSpan], None] | None = on_miss
+    digest: bytes
+    compute: Callable[[bool], Awaitable[Any]]
+    span: OperationSpan
+    started: float
+    on_miss: Callable[[str, float, OperationSpan], None] | None
+    tags: Sequence[str]
+    judge: Callable[[Any], tuple[int, str | None]]
+    meaning: Meaning | None = None
+    begun: asyncio.Future[None] | None = None
+    looked_seconds: float | None = None
 
     def looked(self) -> None:
         """The looking is over: what follows is the call."""
@@ -87,12 +65,12 @@ class Asked:
     def miss(self, reason: str) -> None:
         """Counts the lookup as a miss, once."""
         self.looked()
-        count, self._on_miss = self._on_miss, None
+        count, self.on_miss = self.on_miss, None
         if count is not None:
             count(reason, self.looked_seconds or 0.0, self.span)
 
 
-class Served(msgspec.Struct, frozen=True, gc=False):
+class Served(msgspec.Struct, frozen=True):
     """What a lookup brings.
 
     Attributes:

@@ -47,9 +47,9 @@ class Refresher:
         flight = Flight(asked.span, entry)
         context = contextvars.copy_context()
         context.run(set_deadline, None)  # nobody waits for it, so nobody's deadline ends it
-        self._flights.depart(asked.digest, flight, self._run(flight, asked, entry), context)
-        self._running.add(flight.task)
-        flight.task.add_done_callback(self._running.discard)
+        task = self._flights.depart(asked.digest, flight, self._run(flight, asked, entry), context)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         self._flights.let_go(flight, self._longest_seconds)
 
     async def _run(self, flight: Flight, asked: Asked, entry: Entry) -> Brought:

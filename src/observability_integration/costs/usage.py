@@ -14,6 +14,9 @@ import msgspec
 _MOST_TOKENS = 2**63 - 1  # what an attribute of a span can carry
 # Statuses with which an OpenAI response, or the last event of its stream, says that nothing more will come.
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
+# Where an answer, or a chunk of one, has its usage.
+_REPORTED = (("usage",), ("message", "usage"), ("response", "usage"))
+_MAY_BE_EMPTY = frozenset({bool, bytes, dict, float, int, list, str, tuple})
 
 
 @lru_cache(maxsize=256)
@@ -136,7 +139,12 @@ def total_tokens_of(answer: Any) -> int:
 def _reported(answer: Any) -> Any:
     if isinstance(answer, str):
         return None
-    return read(answer, "usage") or read(answer, "message", "usage") or read(answer, "response", "usage")
+    for path in _REPORTED:
+        usage = read(answer, *path)
+        # What is empty says nothing; whether it is must not be asked of just anything, as an array refuses to say.
+        if usage is not None and (usage.__class__ not in _MAY_BE_EMPTY or usage):
+            return usage
+    return None
 
 
 def model_of(answer: Any) -> str | None:

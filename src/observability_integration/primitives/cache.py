@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.engine import Engine
-from observability_integration.caching.entry_options import no_entry
+from observability_integration.caching.entry_options import check_tags, listed, no_entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.levels import ABSENT
@@ -49,6 +49,7 @@ T = TypeVar("T")
 __all__ = ["CachePrimitive", "CacheStats"]
 
 _NO_KEY: Any = object()  # None is a key
+_NO_TAGS: tuple[str, ...] = ()
 
 
 class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
@@ -81,7 +82,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         value_type: type of the values, if it is a pydantic model, dataclass or msgspec struct that Redis should keep.
         chunk_types: types of the chunks of a stream, if they are such types and Redis should keep streams of them.
         namespace: keeps apart operations of one name, e.g. of two applications on one Redis.
-        tags: tags of every entry, or a function of the input that returns them; see `invalidate`.
+        tags: texts, the tags of every entry, or a function of the input that returns them; see `invalidate`. If it
+            raises, or returns one text in place of several, the cache is not used.
         keyring: encrypts what is kept in Redis.
         admit: says whether a value may be kept, after all other reasons not to; if it raises, the value is not kept.
         semantic: also finds answers to what was asked in other words, once it has proved that it may; off by default.
@@ -328,7 +330,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         compute_func: Callable[[], Any],
         cost_per_call: float | None = None,
         *,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] = _NO_TAGS,
     ) -> Any:
         """Returns the value kept under `key`, or calls ``compute_func()`` and keeps what it returns.
 
@@ -340,10 +342,13 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             tags: tags of the entry, should one be made; see `invalidate`.
 
         Raises:
-            TypeError: the key is of a type that has no canonical form.
+            TypeError: the key is of a type that has no canonical form, or a tag is no text.
+            ConfigurationError: the cost is not one, or the tags are one text.
         """
         if cost_per_call is not None:
             check_cost("cost_per_call", cost_per_call)
+        if tags is not _NO_TAGS:
+            tags = check_tags(tags)
         digest = self._keys.digest(key)
         cost = self.cost_per_call if cost_per_call is None else cost_per_call
         span = spans.tracing.begin(self._span_name, {})
@@ -441,7 +446,12 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return served.value
 
     def _judge(self, value: Any) -> tuple[int, str | None]:
-        return total_tokens_of(value), self._admission.refuses(value)
+        try:
+            tokens = total_tokens_of(value)
+        except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
+            note_fault("cache.usage", error)
+            tokens = 0
+        return tokens, self._admission.refuses(value)
 
     async def _bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
         self._record.bypass(span, reason)
@@ -473,7 +483,7 @@ def _check_form(primitive: Any, cache_key_fn: Any, redis_url: Any, scope: Any, t
         raise ConfigurationError("redis_url belongs to the form without a primitive; pass redis_client instead")
     if primitive is None and (callable(scope) or callable(tags) or tags):
         raise ConfigurationError("a function for scope, and tags, belong to the forms with a primitive")
-    if isinstance(tags, str):
-        raise ConfigurationError("tags must be a list of texts, or a function; got one text")
+    if not callable(tags):
+        listed(tags)
     if not callable(scope):
         check_scope(scope)

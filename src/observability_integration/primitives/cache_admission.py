@@ -53,6 +53,7 @@ _CHAT = ("chat.completion", "text_completion")
 # Calls of tools that OpenAI runs itself: what they brought is part of the answer. Every other is for the caller to run.
 _RUN_BY_PROVIDER = ("code_interpreter_call", "file_search_call", "image_generation_call", "mcp_call", "web_search_call")
 _PLAIN = (str, bytes, int, float, type(None))
+_NOT_SENT = ("NotGiven", "Omit")  # how OpenAI's and Anthropic's SDKs say that a field is not sent
 _SILENT_BLOCKS = ("thinking", "redacted_thinking", "server_tool_use")  # of Anthropic's: no part of what is answered
 
 
@@ -82,21 +83,29 @@ class Admission:
     def refuses_request(self, request: Any) -> Refusal | None:
         """Why no answer to a request may be kept, nor be shared with an equal request; None if it may.
 
-        A temperature above 0 asks for an answer that varies. A request that names none asks for nothing, though most
+        A temperature above 0 asks for an answer that varies, be it a number of any type or a text that is one, and be
+        it in `extra_body`, which the SDKs send with the rest. A request that names none asks for nothing, though most
         providers then take 1: some models accept no temperature at all, and who caches wants the same answer again.
+        What is named and cannot be read, NaN included, counts as above 0: a call too many costs its price, an answer
+        that was to vary and did not is wrong.
         """
-        temperature = _read_or_none(request, "temperature")
-        varies = isinstance(temperature, int | float) and temperature > 0
-        return "temperature" if varies and not self.any_temperature else None
+        if self.any_temperature:
+            return None
+        try:
+            varies = _varies(read(request, "temperature")) or _varies(read(request, "extra_body", "temperature"))
+        except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
+            note_fault("cache.admit", error)
+            varies = True
+        return "temperature" if varies else None
 
     def refuses(self, answer: Any) -> Refusal | None:
         """Why an answer may not be kept; None if it may. Of several reasons, the gravest."""
         found: list[Refusal] = []
-        if not isinstance(answer, _PLAIN):
-            try:
+        try:
+            if not isinstance(answer, _PLAIN):
                 found.extend(_judge(answer))
-            except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
-                note_fault("cache.admit", error)
+        except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
+            note_fault("cache.admit", error)
         if found:
             for reason in _BY_WEIGHT:
                 if reason in found and not (reason == "tool_call" and self.tool_calls):
@@ -111,12 +120,10 @@ class Admission:
             return False
 
 
-def _read_or_none(value: Any, name: str) -> Any:
-    try:
-        return read(value, name)
-    except Exception as error:  # noqa: BLE001 - as above
-        note_fault("cache.admit", error)
-        return None
+def _varies(temperature: Any) -> bool:
+    if temperature is None or type(temperature).__name__ in _NOT_SENT:
+        return False
+    return not float(temperature) <= 0.0  # NaN is not
 
 
 def _judge(answer: Any) -> Iterable[Refusal]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from observability_integration.caching.entry_options import listed
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.lookup import Meaning
 from observability_integration.context import WorkflowContext
@@ -94,8 +95,13 @@ class Identifier:
         return scope
 
     def details(self, input_data: Any, context: WorkflowContext | None) -> tuple[Sequence[str], Meaning | None]:
-        """An input's tags, and its meaning if that is asked for. Raises what the user's function of tags raises."""
-        tags = tuple(map(str, self._tags(input_data))) if callable(self._tags) else self._tags
+        """An input's tags, and its meaning if that is asked for.
+
+        Raises:
+            ConfigurationError: the user's function of tags returns one text in place of several.
+            Exception: what that function raises.
+        """
+        tags = tuple(map(str, listed(self._tags(input_data)))) if callable(self._tags) else self._tags
         meaning = None if self._semantic is None else self._meaning(self._semantic, input_data, context)
         return tags, meaning
 

@@ -1,1 +1,1 @@
-"""Engines under the primitives that bound a call."""
+"""Engines under the primitives that bound, repeat and limit a call."""

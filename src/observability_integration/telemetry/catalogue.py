@@ -24,6 +24,10 @@ GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10
 GEN_AI_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 
+# As the reader spells them (prometheus_names.unit_word, which needs OpenTelemetry); {token} is no word.
+_UNIT_WORDS = {"s": "seconds", "By": "bytes"}
+
+
 class Kind(Enum):
     """What an instrument counts."""
 
@@ -67,12 +71,14 @@ class MetricSpec:
     @property
     def prometheus_name(self) -> str:
         """The family name in a scrape (a histogram adds ``_bucket``, ``_sum`` and ``_count``)."""
+        counts = self.kind is Kind.COUNTER
         name = self.name.replace(".", "_")
-        if self.unit == "s" and not name.endswith("_seconds"):
-            name += "_seconds"
-        if self.kind is Kind.COUNTER and not name.endswith("_total"):
-            name += "_total"
-        return name
+        if counts:
+            name = name.removesuffix("_total")
+        word = _UNIT_WORDS.get(self.unit)
+        if word and not name.endswith(f"_{word}"):
+            name += f"_{word}"
+        return f"{name}_total" if counts else name
 
     @property
     def prometheus_labels(self) -> tuple[str, ...]:
@@ -155,7 +161,7 @@ CACHE_TIER_LATENCY = MetricSpec(
     "cache.tier.latency",
     Kind.HISTOGRAM,
     ("operation", "tier"),
-    "Time that looking into one tier took, whether or not it had the entry.",
+    "Time that looking into one tier took: memory, where it served; the shared store, whether or not it had the entry.",
     "s",
     LOOKUP_SECONDS,
 )

@@ -1,5 +1,58 @@
-"""Tools for the tests of code that uses this library."""
+"""Tools for the tests of code that uses this library.
 
-from .clock import FakeClockLoop
+`FaultyProvider` misbehaves over a real socket, `FakeClockLoop` makes waiting free, `capture_telemetry` shows what the
+library measured, `assert_no_abandoned` finds timed-out work that goes on. `pytest_plugin` offers them as fixtures.
+"""
 
-__all__ = ["FakeClockLoop"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .abandoned import abandoned_work, assert_no_abandoned
+    from .captured_spans import CapturedSpan
+    from .captured_telemetry import CapturedTelemetry, capture_telemetry
+    from .clock import FakeClockLoop
+    from .faults import Fault, fault_of
+    from .faulty_provider import FaultyProvider
+    from .request_log import ReceivedRequest
+
+__all__ = [
+    "CapturedSpan",
+    "CapturedTelemetry",
+    "FakeClockLoop",
+    "Fault",
+    "FaultyProvider",
+    "ReceivedRequest",
+    "abandoned_work",
+    "assert_no_abandoned",
+    "capture_telemetry",
+    "fault_of",
+]
+
+_HOME = {
+    "CapturedSpan": "captured_spans",
+    "CapturedTelemetry": "captured_telemetry",
+    "FakeClockLoop": "clock",
+    "Fault": "faults",
+    "FaultyProvider": "faulty_provider",
+    "ReceivedRequest": "request_log",
+    "abandoned_work": "abandoned",
+    "assert_no_abandoned": "abandoned",
+    "capture_telemetry": "captured_telemetry",
+    "fault_of": "faults",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: the pytest plugin passes through here in every run, whatever that run is about.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

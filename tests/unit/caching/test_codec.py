@@ -360,11 +360,26 @@ def _keep(value: Any) -> Kept:
     return codec.keep(value, codec.encode(value), _LIMIT)
 
 
-@pytest.mark.parametrize("value", ["text", b"bytes", 1, 1.5, True, None, Colour.RED])
+@pytest.mark.parametrize("value", ["text", b"bytes", 1, 1.5, True, None])
 def test_immutable_values_are_kept_as_they_are(value: Any) -> None:
     """No work on a hit for the commonest values."""
     assert value is Codec().restore(_keep(value))
     assert not Codec.needs_encoding(value)
+
+
+@pytest.mark.promise("C7")
+def test_a_text_with_more_to_it_is_not_shared() -> None:
+    """A subclass of text may have attributes, and what one caller does to them is not the next one's business."""
+
+    class Text(str):
+        note = ""
+
+    text = Text("answer")
+    kept = _keep(text)
+    text.note = "changed"
+    back = Codec().restore(kept)
+    assert ("answer", "", Text) == (back, back.note, type(back))
+    assert Colour.RED is Codec().restore(_keep(Colour.RED))
 
 
 @pytest.mark.promise("C7")

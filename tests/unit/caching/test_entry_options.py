@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.entry_options import NOTHING, begin_entry, entry_options
+from observability_integration.caching.entry_options import NOTHING, EntryOptions, begin_entry, entry_options
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives import CachePrimitive
 
@@ -56,8 +56,10 @@ def test_a_ttl_is_a_time(ttl_seconds: Any) -> None:
 @pytest.mark.parametrize("tag", [5, None, b"tag", ["tag"]])
 def test_a_tag_is_text(tag: Any) -> None:
     """The same; a call that was paid for must not fail when it is over."""
+    options = EntryOptions()
     with pytest.raises(TypeError, match="a tag must be text"):
-        entry_options().add_tags("good", tag)
+        options.add_tags("good", tag)
+    assert [] == options.tags
     with pytest.raises(TypeError, match="a tag must be text"):
         begin_entry([tag], NOTHING)
 

@@ -73,7 +73,12 @@ async def _keep(levels: Levels, value: Any, store: ServedStore | None = None, **
     written = more.pop("written", True)
     lease: Any = None if store is None else _Right(store, written)
     current = more.pop("current", lambda: True)
-    return await levels.keep(_DIGEST, _made(value, **more), lease, current)
+    kept, entry, encoded = levels.admit(_made(value, **more))
+    if entry is not None and encoded is None:
+        levels.keep(_DIGEST, entry)
+    elif entry is not None and encoded is not None:
+        entry = await levels.share(_DIGEST, entry, encoded, lease, current)
+    return kept, entry
 
 
 def _recall(levels: Levels) -> Any:
@@ -153,7 +158,11 @@ async def test_age_counts_from_the_beginning_of_the_call_and_life_from_its_end(s
     await at(20.0)
     right: Any = _Right(store)
     right.now_us -= 20_000_000  # the lease was had when the call began
-    _, entry = await _levels(store).keep(_DIGEST, _made("value", seconds=20.0), right, lambda: True)
+    levels = _levels(store)
+    _, made, encoded = levels.admit(_made("value", seconds=20.0))
+    assert made is not None
+    assert encoded is not None
+    entry = await levels.share(_DIGEST, made, encoded, right, lambda: True)
     found = await _levels(server.store(), eager_refresh=0.5).fetch(_DIGEST)
     assert entry is not None
     assert found is not None
@@ -229,17 +238,6 @@ async def test_garbage_is_a_miss_counted_and_deleted(server: Server, garbage: by
     assert await _levels(server.store()).fetch(_DIGEST) is None
     assert {} == server.entries
     assert 1 == metrics("telemetry.faults", site="cache.decode")
-
-
-@pytest.mark.promise("C8")
-async def test_what_was_invalidated_meanwhile_is_not_kept(server: Server, metrics: Any) -> None:
-    """What a call brings that began before."""
-    store = server.store()
-    levels = _levels(store)
-    await _keep(levels, "value", store, current=lambda: False, tags=["b", "a", "b"])
-    assert {} == server.entries
-    assert _recall(levels) is ABSENT
-    assert 1 == metrics("cache.refusals", operation="answers", reason="invalidated")
 
 
 @pytest.mark.promise("C8")
@@ -444,7 +442,10 @@ async def test_an_entry_says_when_it_was_made_by_whom_it_was_asked() -> None:
     wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=1_000_000)
     lease: Any = _Right(store)
     lease.now_us = 1_234_567
-    await levels.keep(_DIGEST, _made("value", seconds=2.0), lease, lambda: True)
+    _, entry, encoded = levels.admit(_made("value", seconds=2.0))
+    assert entry is not None
+    assert encoded is not None
+    await levels.share(_DIGEST, entry, encoded, lease, lambda: True)
     stamp, _, _ = wire.open(_PLACE.key, server.entry(_PLACE.key))
     assert Stamp(1_234_567, 62_000, 62_000, 2_000, (), 5) == stamp
     server.entries.clear()

@@ -256,7 +256,7 @@ def test_what_is_noted_of_entries_does_not_outlive_them(clock: _Clock) -> None:
         store.set(b"same moment", _entry(1e6))
         store.set(b"deleted", _entry(1e6 + number, tags=("gone",)))
         store.delete(b"deleted")
-    assert sum(map(len, store._expiring.values())) == store._listed < 200
+    assert sum(map(len, store._expiring.values())) + len(store._due) == store._listed < 200
     assert {b"endless", b"refreshed", b"same moment"} == set(store._short)
     assert {"same": {b"refreshed"}, "4999": {b"refreshed"}} == store._tagged
     clock.now = 2e6
@@ -278,6 +278,21 @@ def test_within_one_second_only_what_has_expired_goes(clock: _Clock, order: tupl
     clock.now = 1006.0
     store.set(b"one more", _entry(2000.0))
     assert 2 == len(store)
+
+
+@pytest.mark.parametrize("order", [(b"early", b"late"), (b"late", b"early")])
+def test_room_is_made_by_what_has_expired_within_the_second_too(clock: _Clock, order: tuple[bytes, bytes]) -> None:
+    """Nothing that can be served goes while something is there that cannot."""
+    store = MemoryStore(3, 100, clock)
+    store.set(b"long", _entry(2000.0))
+    lives = {b"early": 1005.2, b"late": 1005.8}
+    for key in order:
+        store.set(key, _entry(lives[key]))
+    clock.now = 1005.1
+    store.set(b"early", _entry(1005.3))  # in the second that has come already
+    clock.now = 1005.5
+    store.set(b"other", _entry(2000.0))
+    assert [True, False, True, True] == [store.get(key) is not None for key in (b"long", b"early", b"late", b"other")]
 
 
 def test_no_more_keys_are_remembered_than_entries_kept(clock: _Clock) -> None:

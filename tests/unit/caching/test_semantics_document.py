@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from observability_integration.caching import guarded
+import pytest
+
+from observability_integration.caching import Keyring, guarded
 from observability_integration.caching.keys import GLOBAL, KeySpace
-from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
+from observability_integration.caching.semantic import DEFAULT_GATES, SemanticLookup
 from observability_integration.primitives import CachePrimitive
 
 _TEXT = Path(__file__).parents[3].joinpath("docs", "semantics-cache.md").read_text()
 
 
-def test_every_knob_stands_in_the_table_with_its_default() -> None:
+@pytest.mark.parametrize(
+    ("name", "taken_by"),
+    [
+        ("CachePrimitive", CachePrimitive),
+        ("for_requests", CachePrimitive.for_requests),
+        ("CachePolicy", CachePolicy),
+        ("AdaptiveTtl", AdaptiveTtl),
+        ("Keyring", Keyring),
+        ("SemanticLookup", SemanticLookup),
+    ],
+)
+def test_every_knob_stands_in_the_table_with_its_default(name: str, taken_by: Callable[..., Any]) -> None:
     """In the order of the code, none missing and none too many."""
-    table = _TEXT.partition("<!-- policy:begin -->")[2].partition("<!-- policy:end -->")[0]
+    table = _TEXT.partition(f"<!-- {name}:begin -->")[2].partition(f"<!-- {name}:end -->")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", table, re.MULTILINE)
-    assert [(field.name, str(field.default)) for field in dataclasses.fields(CachePolicy)] == rows
+    # What a class is called with, without what its overloads or its generics would make of it.
+    signature = inspect.signature(taken_by.__init__ if inspect.isclass(taken_by) else taken_by)
+    knobs = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    assert [(parameter.name, _shown(parameter)) for parameter in knobs] == rows
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    default = parameter.default
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return "–"
+    if default is inspect.Parameter.empty:
+        return "required"
+    if default is DEFAULT_GATES:
+        return "DEFAULT_GATES"
+    return default.__name__ if inspect.isfunction(default) else repr(default)
 
 
 def test_the_figures_in_the_text_are_those_of_the_code() -> None:

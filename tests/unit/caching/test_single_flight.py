@@ -181,7 +181,7 @@ async def test_a_forgotten_flight_is_not_joined_and_not_current(forget: Callable
     def work(number: int) -> Work:
         async def run() -> int:
             await ends[number]
-            current.append(flights.is_current(b"key", made[number]))
+            current.append(flights.is_current(made[number]))
             return number
 
         return run

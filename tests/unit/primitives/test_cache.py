@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from collections import UserDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -252,6 +253,44 @@ async def test_a_value_is_gone_after_its_ttl() -> None:
         await asyncio.sleep(0.005)
     await cache.execute("a")
     assert 2 == len(work.calls)
+
+
+class _Odd:
+    """An answer whose usage cannot be read."""
+
+    @property
+    def usage(self) -> Any:
+        raise RuntimeError("read me and fail")
+
+
+class _LazyProxy:
+    """Stands for an answer that cannot be had any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise LookupError(name)
+
+
+class _LazyMapping(UserDict[str, Any]):
+    """Makes its values when they are asked for, or fails to."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("answer", [_Odd(), _LazyProxy(), _LazyMapping()], ids=lambda answer: type(answer).__name__)
+async def test_an_answer_whose_usage_cannot_be_read_fails_no_call(answer: Any, metrics: Callable[..., Any]) -> None:
+    """It was made and paid for: it goes to the caller, whatever is not known about it."""
+    work = _Work(lambda _: answer)
+    assert answer is await _cache(work).execute("a")
+    cache: CachePrimitive[Any, Any] = CachePrimitive(operation_name="keyed")
+    assert answer is await cache.get_or_compute("a", lambda: answer)
+    assert 1 == len(work.calls)
+    assert 2 == metrics("telemetry.faults", site="cache.usage")
 
 
 # Values are each caller's own
@@ -670,8 +709,10 @@ async def test_spans_say_what_happened_and_nest(tracing: Any) -> None:
     assert [] == tracing.unended()
 
 
-async def test_spans_of_those_who_waited_and_of_failures(tracing: Any) -> None:
-    """Each caller has a span of its own; a failure is marked on all of them."""
+async def test_spans_of_those_who_waited_and_of_failures(tracing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each caller has a span of its own, linked to that of the call it waited for; a failure is marked on all."""
+    links: list[Any] = []
+    monkeypatch.setattr(type(tracing), "link", lambda _, span, other: links.append((span, other)))
     gate = _Gate()
     cache = _cache(gate)
     callers = [asyncio.create_task(cache.execute("a")) for _ in range(2)]
@@ -679,6 +720,8 @@ async def test_spans_of_those_who_waited_and_of_failures(tracing: Any) -> None:
     gate.opened.set()
     await asyncio.gather(*callers)
     assert [None, "flight"] == [span.attributes.get("cache.tier") for span in tracing.spans]
+    led, followed = tracing.spans
+    assert [(followed, led)] == links
     tracing.spans.clear()
     gate.opened.clear()
     gate.answer = ValueError("broken")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, get_args
 
 import pytest
@@ -207,12 +209,43 @@ def test_answers_that_call_tools_are_kept_if_asked() -> None:
     assert "empty" == admission.refuses(_chat(content=None))
 
 
+class NotGiven:
+    """As the SDKs mark what is not sent."""
+
+
+class _Float:
+    """A number that is no float, as numpy's are."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __float__(self) -> float:
+        return self._value
+
+
+_STILL = [0, 0.0, -0.0, "0", "0.0", Decimal(0), _Float(0.0), None, NotGiven()]
+_VARYING = [0.1, 1, "0.7", " 1e-3 ", Decimal("0.7"), Fraction(7, 10), _Float(0.7), float("nan"), "nan", float("inf")]
+_UNREADABLE = ["hot", "", [0], {}, object(), 10**400, Decimal("sNaN")]
+
+
 @pytest.mark.parametrize(
-    ("temperature", "expected"), [(0, None), (0.0, None), (0.1, "temperature"), (1, "temperature"), (None, None)]
+    ("temperature", "expected"),
+    [
+        *((temperature, None) for temperature in _STILL),
+        *((temperature, "temperature") for temperature in [*_VARYING, *_UNREADABLE]),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_a_temperature_asks_for_answers_that_vary(temperature: Any, expected: Refusal | None) -> None:
-    """One kept for all would be the opposite; with `any_temperature` that is what the user wants."""
-    for request in ({"messages": [], "temperature": temperature}, _Request(temperature)):
+    """One kept for all would be the opposite; with `any_temperature` that is what the user wants.
+
+    Read from JSON or from a table it may be of any type, and an SDK sends what is in `extra_body` with the rest.
+    """
+    for request in (
+        {"messages": [], "temperature": temperature},
+        _Request(temperature),
+        {"temperature": 0, "extra_body": {"temperature": temperature}},
+    ):
         assert expected == ADMISSION.refuses_request(request)
         assert Admission(any_temperature=True).refuses_request(request) is None
 
@@ -222,7 +255,9 @@ class _Request:
         self.temperature = temperature
 
 
-@pytest.mark.parametrize("request_", [{"messages": []}, {"temperature": object()}, "Hi", ["Hi"], None, {}])
+@pytest.mark.parametrize(
+    "request_", [{"messages": []}, {"extra_body": None}, {"extra_body": {"top_k": 5}}, "Hi", ["Hi"], None, {}]
+)
 def test_a_request_that_names_no_temperature_is_not_refused(request_: Any) -> None:
     """Most name none, and models that reason accept none; a cache that never kept anything would be no use."""
     assert ADMISSION.refuses_request(request_) is None
@@ -272,10 +307,18 @@ class _Hostile:
 
 
 def test_an_object_that_cannot_be_read_fails_no_call(faults: list[Any]) -> None:
-    """What is no model's answer may be anything, down to an object whose attributes raise."""
+    """What is no model's answer may be anything, down to an object whose attributes raise, or even its class."""
     assert ADMISSION.refuses(_Hostile()) is None
-    assert ADMISSION.refuses_request(_Hostile()) is None
-    assert 2 * [("cache.admit", RuntimeError)] == faults
+    assert ADMISSION.refuses(_Proxy()) is None
+    assert "temperature" == ADMISSION.refuses_request(_Hostile())
+    assert 3 * [("cache.admit", RuntimeError)] == faults
+
+
+class _Proxy:
+    """Stands for an object that is not there."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("bound to nothing")
 
 
 @pytest.mark.parametrize("given", ["text", True])

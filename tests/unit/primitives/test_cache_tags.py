@@ -277,18 +277,63 @@ async def test_a_tag_is_text(make: Make, tag: Any) -> None:
         await cache.invalidate(tag=tag)
 
 
-async def test_tags_that_cannot_be_had_are_as_keys_that_cannot(make: Make, metrics: Any) -> None:
+@pytest.mark.parametrize(
+    ("tags", "error", "message"),
+    [
+        ("tenant-7", ConfigurationError, "one text"),
+        ("", ConfigurationError, "one text"),
+        (b"tag", ConfigurationError, "one text"),
+        (7, ConfigurationError, "got int"),
+        (None, ConfigurationError, "got NoneType"),
+        ([7], TypeError, "a tag must be text, not int"),
+        (["tag", ["tag"]], TypeError, "a tag must be text, not list"),
+    ],
+)
+async def test_tags_that_are_none_are_refused_before_the_call(tags: Any, error: Any, message: str) -> None:
+    """One text would void what has any of its letters; and a call that was paid for must not fail of its tags."""
+    work = Scripted("answer")
+    cache: CachePrimitive[Any, Any] = CachePrimitive()
+    with pytest.raises(error, match=message):
+        await cache.get_or_compute("key", work, tags=tags)
+    assert (0, 0) == (work.made, cache.get_stats()["total"])
+    await cache.get_or_compute("key", work)
+    with pytest.raises(error, match=message):
+        await cache.get_or_compute("key", work, tags=tags)
+
+
+async def test_tags_of_a_key_come_from_anything_that_holds_several() -> None:
+    """A set, or what can be gone through only once."""
+    for tags in ({"tag"}, iter(["tag", "other"]), {"tag": "because"}):
+        work = Scripted("answer")
+        cache: CachePrimitive[Any, Any] = CachePrimitive()
+        given: Any = tags
+        await cache.get_or_compute("key", work, tags=given)
+        await cache.invalidate(tag="tag")
+        await cache.get_or_compute("key", work)
+        assert 2 == work.made
+
+
+@pytest.mark.parametrize("tags", ["tenant-7", b"tag", 7])
+def test_tags_of_a_cache_are_several(tags: Any) -> None:
+    """The same, at construction."""
+    with pytest.raises(ConfigurationError, match="tags must be a list of texts"):
+        CachePrimitive(Scripted("answer"), lambda question: question, tags=tags)
+
+
+def _no_tags(question: Any) -> list[str]:
+    raise RuntimeError("no tags")
+
+
+@pytest.mark.parametrize("tags", [_no_tags, lambda question: question, lambda question: b"tag", lambda question: None])
+async def test_tags_that_cannot_be_had_are_as_keys_that_cannot(make: Make, metrics: Any, tags: Any) -> None:
     """The call is made without the cache: an entry that could not be invalidated must not be kept."""
-
-    def tags(question: Any) -> list[str]:
-        raise RuntimeError("no tags")
-
     work = Scripted("answer")
     cache = make(work, tags=tags)
     for _ in range(2):
         assert "answer" == await cache.execute("q")
     assert 2 == work.made
     assert 2 == metrics("cache.bypasses", operation="answers", reason="key_error")
+    assert 2 == metrics("telemetry.faults", site="cache.key_fn")
 
 
 async def test_a_bypassed_call_decides_nothing_about_the_entry_further_out() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from observability_integration import WorkflowContext
+from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import current_deadline
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.primitives import (
@@ -26,6 +27,7 @@ from observability_integration.primitives import (
     TimeoutPrimitive,
 )
 from observability_integration.testing import FakeClockLoop
+from tests.cache_doubles import clocks_of_the_loop
 
 pytestmark = pytest.mark.once
 
@@ -143,6 +145,25 @@ async def cache_twice(work: Work, backend_seconds: float | None) -> Any:
     return await primitive.execute("question")
 
 
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "question"}]}
+
+
+async def cache_stale(work: Work, **policy: Any) -> Any:
+    """A call that works, then twice what has expired meanwhile, and is to be replaced by a call that may not."""
+    first = iter([Work()])
+
+    async def call(_: Any) -> str:
+        return await next(first, work).call()
+
+    options = CachePolicy(ttl_jitter=0.0, **policy)
+    with clocks_of_the_loop():
+        primitive = CachePrimitive(call, lambda question: question, 5.0, operation_name="ask", policy=options)
+        await primitive.execute("question")
+        await asyncio.sleep(6.0)
+        await primitive.execute("question")
+        return await primitive.execute("question")
+
+
 def timeout(step: Any, **options: Any) -> Any:
     return TimeoutPrimitive(step, LIMIT_SECONDS, operation_name="ask", **options)
 
@@ -163,6 +184,10 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "cache with a store": lambda work: cache_twice(work, 0.0),
     "cache with a store beyond its budget": lambda work: cache_twice(work, 1.0),
     "cache, model form": lambda work: CachePrimitive().get_or_compute("key", work.call),  # type: ignore[arg-type]
+    "cache of requests": lambda work: CachePrimitive.for_requests(work.call, scope="tenant").execute(REQUEST),
+    "cache with a soft limit": lambda work: cache_stale(work, soft_timeout_seconds=0.5, stale_if_error_seconds=100.0),
+    "cache with a hard limit": lambda work: cache_stale(work, hard_timeout_seconds=2.0),
+    "cache that revalidates": lambda work: cache_stale(work, stale_while_revalidate_seconds=100.0),
     "timeout": lambda work: timeout(work.call).execute("question"),
     "timeout without grace": lambda work: timeout(work.call, grace_period_seconds=0).execute("question"),
     "timeout that lets finish": lambda work: timeout(work.call, grace_mode="finish").execute("question"),

@@ -58,10 +58,11 @@ class MemoryStore:
         self._long: OrderedDict[bytes, _Slot] = OrderedDict()
         self._pushed_out: OrderedDict[bytes, None] = OrderedDict()  # from the short queue, no more than there are slots
         self._tagged: dict[str, set[bytes]] = {}
-        # What expires in which second, and a heap of those seconds. Some of it is gone by now, or lives longer: to find
-        # that at once costs more than it saves.
+        # What expires in which second, a heap of those seconds, and one of what expires in those that have come. Some
+        # of it is gone by now, or lives longer: to find that at once costs more than it saves.
         self._expiring: dict[int, list[bytes]] = {}
         self._seconds: list[int] = []
+        self._due: list[tuple[float, bytes]] = []
         self._listed = 0
         # Not taken to read: looking up is atomic, and a use that two threads count at once may well count as one.
         self._lock = threading.Lock()
@@ -98,7 +99,8 @@ class MemoryStore:
         """Keeps an entry in place of what was there, unless it is too large or expired, and pushes out others."""
         now, size = self._clock(), entry.kept.size
         with self._lock:
-            if self._seconds and self._seconds[0] <= now:
+            due = bool(self._seconds and self._seconds[0] <= now) or bool(self._due and self._due[0][0] <= now)
+            if due:
                 for _ in range(_SWEPT):
                     self._drop_expired(now)
             slot = self._slots.get(key)
@@ -113,7 +115,7 @@ class MemoryStore:
                 if slot is not None:
                     self._drop(key, slot)
                 while len(self._slots) >= self._max_entries or self._bytes + size > self._max_bytes:
-                    if not self._drop_expired(now):
+                    if not (due and self._drop_expired(now)):
                         self._push_out()
                 proven = self._pushed_out.pop(key, self) is None  # it is back
                 slot = self._slots[key] = _Slot(entry, proven)
@@ -139,9 +141,9 @@ class MemoryStore:
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
-            kept = self._slots, self._short, self._long, self._pushed_out, self._tagged, self._expiring, self._seconds
-            for one in kept:
-                one.clear()
+            for kept in (self._slots, self._short, self._long, self._pushed_out, self._tagged):
+                kept.clear()
+            self._expiring, self._seconds, self._due = {}, [], []
             self._bytes = self._short_bytes = self._listed = 0
 
     def __len__(self) -> int:
@@ -155,22 +157,22 @@ class MemoryStore:
         for tag in entry.tags:
             self._tagged.setdefault(tag, set()).add(key)
         if entry.usable_until < math.inf:
-            self._list_expiry(key, entry)
+            self._list_expiry(key, entry.usable_until)
             if self._listed > 2 * len(self._slots) + _SPARE:
-                self._expiring, self._seconds, self._listed = {}, [], 0
+                self._expiring, self._seconds, self._due, self._listed = {}, [], [], 0
                 for name, kept in self._slots.items():
                     if kept.entry.usable_until < math.inf:
-                        self._list_expiry(name, kept.entry)
+                        self._list_expiry(name, kept.entry.usable_until)
 
-    def _list_expiry(self, key: bytes, entry: Entry) -> None:
-        second = int(entry.usable_until)
-        expiring = self._expiring.get(second)
-        if expiring is None:
-            self._expiring[second] = [key]
-            heappush(self._seconds, second)
-        else:
-            expiring.append(key)
+    def _list_expiry(self, key: bytes, until: float) -> None:
         self._listed += 1
+        second = int(until)
+        expiring = self._expiring.get(second)
+        if expiring is not None:
+            expiring.append(key)
+            return
+        self._expiring[second] = [key]
+        heappush(self._seconds, second)
 
     def _discount(self, key: bytes, slot: _Slot) -> None:
         entry = slot.entry
@@ -190,21 +192,23 @@ class MemoryStore:
         self._discount(key, slot)
 
     def _drop_expired(self, now: float) -> bool:
-        # Drops one that has expired, if any has; within one second in any order.
+        # Drops the one that expired first, if any has.
         while self._seconds and self._seconds[0] <= now:
-            second = self._seconds[0]
-            expiring = self._expiring[second]
-            while expiring:
-                slot = self._slots.get(expiring[-1])
-                if slot is not None and now < slot.entry.usable_until < second + 1:
-                    return False  # later in this second
-                key = expiring.pop()
-                self._listed -= 1
-                if slot is not None and second <= slot.entry.usable_until <= now:
-                    self._drop(key, slot)
-                    return True
-            heappop(self._seconds)
-            del self._expiring[second]
+            second = heappop(self._seconds)
+            keys = self._expiring.pop(second)
+            self._listed -= len(keys)
+            for key in keys:
+                slot = self._slots.get(key)
+                if slot is not None and second <= slot.entry.usable_until < second + 1:
+                    heappush(self._due, (slot.entry.usable_until, key))
+                    self._listed += 1
+        while self._due and self._due[0][0] <= now:
+            until, key = heappop(self._due)
+            self._listed -= 1
+            slot = self._slots.get(key)
+            if slot is not None and slot.entry.usable_until == until:
+                self._drop(key, slot)
+                return True
         return False
 
     def _push_out(self) -> None:

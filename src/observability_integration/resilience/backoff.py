@@ -1,0 +1,118 @@
+"""How long to wait before a call is tried again: exponential, at random, and never less than the provider asked for."""
+
+from __future__ import annotations
+
+import math
+import random as _random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from observability_integration.errors import ConfigurationError
+
+Jitter = Literal["full", "equal", "none"]
+
+_CROWD = 0.1  # what is added to a Retry-After at the most, as a fraction: all who were refused were told the same
+_MOST_STEPS = 2**62  # fits a float, and is more than any factor above 1 can grow by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """The waits between attempts.
+
+    Before retry n (1 is the first) the wait is up to ``ceiling = min(max_seconds, base_seconds * factor ** (n - 1))``.
+
+    Attributes:
+        base_seconds: the ceiling of the first wait, > 0. 0.5 and 8 are what the SDKs of OpenAI and Anthropic use.
+        factor: by how much the ceiling grows from one retry to the next, >= 1.
+        max_seconds: the highest ceiling, >= `base_seconds`.
+        jitter: ``full`` waits between 0 and the ceiling: of the kinds compared in "Exponential Backoff And Jitter" (AWS
+            Architecture Blog, 2015) it makes a crowd do the least work. ``equal`` waits between half of the ceiling and
+            all of it; ``none`` exactly the ceiling, which is for a lone caller only.
+        max_retry_after_seconds: a provider that asks for a longer wait than this is not waited for, >= 0. The SDK of
+            OpenAI believes up to 120 s, that of Anthropic anything; nobody waits that long for an answer.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    base_seconds: float = 0.5
+    factor: float = 2.0
+    max_seconds: float = 8.0
+    jitter: Jitter = "full"
+    max_retry_after_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_positive("base_seconds", self.base_seconds)
+        check_at_least("factor", self.factor, 1)
+        check_positive("max_seconds", self.max_seconds)
+        if self.max_seconds < self.base_seconds:
+            raise ConfigurationError("base_seconds must not be greater than max_seconds")
+        if self.jitter not in ("full", "equal", "none"):
+            raise ConfigurationError(f"jitter must be 'full', 'equal' or 'none', got {self.jitter!r}")
+        check_at_least("max_retry_after_seconds", self.max_retry_after_seconds, 0)
+
+    def delay(self, retry_number: int, random: Callable[[], float] = _random.random) -> float:
+        """The wait before a retry, in seconds.
+
+        Args:
+            retry_number: 1 for the first retry; any size.
+            random: numbers from 0 to below 1.
+        """
+        ceiling = self._ceiling(retry_number)
+        if self.jitter == "none":
+            return ceiling
+        if self.jitter == "equal":
+            return ceiling / 2 * (1 + random())
+        return ceiling * random()
+
+    def wait_for(
+        self,
+        retry_number: int,
+        retry_after_seconds: float | None = None,
+        remaining_seconds: float | None = None,
+        random: Callable[[], float] = _random.random,
+    ) -> float | None:
+        """The wait before the next attempt, in seconds; None when there is no time for another one.
+
+        A provider's Retry-After is the least that is waited, and up to a tenth more, so that those who were refused in
+        one instant do not come back in one instant.
+
+        Args:
+            retry_number: 1 for the first retry; any size.
+            retry_after_seconds: what the provider asked for; None, and what is no number above 0, is no wish.
+            remaining_seconds: time left until the deadline; None without one.
+            random: numbers from 0 to below 1.
+        """
+        wait = self.delay(retry_number, random)
+        if retry_after_seconds is not None and retry_after_seconds > 0:
+            if retry_after_seconds > self.max_retry_after_seconds:
+                return None
+            wait = max(wait, retry_after_seconds * (1 + _CROWD * random()))
+        # An attempt that would begin at the deadline is none.
+        return wait if remaining_seconds is None or wait < remaining_seconds else None
+
+    def _ceiling(self, retry_number: int) -> float:
+        steps = min(max(retry_number, 1) - 1, _MOST_STEPS)
+        try:
+            return min(self.max_seconds, self.base_seconds * float(self.factor) ** steps)
+        except OverflowError:
+            return self.max_seconds
+
+
+def check_positive(knob: str, value: Any) -> None:
+    """Refuses what is not a finite number > 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{knob} must be a finite number > 0, got {value!r}")
+
+
+def check_at_least(knob: str, value: Any, least: float) -> None:
+    """Refuses what is not a finite number >= `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        raise ConfigurationError(f"{knob} must be a finite number >= {least}, got {value!r}")
+
+
+def check_count(knob: str, value: Any) -> None:
+    """Refuses what is not an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")

@@ -1,0 +1,436 @@
+"""How many calls run at once in this process, and who waits for how long until there is room.
+
+One limit for all event loops and threads. A lock, held for some microseconds at the most, guards its numbers; whoever
+waits is woken in the loop where the waiting is done. Giving back never waits for the lock: a coroutine may be thrown
+away, and give its permit back, in a garbage collection that runs while this very thread holds it. Then it is noted, and
+done by the holder.
+
+What a closed event loop still held or waited for no longer counts. While somebody waits and other loops are in use,
+this is looked into once a second. A loop that has stopped without being closed counts: it may be run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from observability_integration.context import remaining
+from observability_integration.tasks import announce, wait_done
+
+from .admission_queue import AdmissionQueue, Priority, tier_of
+from .aimd import Aimd, check_seconds, check_whole
+
+Outcome = Literal["success", "overload", "neutral"]
+Reason = Literal["queue_full", "queue_timeout", "deadline", "shed"]
+
+_WATCH_SECONDS = 1.0  # how long a permit that a closed loop held may keep the others waiting
+
+_Change = tuple[int, int]
+
+
+class Refused(Exception):  # noqa: N818 - the primitive makes it an error
+    """No permit.
+
+    Attributes:
+        reason: ``queue_full``; ``queue_timeout`` or ``deadline``, whichever of the two limits was the nearer one, also
+            when nothing was left of it to begin with; ``shed`` when it made room in the queue for a higher tier.
+        waited_seconds: how long it waited in the queue.
+    """
+
+    def __init__(self, reason: Reason, waited_seconds: float) -> None:
+        self.reason: Reason = reason
+        self.waited_seconds = waited_seconds
+        super().__init__(reason)
+
+
+class _Share:
+    """What one event loop has of the limit."""
+
+    __slots__ = ("ended", "in_flight", "limiter", "loop", "watches")
+
+    def __init__(self, limiter: ConcurrencyLimit, loop: asyncio.AbstractEventLoop) -> None:
+        self.limiter = limiter
+        self.loop = loop
+        self.in_flight = 0
+        self.ended = False
+        self.watches = False
+
+
+class Permit:
+    """Leave to make one call, to be released when it has ended.
+
+    Attributes:
+        held: whether it has not been released yet.
+        began: the adaptive limit's `round` in which it was given.
+        share: what it counts to.
+    """
+
+    __slots__ = ("began", "held", "share")
+
+    def __init__(self, share: _Share, began: int) -> None:
+        self.share = share
+        self.began = began
+        self.held = True
+
+    def release(self, outcome: Outcome = "neutral") -> None:
+        """Gives it back, from any thread; a second time does nothing. Never waits and never raises.
+
+        Args:
+            outcome: what an adaptive limit learns from: ``success``, ``overload`` (see `aimd.OVERLOAD_FAULTS`), or
+                ``neutral`` for what says nothing about the load.
+        """
+        self.share.limiter.give_back(self, outcome)
+
+
+class _Waiter:
+    """One who waits: `turn` is done when there is a permit, a refusal, or no time left."""
+
+    __slots__ = ("permit", "refusal", "share", "tier", "turn")
+
+    def __init__(self, share: _Share, tier: int) -> None:
+        self.turn: asyncio.Future[None] = share.loop.create_future()
+        self.share = share
+        self.tier = tier
+        self.permit: Permit | None = None
+        self.refusal: Reason | None = None
+
+    def still_waits(self) -> bool:
+        return not self.turn.done()
+
+
+class ConcurrencyLimit:
+    """Lets so many calls run at once; more wait, in four tiers (see `admission_queue`), and not too many nor too long.
+
+    ==================================  ================================================================================
+    a permit is free                    it is given at once, whatever the priority, and whatever time is left
+    the queue is full                   who comes is refused (``queue_full``), unless somebody of a lower tier waits:
+                                        then the youngest of the lowest tier is (``shed``)
+    time is up                          refused (``queue_timeout``, ``deadline``); at once when there was none
+    cancelled while waiting             gone from the queue; a permit that had just been given goes to the next one
+    the limit falls below what is used  nobody is let in until enough calls have ended
+    the limit rises                     as many are let in as there is room for now
+    ==================================  ================================================================================
+
+    Args:
+        limit: calls at once, >= 1; an `Aimd`, for this limit alone, adapts it to what the other side bears.
+        max_queued: how many may wait, >= 0.
+        max_wait_seconds: how long each may wait, >= 0; None for as long as its deadline allows.
+        on_limit_change: told the limit before and after each change, when it has been made. Runs in whatever thread
+            made the change, must return at once and must not raise. With several threads the order of two changes may
+            be lost: `limit` says what holds.
+
+    Raises:
+        ConfigurationError: a knob out of its range.
+    """
+
+    def __init__(
+        self,
+        limit: int | Aimd,
+        *,
+        max_queued: int = 1000,
+        max_wait_seconds: float | None = None,
+        on_limit_change: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._aimd = limit if isinstance(limit, Aimd) else None
+        self._round = 0
+        if isinstance(limit, Aimd):
+            self._limit = limit.limit
+            self._round = limit.round
+        else:
+            check_whole("limit", limit, 1)
+            self._limit = limit
+        check_whole("max_queued", max_queued, 0)
+        if max_wait_seconds is not None:
+            check_seconds("max_wait_seconds", max_wait_seconds)
+        self._max_queued = max_queued
+        self._max_wait_seconds = max_wait_seconds
+        self._on_limit_change = on_limit_change
+        self._lock = threading.Lock()
+        # Read and written by the holder of the lock alone. While it is free, nobody waits unless all permits are taken.
+        self._in_flight = 0
+        self._queue: AdmissionQueue[_Waiter] = AdmissionQueue()
+        self._shares: dict[asyncio.AbstractEventLoop, _Share] = {}
+        self._latest: _Share | None = None
+        # What could not be done because somebody held the lock (see `_settle`).
+        self._steps: deque[Callable[[], _Change | None]] = deque()
+
+    @property
+    def limit(self) -> int:
+        """How many calls may run at once."""
+        return self._limit
+
+    @property
+    def in_flight(self) -> int:
+        """How many run now."""
+        with self._lock:
+            self._bury_closed()
+            in_flight = self._in_flight
+        self._settle()
+        return in_flight
+
+    @property
+    def queued(self) -> dict[Priority, int]:
+        """How many wait now, by tier."""
+        with self._lock:
+            self._bury_closed()
+            depths = self._queue.depths()
+        self._settle()
+        return depths
+
+    def set_limit(self, limit: int) -> None:
+        """Changes the limit; an adaptive one goes on from there.
+
+        Raises:
+            ConfigurationError: it is less than 1, or outside the bounds of the adaptive limit.
+        """
+        if self._aimd is None:
+            check_whole("limit", limit, 1)
+        try:
+            with self._lock:
+                if self._aimd is not None:
+                    self._aimd.move_to(limit)
+                change = self._change_to(limit)
+                self._hand_out()
+        finally:
+            self._settle()
+        self._tell(change)
+
+    def try_acquire(self) -> Permit | None:
+        """A permit if one is free, to be released in the end. Needs a running event loop."""
+        loop = asyncio.get_running_loop()
+        permit = None
+        self._lock.acquire()  # at half the cost of a with statement
+        try:
+            if self._in_flight < self._limit or self._bury_closed():
+                share = self._latest
+                if share is None or share.loop is not loop:
+                    share = self._share_of(loop)
+                permit = Permit(share, self._round)
+                share.in_flight += 1
+                self._in_flight += 1
+        finally:
+            self._lock.release()
+        if self._steps:
+            self._settle()
+        return permit
+
+    async def acquire(self, priority: Priority = "high", max_wait_seconds: float | None = None) -> Permit:
+        """A permit, to be released in the end; waits for one if need be.
+
+        Args:
+            priority: the tier to wait in.
+            max_wait_seconds: for how long at the most, >= 0; None for the limiter's own `max_wait_seconds`.
+
+        Raises:
+            Refused: there is none in time, or no place in the queue.
+            ConfigurationError: an unknown priority, or no number of seconds.
+        """
+        tier = tier_of(priority)
+        return self.try_acquire() or await self._wait(tier, max_wait_seconds)
+
+    async def _wait(self, tier: int, max_wait_seconds: float | None) -> Permit:
+        limit_seconds, too_late = self._patience(max_wait_seconds)
+        if limit_seconds is not None and limit_seconds <= 0:
+            raise Refused(too_late, 0.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        waiter = self._enter(loop, tier)
+        if waiter.refusal is not None:
+            raise Refused(waiter.refusal, 0.0)
+        if waiter.permit is not None:
+            return waiter.permit
+        try:
+            await wait_done(waiter.turn, limit_seconds, waiter.turn)
+        except BaseException:  # cancelled, or thrown away: in a garbage collection perhaps
+            self._steps.append(partial(self._leave, waiter))
+            self._settle()
+            raise
+        permit = waiter.permit or self._give_up(waiter)
+        if permit is None:
+            raise Refused(waiter.refusal or too_late, loop.time() - began)
+        return permit
+
+    def _patience(self, max_wait_seconds: float | None) -> tuple[float | None, Reason]:
+        """How long to wait, and what it is called when that is over."""
+        if max_wait_seconds is None:
+            max_wait_seconds = self._max_wait_seconds
+        else:
+            check_seconds("max_wait_seconds", max_wait_seconds)
+        left = remaining()
+        if left is not None and (max_wait_seconds is None or left <= max_wait_seconds):
+            return left, "deadline"
+        return max_wait_seconds, "queue_timeout"
+
+    def _enter(self, loop: asyncio.AbstractEventLoop, tier: int) -> _Waiter:
+        with self._lock:
+            share = self._share_of(loop)
+            waiter = _Waiter(share, tier)
+            if self._in_flight < self._limit:  # another thread gave one back just now
+                waiter.permit = self._grant(share)
+            elif self._queue.size < self._max_queued:
+                self._queue.push(waiter, tier)
+            elif (victim := self._queue.shed_below(tier)) is not None:
+                victim.refusal = "shed"
+                _wake(victim)
+                self._queue.push(waiter, tier)
+            else:
+                waiter.refusal = "queue_full"
+            self._watch_if_needed(share)
+        self._settle()
+        return waiter
+
+    def _give_up(self, waiter: _Waiter) -> Permit | None:
+        """Takes a waiter without time, or one that was refused, out of the queue; returns the permit if one came."""
+        with self._lock:
+            self._queue.remove(waiter, waiter.tier)
+        self._settle()
+        return waiter.permit
+
+    def give_back(self, permit: Permit, outcome: Outcome) -> None:
+        """What `Permit.release` does."""
+        change = None
+        if self._lock.acquire(False):
+            try:
+                change = self._end(permit, outcome)
+            finally:
+                self._lock.release()
+        else:
+            self._steps.append(partial(self._end, permit, outcome))
+        if self._steps:
+            self._settle()
+        if change is not None:
+            self._tell(change)
+
+    def _settle(self) -> None:
+        """Does what could not be done while the lock was held. Whoever held it calls this afterwards."""
+        changes: list[_Change | None] = []
+        while self._steps and self._lock.acquire(False):
+            try:
+                while self._steps:
+                    changes.append(self._steps.popleft()())
+            finally:
+                self._lock.release()
+        for change in changes:
+            self._tell(change)
+
+    def _tell(self, change: _Change | None) -> None:
+        if change is not None and self._on_limit_change is not None:
+            self._on_limit_change(*change)
+
+    # What follows is called by the holder of the lock.
+
+    def _grant(self, share: _Share) -> Permit:
+        permit = Permit(share, self._round)
+        share.in_flight += 1
+        self._in_flight += 1
+        return permit
+
+    def _leave(self, waiter: _Waiter) -> _Change | None:
+        self._queue.remove(waiter, waiter.tier)
+        return None if waiter.permit is None else self._end(waiter.permit, "neutral")
+
+    def _end(self, permit: Permit, outcome: Outcome) -> _Change | None:
+        if not permit.held:
+            return None
+        permit.held = False
+        share = permit.share
+        if share.ended:
+            return None
+        change = None
+        if self._aimd is not None and outcome != "neutral":
+            change = self._learn(self._aimd, outcome, permit.began)
+        share.in_flight -= 1
+        self._in_flight -= 1
+        if self._queue.size:
+            self._hand_out()
+        return change
+
+    def _learn(self, aimd: Aimd, outcome: Outcome, began: int) -> _Change | None:
+        if outcome == "success":
+            aimd.success(self._in_flight, began)
+        else:
+            aimd.overload(began)
+            self._round = aimd.round
+        return None if aimd.limit == self._limit else self._change_to(aimd.limit)
+
+    def _change_to(self, limit: int) -> _Change | None:
+        before, self._limit = self._limit, limit
+        return None if before == limit else (before, limit)
+
+    def _hand_out(self) -> None:
+        """Lets in those whose turn it is, as long as there is room."""
+        while self._in_flight < self._limit:
+            waiter = self._queue.pop(_Waiter.still_waits)
+            if waiter is None:
+                return
+            waiter.permit = self._grant(waiter.share)
+            if not _wake(waiter):
+                self._bury(waiter.share)
+
+    def _share_of(self, loop: asyncio.AbstractEventLoop) -> _Share:
+        share = self._shares.get(loop)
+        if share is None:
+            self._bury_closed()
+            if self._queue.size:
+                for other in self._shares.values():
+                    if not other.watches:
+                        other.watches = _call_in(other.loop, self._watch, other)
+            else:  # a loop that has nothing under way is forgotten, or it could never be collected
+                self._shares = {used: share for used, share in self._shares.items() if share.in_flight}
+            share = self._shares[loop] = _Share(self, loop)
+        self._latest = share
+        return share
+
+    def _bury_closed(self) -> bool:
+        """Stops counting what closed loops had; says whether a permit is free."""
+        closed = [share for loop, share in self._shares.items() if loop.is_closed()]
+        for share in closed:
+            self._bury(share)
+        if closed:
+            self._hand_out()
+        return self._in_flight < self._limit
+
+    def _bury(self, share: _Share) -> None:
+        share.ended = True
+        self._in_flight -= share.in_flight
+        share.in_flight = 0
+        self._shares.pop(share.loop, None)
+        self._queue.drop(lambda waiter: waiter.share is share)
+
+    def _watch_if_needed(self, share: _Share) -> None:
+        if self._queue.size and len(self._shares) > 1 and not share.watches:
+            share.watches = True
+            share.loop.call_later(_WATCH_SECONDS, self._watch, share)
+
+    def _watch(self, share: _Share) -> None:
+        """In the share's own loop, not holding the lock."""
+        with self._lock:
+            share.watches = False
+            self._bury_closed()
+            self._watch_if_needed(share)
+        self._settle()
+
+
+def _wake(waiter: _Waiter) -> bool:
+    """Ends the wait; False if there is nobody left to wake, because the loop is closed."""
+    loop = waiter.share.loop
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if loop is here:
+        announce(waiter.turn)
+        return True
+    return _call_in(loop, announce, waiter.turn)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> bool:
+    try:
+        loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError:
+        return False
+    return True

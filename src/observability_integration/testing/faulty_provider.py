@@ -1,0 +1,253 @@
+"""A provider of language models that misbehaves on demand, for tests of whatever has to cope with one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from observability_integration.demo.chat_reply import error_document
+from observability_integration.demo.chat_request import ChatRequest, ChatRequestError, parse_chat_request
+from observability_integration.demo.http1 import Limits
+from observability_integration.demo.openai_api import OpenAIApi
+from observability_integration.demo.provider import LocalProvider
+from observability_integration.demo.tokens import split_tokens
+from observability_integration.errors import ConfigurationError
+from observability_integration.tasks import spawn, wait_done
+
+from .faults import fault_of, refuse_as_overloaded
+from .faulty_turn import Turn, reset
+from .request_log import ReceivedRequest, RequestLog, without_secrets
+
+if TYPE_CHECKING:
+    from observability_integration.demo.exchange import Exchange
+    from observability_integration.demo.http1 import Request
+
+Outage = Literal["reset", "503"]
+
+# Twenty-four tokens as the local provider counts them: enough to be cut anywhere that a test may name.
+ANSWER = "This is the whole answer, and long enough to be cut in the middle: it ends with the word end."
+_CHAT_PATH = "/v1/chat/completions"
+_BODY_BYTES = 32 * 1024 * 1024  # a long conversation with pictures in it
+
+
+class FaultyProvider:
+    """An OpenAI-compatible HTTP server on the loopback interface that misbehaves as the model name says.
+
+    Usage::
+
+        async with FaultyProvider(time_scale=0.01) as provider:
+            client = AsyncOpenAI(base_url=provider.base_url, api_key="any", max_retries=0)
+            await client.chat.completions.create(model="faulty-429-retry-after-2", messages=[...])
+            assert provider.attempts("faulty-429-retry-after-2") == 1
+
+    `faults` has the table of the names. Any other model answers `ANSWER` at once, whole or streamed, with its own name,
+    a finish reason and token counts. The key is not looked at; a limit on tokens is not kept to. It serves on a free
+    port, and leaving the context ends everything, requests in the middle of their answer too.
+
+    Args:
+        time_scale: all waits of its own are multiplied by this, above 0: with 0.01 a `faulty-slow-first-token-20`
+            takes 0.2 s, and a `faulty-503-for-60` answers after 0.6 s. Retry-After is sent as it is.
+        max_connections: further connections are dropped at once.
+        max_request_seconds: a request that is still worked on after so long, in seconds and not scaled, is reset: no
+            test hangs for ever on a silent provider.
+
+    Raises:
+        ConfigurationError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, *, time_scale: float = 1.0, max_connections: int = 1024, max_request_seconds: float = 300.0
+    ) -> None:
+        _check_positive("time_scale", time_scale)
+        _check_positive("max_request_seconds", max_request_seconds)
+        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"max_connections must be a whole number of at least 1, got {max_connections!r}")
+        self._time_scale = time_scale
+        self._max_request_seconds = max_request_seconds
+        self._log = RequestLog()
+        self._outages: dict[str | None, Outage] = {}
+        self._healed: set[str | None] = set()
+        self._closing = False
+        self._tokens = split_tokens(ANSWER)
+        self._server = _Server(_Api(self), max_connections)
+
+    @property
+    def base_url(self) -> str:
+        """Where clients find the API: ``http://127.0.0.1:PORT/v1``.
+
+        Raises:
+            RuntimeError: if the provider is not open.
+        """
+        return self._server.base_url
+
+    @property
+    def requests(self) -> tuple[ReceivedRequest, ...]:
+        """The requests for chat completions so far, in the order of their arrival: the latest 10,000."""
+        return self._log.requests
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being worked on at this moment."""
+        return self._server.in_flight
+
+    async def wait_for_in_flight(self, count: int) -> None:
+        """Waits until exactly `count` requests are being worked on."""
+        await self._server.wait_for_in_flight(count)
+
+    def attempts(self, model: str) -> int:
+        """How many requests asked for the model."""
+        return self._log.attempts(model)
+
+    def gaps(self, model: str) -> list[float]:
+        """Seconds between one request for the model and the next, on the event loop's clock."""
+        return self._log.gaps(model)
+
+    def down(self, model: str | None = None, *, how: Outage = "reset") -> None:
+        """Begins an outage: every request is answered with a reset or a 503.
+
+        Args:
+            model: of this model alone; None is all of them.
+            how: ``reset`` or ``503``.
+        """
+        if how not in ("reset", "503"):  # pyright: ignore[reportUnnecessaryContains] - not every caller is type-checked
+            raise ConfigurationError(f"how must be 'reset' or '503', got {how!r}")
+        self._outages[model] = how
+
+    def up(self, model: str | None = None) -> None:
+        """Ends an outage that `down` began with the same argument; harmless when there is none."""
+        self._outages.pop(model, None)
+
+    def heal(self, model: str | None = None) -> None:
+        """Ends the ``faulty-503`` of the model, or of all of them, until `reset`."""
+        self._healed.add(model)
+
+    def reset(self) -> None:
+        """Forgets all requests, outages and healings: every fault begins again with its first request."""
+        self._log = RequestLog()
+        self._outages.clear()
+        self._healed.clear()
+
+    async def open(self) -> None:
+        """Starts to serve.
+
+        Raises:
+            RuntimeError: if the provider is open already.
+        """
+        await self._server.open()
+        self._closing = False
+
+    async def close(self) -> None:
+        """Ends everything; harmless on a provider that is not open."""
+        self._closing = True
+        await self._server.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _answer(self, exchange: Exchange, request: Request) -> None:
+        now = asyncio.get_running_loop().time()
+        headers: Mapping[str, str] = MappingProxyType(without_secrets(request.headers))
+        try:
+            chat = parse_chat_request(request.body)
+        except ChatRequestError as error:
+            received = ReceivedRequest("", now, headers, stream=False, status=400, outcome="refused")
+            self._log.add(received)
+            await exchange.reply(400, _refusal(error.message, param=error.param))
+            return
+        received = ReceivedRequest(chat.model, now, headers, chat.stream)
+        self._log.add(received)
+        work = spawn(self._misbehave(exchange, received, chat), name="faulty answer")
+        try:
+            if await wait_done(work, self._max_request_seconds):
+                work.result()
+                return
+            received.outcome = "broken"
+            reset(exchange)
+        except (asyncio.CancelledError, ConnectionError):
+            # Even where the reply was complete: the client has not taken all of it.
+            self._note_left(received)
+            raise
+        finally:
+            work.cancel()
+
+    async def _misbehave(self, exchange: Exchange, received: ReceivedRequest, chat: ChatRequest) -> None:
+        log, model = self._log, chat.model
+        turn = Turn(
+            exchange,
+            received,
+            chat,
+            number=log.attempts(model),
+            age_seconds=(received.time_seconds - log.first_seconds(model)) / self._time_scale,
+            healed=not self._healed.isdisjoint({model, None}),
+            time_scale=self._time_scale,
+            tokens=self._tokens,
+        )
+        outage = self._outages.get(model) or self._outages.get(None)
+        if outage == "reset":
+            turn.reset()
+            return
+        if outage is not None:
+            await refuse_as_overloaded(turn)
+            return
+        try:
+            fault = fault_of(model)
+        except ConfigurationError as error:
+            await turn.refuse(404, str(error), "invalid_request_error", code="model_not_found", param="model")
+            return
+        await (turn.answer() if fault is None else fault.play(turn))
+
+    def _note_left(self, received: ReceivedRequest) -> None:
+        if self._closing:
+            received.outcome = "closed"
+        else:
+            received.outcome = "left"
+            received.disconnected_seconds = asyncio.get_running_loop().time()
+
+
+class _Api(OpenAIApi):
+    """One path of the API, answered by the faulty provider."""
+
+    def __init__(self, owner: FaultyProvider) -> None:
+        super().__init__((), time_scale=0.0, seed=0)
+        self._owner = owner
+
+    async def handle(self, exchange: Exchange, request: Request) -> None:
+        if request.path != _CHAT_PATH:
+            await exchange.reply(404, _refusal(f"There is nothing at this path, only at {_CHAT_PATH}."))
+        elif request.method != "POST":
+            await exchange.reply(405, _refusal("Only POST is allowed here."), ("Allow", "POST"))
+        else:
+            await self._owner._answer(exchange, request)  # pyright: ignore[reportPrivateUsage] - its own server
+
+
+class _Server(LocalProvider):
+    """The local provider's server, with another API and a limit on connections."""
+
+    def __init__(self, api: OpenAIApi, max_connections: int) -> None:
+        super().__init__(profiles=(), limits=Limits(body_bytes=_BODY_BYTES))
+        self._api = api
+        self._max_connections = max_connections
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= self._max_connections:
+            writer.transport.abort()
+        else:
+            super()._accept(reader, writer)
+
+
+def _refusal(message: str, *, param: str | None = None) -> bytes:
+    return error_document(message, "invalid_request_error", param=param)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a number above 0, got {value!r}")

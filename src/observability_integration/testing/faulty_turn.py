@@ -1,0 +1,219 @@
+"""One request to a `FaultyProvider` and the ways to answer it badly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal, cast
+
+from observability_integration.demo.chat_reply import STREAM_END, FinishReason, ReplyFrame, error_document
+from observability_integration.demo.tokens import Usage, message_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from observability_integration.demo.chat_request import ChatRequest
+    from observability_integration.demo.exchange import Exchange
+
+    from .request_log import ReceivedRequest
+
+# Two unsigned shorts on Windows, two ints elsewhere: on, and for no time at all.
+_NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How an answer goes.
+
+    A token is a piece of content; times are in seconds, before the provider's `time_scale`.
+
+    Attributes:
+        first_token_seconds: wait before the status line and the first token.
+        seconds_per_token: wait before each token.
+        malformed_at: after this many tokens comes an event of broken JSON, which takes no content with it.
+        breaks_at: after this many tokens, or the last one, `breaks_by` happens.
+        breaks_by: the connection ends without the end of the answer, is reset, or stays open and silent.
+        finish_reason: what the answer says of its end.
+        has_end_marker: whether a stream ends with ``[DONE]``.
+    """
+
+    first_token_seconds: float = 0.0
+    seconds_per_token: float = 0.0
+    malformed_at: int | None = None
+    breaks_at: int | None = None
+    breaks_by: Literal["cut", "reset", "stall"] = "cut"
+    finish_reason: Literal["stop", "content_filter"] | None = "stop"
+    has_end_marker: bool = True
+
+
+WHOLE = Plan()
+
+
+class Turn:
+    """One request, and what a fault may do with it.
+
+    Attributes:
+        chat: what was asked.
+        number: the number of this request among those for the model, from 1.
+        age_seconds: time since the first request for the model, in seconds, before `time_scale`.
+        healed: whether `FaultyProvider.heal` was called for the model.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        received: ReceivedRequest,
+        chat: ChatRequest,
+        *,
+        number: int,
+        age_seconds: float,
+        healed: bool,
+        time_scale: float,
+        tokens: Sequence[str],
+    ) -> None:
+        self.chat = chat
+        self.number = number
+        self.age_seconds = age_seconds
+        self.healed = healed
+        self._exchange = exchange
+        self._received = received
+        self._time_scale = time_scale
+        self._tokens = tokens
+        self._frame = ReplyFrame(f"chatcmpl-faulty-{number:06d}", int(time.time()), chat.model)
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for that long, scaled."""
+        if seconds > 0:
+            await asyncio.sleep(seconds * self._time_scale)
+
+    async def hang(self) -> None:
+        """Waits until the client leaves or the provider has had enough."""
+        await asyncio.get_running_loop().create_future()
+
+    def reset(self) -> None:
+        """Resets the connection: the client gets an RST, not an end."""
+        self._received.outcome = "broken"
+        reset(self._exchange)
+
+    async def refuse(
+        self, status: int, message: str, kind: str, *headers: tuple[str, str], code: str | None = None, param: str = ""
+    ) -> None:
+        """Replies with an error in the API's shape; `kind` is its ``type``."""
+        self._decide(status)
+        await self._exchange.reply(status, error_document(message, kind, code=code, param=param or None), *headers)
+
+    async def reply_raw(self, status: int, body: bytes, content_type: str, *headers: tuple[str, str]) -> None:
+        """Replies with any body at all."""
+        self._decide(status)
+        self._exchange.break_off()
+        await _write(self._exchange, _head(status, body, content_type, headers) + body)
+
+    def document(self) -> bytes:
+        """The whole answer, as it should be."""
+        return self._frame.completion("".join(self._tokens), "stop", self._usage())
+
+    async def answer(self, plan: Plan = WHOLE) -> None:
+        """Answers as planned, in pieces or as a whole, as the client has asked."""
+        await self.wait(plan.first_token_seconds)
+        await (self._stream(plan) if self.chat.stream else self._send_document(plan))
+
+    async def _send_document(self, plan: Plan) -> None:
+        document = self._frame.completion("".join(self._tokens), _reason(plan), self._usage())
+        if plan.malformed_at is not None:
+            document = document[: len(document) // 2]
+        self._received.status = 200
+        if plan.breaks_at is not None:
+            await self._exchange.reply_half(200, document)
+            await self._break(plan)
+        elif plan.seconds_per_token > 0:
+            await self._drip(document, plan.seconds_per_token)
+        else:
+            self._decide(200)
+            await self._exchange.reply(200, document)
+
+    async def _drip(self, document: bytes, seconds_per_token: float) -> None:
+        self._exchange.break_off()
+        await _write(self._exchange, _head(200, document, "application/json", ()))
+        size = -(-len(document) // len(self._tokens))
+        for start in range(0, len(document), size):
+            await self.wait(seconds_per_token)
+            if start + size >= len(document):
+                self._decide(200)
+            await _write(self._exchange, document[start : start + size])
+
+    async def _stream(self, plan: Plan) -> None:
+        exchange, frame, announce = self._exchange, self._frame, self.chat.include_usage
+        self._received.status = 200
+        await exchange.open_stream()
+        await exchange.send_events(frame.delta_event({"role": "assistant", "content": ""}, announce_usage=announce))
+        for index, token in enumerate(self._tokens[: plan.breaks_at]):
+            if index == plan.malformed_at:
+                await self._send_malformed(token)
+            await self.wait(plan.seconds_per_token)
+            await exchange.send_events(frame.delta_event({"content": token}, announce_usage=announce))
+        if plan.malformed_at is not None and plan.malformed_at >= len(self._tokens[: plan.breaks_at]):
+            await self._send_malformed("")
+        if plan.breaks_at is not None:
+            await self._break(plan)
+            return
+        if plan.finish_reason is not None:
+            await exchange.send_events(frame.delta_event({}, _reason(plan), announce_usage=announce))
+            if announce:
+                await exchange.send_events(frame.usage_event(self._usage()))
+        if plan.has_end_marker:
+            await exchange.send_events(STREAM_END)
+        self._decide(200)
+        await exchange.close_stream()
+
+    async def _send_malformed(self, token: str) -> None:
+        event = self._frame.delta_event({"content": token})
+        await self._exchange.send_events(event[: len(event) // 2] + b"\n\n")
+
+    async def _break(self, plan: Plan) -> None:
+        if plan.breaks_by == "reset":
+            self.reset()
+        elif plan.breaks_by == "stall":
+            await self.hang()
+        else:
+            self._received.outcome = "broken"
+            self._exchange.break_off()
+
+    def _usage(self) -> Usage:
+        prompt = sum(message_tokens(message) for message in self.chat.messages)
+        return Usage(prompt=prompt, cached=0, completion=len(self._tokens), reasoning=0)
+
+    def _decide(self, status: int) -> None:
+        # Before the last byte is sent, so that whoever has the reply finds it told.
+        self._received.status = status
+        self._received.outcome = "complete" if status < HTTPStatus.BAD_REQUEST else "refused"
+
+
+def reset(exchange: Exchange) -> None:
+    """Resets the connection of an exchange, now."""
+    exchange.break_off()
+    connection = exchange._connection  # pyright: ignore[reportPrivateUsage] - no well-behaved reply needs the socket
+    wire = connection._writer.get_extra_info("socket")  # pyright: ignore[reportPrivateUsage] - as above
+    with contextlib.suppress(OSError):  # closed already: the client was faster
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    connection.abort()
+
+
+async def _write(exchange: Exchange, data: bytes) -> None:
+    await exchange._connection.write(data)  # pyright: ignore[reportPrivateUsage] - as above
+
+
+def _head(status: int, body: bytes, content_type: str, headers: Sequence[tuple[str, str]]) -> bytes:
+    fields = (("Content-Type", content_type), ("Content-Length", str(len(body))), ("Connection", "close"), *headers)
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fields)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def _reason(plan: Plan) -> FinishReason | None:
+    # The local provider never filters, so that its type leaves out the third reason.
+    return cast("FinishReason | None", plan.finish_reason)

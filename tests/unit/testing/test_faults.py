@@ -1,0 +1,175 @@
+"""The names under which a faulty provider misbehaves: readable, complete, and the same in both directions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from observability_integration.errors import ConfigurationError
+from observability_integration.testing import FaultyProvider, fault_of, faults
+from observability_integration.testing.faults import (
+    FAULTS,
+    CutAt,
+    Fault,
+    Flapping,
+    FlappingEvery,
+    RateLimited,
+    RateLimitedWithRetryAfter,
+    SlowFirstToken,
+    Unavailable,
+)
+from observability_integration.testing.request_log import ReceivedRequest, RequestLog, without_secrets
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize(
+    ("fault", "model"),
+    [
+        (CutAt(5), "faulty-cut-at-5"),
+        (CutAt(0), "faulty-cut-at-0"),
+        (RateLimited(), "faulty-429"),
+        (RateLimited(3), "faulty-429-first-3"),
+        (RateLimitedWithRetryAfter(2), "faulty-429-retry-after-2"),
+        (RateLimitedWithRetryAfter(0.5, 3), "faulty-429-retry-after-0.5-first-3"),
+        (Unavailable(), "faulty-503"),
+        (Unavailable(60), "faulty-503-for-60"),
+        (SlowFirstToken(0.000001), "faulty-slow-first-token-0.000001"),
+        (FlappingEvery(3), "faulty-flapping-every-3"),
+        (Flapping(10, 2.5), "faulty-flapping-good-10-bad-2.5"),
+    ],
+)
+def test_a_fault_has_a_name_that_can_be_read(fault: Fault, model: str) -> None:
+    """Whoever sees the name in a test or a log knows what was asked for, and the provider reads it back."""
+    assert model == fault.model
+    assert fault == fault_of(model)
+    assert fault == fault_of(f"{model}:any label, even: this")
+
+
+NUMBERS = {
+    "seconds": st.integers(0, 10**9).map(lambda micros: micros / 10**6),
+    "token": st.integers(0, 10**6),
+    "other": st.integers(1, 10**6),
+}
+
+
+@given(st.data())
+def test_every_name_is_read_back(data: st.DataObject) -> None:
+    """No two faults share a name, whatever the numbers in it."""
+    kind: Any = data.draw(st.sampled_from(FAULTS))
+    names = [name for name in kind.__dataclass_fields__ if name != "template"]
+    values = {
+        name: data.draw(NUMBERS["seconds" if name.endswith("seconds") else "token" if name == "token" else "other"])
+        for name in names
+    }
+    fault = kind(**values)
+
+    assert fault == fault_of(fault.model)
+
+
+def test_the_table_is_complete() -> None:
+    """Every class of a fault is in the table, in the documentation and on the list, each with its own sentence."""
+    classes = {
+        each
+        for each in vars(faults).values()
+        if isinstance(each, type) and issubclass(each, Fault) and each is not Fault
+    }
+    assert classes == set(FAULTS)
+    documented = "".join((faults.__doc__ or "").split())
+    for kind in FAULTS:
+        # The longest names are broken over two lines of the table.
+        before, _, after = kind.template.rpartition("[" if "[" in kind.template else "-bad")
+        assert (before or after) in documented
+        assert after in documented
+    assert len(FAULTS) == len({kind.__doc__ for kind in FAULTS})
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "", "local-faulty-reset", "Faulty-reset"])
+def test_other_models_are_good(model: str) -> None:
+    """Only the prefix makes a fault."""
+    assert fault_of(model) is None
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "faulty-",
+        "faulty-cut-at-",
+        "faulty-cut-at-1.5",
+        "faulty-cut-at--1",
+        "faulty-cut-at-5 ",
+        "faulty-cut-at-99999999",
+        "faulty-cut-at-9999999",
+        "faulty-slow-first-token-1e3",
+        "faulty-slow-first-token-nan",
+        "faulty-flapping-every-0",
+        "faulty-429-first-0",
+        "faulty-500-twice",
+    ],
+)
+def test_a_misspelt_fault_is_no_good_model(model: str) -> None:
+    """A test with a typo in the name of its fault must not pass because nothing went wrong."""
+    with pytest.raises(ConfigurationError):
+        fault_of(model)
+
+
+@pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, "5", None, 1_000_001])
+def test_wrong_numbers(value: Any) -> None:
+    """The knob is named."""
+    with pytest.raises(ConfigurationError, match="token must be a whole number from 0"):
+        CutAt(value)
+    with pytest.raises(ConfigurationError, match="seconds must be a number of seconds from 0"):
+        SlowFirstToken(value)
+    with pytest.raises(ConfigurationError, match="nth must be a whole number from 1"):
+        FlappingEvery(value)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        *[
+            (knob, value)
+            for knob in ("time_scale", "max_request_seconds")
+            for value in (0, -1, math.nan, math.inf, True)
+        ],
+        *[("max_connections", value) for value in (0, 1.5, True)],
+    ],
+)
+def test_wrong_arguments_of_a_provider(knob: str, value: Any) -> None:
+    """The knob is named."""
+    with pytest.raises(ConfigurationError, match=f"^{knob} must be"):
+        FaultyProvider(**{knob: value})
+
+
+def test_an_unknown_kind_of_outage() -> None:
+    """The knob is named."""
+    with pytest.raises(ConfigurationError, match=r"^how must be"):
+        FaultyProvider().down(how="404")  # type: ignore[arg-type]
+
+
+async def test_a_fault_says_what_it_does() -> None:
+    """A class without behaviour would answer nothing at all."""
+    with pytest.raises(NotImplementedError):
+        await Fault().play(None)  # type: ignore[arg-type]
+    assert all("play" in vars(kind) for kind in FAULTS)
+
+
+def test_the_log_is_bounded() -> None:
+    """A long test keeps the latest requests only, and still counts them all."""
+    log = RequestLog(max_requests=2)
+    for seconds in (1.0, 2.0, 4.0):
+        log.add(ReceivedRequest("a", seconds, {}, stream=False))
+
+    assert [2.0, 4.0] == [request.time_seconds for request in log.requests]
+    assert (3, 0, [2.0], 1.0) == (log.attempts("a"), log.attempts("b"), log.gaps("a"), log.first_seconds("a"))
+
+
+def test_secrets_are_redacted() -> None:
+    """Whichever header a provider's client carries its key in."""
+    secret = dict.fromkeys(["authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"], "sk-1")
+
+    assert {**dict.fromkeys(secret, "[redacted]"), "accept": "a"} == without_secrets({**secret, "accept": "a"})
