@@ -17,8 +17,10 @@ from tests.processes import RedisProcess
 
 pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server, pytest.mark.once]
 
-# What waking up, and a machine that has other things to do, may add to what is promised.
-_SLACK_SECONDS = 0.3
+# What is promised is 50 ms. Five processes on a machine that has two cores, and others to serve, may each be kept from
+# running for longer, which is no fault of the cache: alone it is 10 to 30 ms, which the test prints. A caller that is
+# not woken but looks again by itself comes later than this more often than not.
+_SLACK_SECONDS = 0.15
 
 Start = Callable[..., list[Worker]]
 
@@ -58,7 +60,7 @@ def test_one_call_answers_all_processes(
     assert 1 == sum(worker.calls for worker in group)
     assert 1 == len({answer for answered in came for answer in answered["answers"]})
     assert [5] * 4 == [len(answered["answers"]) for answered in came]
-    assert asked <= 100
+    assert asked <= 100  # with those that the scripts execute, which are more than half: some 40 are sent
     assert slowest < work + _SLACK_SECONDS
     for worker in group:
         worker.end()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from functools import wraps
 from typing import Any
 
 import pytest
 
-from observability_integration.caching.stores import redis_reads
+from observability_integration.caching.stores import redis_reads, redis_subscription
 from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
 from observability_integration.caching.stores.redis_reads import has_line
 from observability_integration.caching.stores.shared import Place, Reading
@@ -56,12 +57,22 @@ async def up(store: RedisStore) -> None:
             await asyncio.sleep(0.01)
 
 
-async def settled(server: RedisProcess, connections: int) -> None:
+def listeners_of(server: RedisProcess) -> int:
+    """How many connections listen."""
+    return len(ask_server(server, "CLIENT", "LIST", "TYPE", "pubsub").splitlines())
+
+
+async def settled(server: RedisProcess, connections: int, count: Callable[[RedisProcess], int] = clients_of) -> None:
     """Returns when the server has so many connections."""
     give_up = time.monotonic() + _SOON_SECONDS
-    while (now := await asyncio.to_thread(clients_of, server)) != connections:
+    while (now := await asyncio.to_thread(count, server)) != connections:
         assert time.monotonic() < give_up, f"{now} connections, not {connections}"
         await asyncio.sleep(0.01)
+
+
+def received(server: RedisProcess) -> int:
+    """How many connections the server has ever had, with the one that asks."""
+    return ask_server(server, "INFO", "stats")["total_connections_received"]
 
 
 # Who has a line -------------------------------------------------------------------------------------------------------
@@ -220,6 +231,38 @@ async def test_an_idle_line_is_closed(
     await store.aclose()
 
 
+async def test_reads_that_are_rare_open_no_line(
+    opened: Open, redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be closed again before the next one."""
+    monkeypatch.setattr(redis_reads, "_IDLE_SECONDS", 0.02)
+    store = RedisStore(opened())
+    before = received(redis_process)
+    for _ in range(5):
+        answer = store.read(_PLACE)
+        assert not isinstance(answer, asyncio.Future)
+        assert _ENTRY == await answer
+        await asyncio.sleep(0.05)
+    assert before + 2 == received(redis_process)  # the client's, and the one that asks
+    await store.aclose()
+
+
+async def test_a_line_that_nobody_read_over_has_not_failed(
+    opened: Open, redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened again without a pause, however often that happens."""
+    monkeypatch.setattr(redis_reads, "_IDLE_SECONDS", 0.1)
+    store = RedisStore(opened())
+    for _ in range(3):
+        for _ in range(2):
+            answer = store.read(_PLACE)
+            assert not isinstance(answer, asyncio.Future)
+            assert _ENTRY == await answer
+        await settled(redis_process, 2)
+        await settled(redis_process, 1)
+    await store.aclose()
+
+
 async def test_reads_go_on_when_the_client_is_closed(opened: Open) -> None:
     """As all commands of a closed client do: it connects again."""
     client = opened()
@@ -295,3 +338,72 @@ def test_a_loop_that_ends_takes_its_line_along(way: str, redis_process: RedisPro
         gc.collect()
         asyncio.run(settled(redis_process, 0))
     assert not any(line for here in redis_reads._lines.values() for line in here)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What is only let go of when it is collected is not."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("turns", range(1, 10))
+async def test_closing_that_is_cancelled_leaves_nothing_open(turns: int, redis_process: RedisProcess) -> None:
+    """Whichever of its steps it is cancelled in: connections for commands, for reads and for listening."""
+    store = RedisUrlStore(redis_process.url, 2.0)
+    await store.listen(_PLACE.prefix, lambda _: None, lambda: None)
+    await asyncio.gather(*(store.probe(_PLACE.prefix) for _ in range(3)))
+    ask_server(redis_process, "SET", _PLACE.key, "data")
+    await up(store)
+    closing = asyncio.create_task(store.aclose())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await settled(redis_process, 0)
+    await settled(redis_process, 0, listeners_of)
+
+
+@pytest.mark.parametrize("way", ["url", "client", "sync"])
+# The sockets are shut down, and asyncio says so of each when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_loops_that_are_closed_in_the_middle_are_let_go_of(
+    way: str, redis_process: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the care that `asyncio.run` takes; by the next loop, and with all that they had open."""
+    url = RedisUrlStore(redis_process.url, 2.0)
+    ask_server(redis_process, "SET", _PLACE.key, "data")
+
+    async def use() -> None:
+        if way == "sync":
+            store = RedisStore(synchronous)
+        elif way == "url":
+            store = url
+        else:
+            client = redis.asyncio.Redis(port=redis_process.port)
+            store = RedisStore(client)
+        await store.listen(_PLACE.prefix, lambda _: None, lambda: None)
+        if way != "sync":
+            await up(store)
+        if way == "client":
+            await client.connection_pool.disconnect()
+
+    async def last() -> None:
+        await url.read(_PLACE)
+        await settled(redis_process, 1)
+        await settled(redis_process, 0, listeners_of)
+
+    with closing(redis.Redis(port=redis_process.port)) as synchronous:
+        for _ in range(3):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(use())
+            loop.close()
+        asyncio.run(last())
+    assert not url._kept  # pyright: ignore[reportPrivateUsage]
+    assert not redis_reads._running  # pyright: ignore[reportPrivateUsage]
+    assert not any(redis_subscription._hubs.values())  # pyright: ignore[reportPrivateUsage]
+    gc.collect()
+    assert not caplog.records

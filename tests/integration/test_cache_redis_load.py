@@ -1,7 +1,13 @@
 """The cache under load while its Redis fails and comes back: what twenty callers notice of it.
 
-The suite runs each fault for a moment. `python -m tests.integration.test_cache_redis_load 60` runs each for as many
-seconds of load, with the policy that users have by default, and prints a table of what it has seen.
+`python -m tests.integration.test_cache_redis_load 60` runs each fault for as many seconds of load, with the policy that
+users have by default, and prints a table of what it has seen: there the promises are measured, and docs/deployment.md
+has what came of it.
+
+The suite runs each fault for a moment, beside whatever else its machine does. The slowest hundredth of the calls of one
+second are seven, so one stall that the loop did not feel decides; hence the suite lets 150 ms pass for 100 and 5 for 1.
+What breaks the promise shows there as well: a call that waits for the server and not for the breaker does so for
+seconds, and one that asks a store that is out of use waits for the budget, 50 ms.
 """
 
 from __future__ import annotations
@@ -46,6 +52,7 @@ _RECOVERY_SECONDS = 60.0
 _LATENCY_SECONDS = 2.0
 _DISTURBED_EVERY_SECONDS = 0.05
 _SLOT_ON_ITS_WAY_SECONDS = 0.1
+_TOLD = "MOVED", "ASK"  # what a client is answered who asks the wrong node
 
 _TICK_SECONDS = 0.002
 _TIMER_SECONDS = 0.001  # the resolution of the loop's timers
@@ -102,15 +109,33 @@ async def _again_and_again(disturb: Callable[[], None]) -> AsyncIterator[None]:
     await going_on
 
 
-def slots_moved(cluster: RedisCluster) -> AbstractAsyncContextManager[None]:
-    """The slot of an entry moves from node to node, and takes its time."""
+def _redirected(cluster: RedisCluster) -> int:
+    errors = [node.ask("INFO", "errorstats").get(f"errorstat_{told}") for node in cluster.nodes for told in _TOLD]
+    return sum(error["count"] for error in errors if error)
+
+
+@asynccontextmanager
+async def slots_moved(cluster: RedisCluster) -> AsyncIterator[None]:
+    """The slot of an entry moves from node to node, takes its time, and is asked for where it no longer is."""
+
+    def where() -> Any:
+        entry = next(key for key in cluster.all_keys() if key.startswith("cache:"))
+        return cluster.owner_of(cluster.slot_of(entry))
 
     def move() -> None:
         entry = random.choice(cluster.all_keys() or ["none"])
         with cluster.moving_slot(entry):
             time.sleep(_SLOT_ON_ITS_WAY_SECONDS)
+        owners.append(where())
 
-    return _again_and_again(move)
+    owners = [await asyncio.to_thread(where)]
+    before = await asyncio.to_thread(_redirected, cluster)
+    async with _again_and_again(move):
+        yield
+    # All entries of an operation are in one slot, so each move is one of what the callers ask for.
+    assert len(owners) > 1
+    assert all(left is not entered for left, entered in itertools.pairwise(owners))
+    assert before < await asyncio.to_thread(_redirected, cluster)
 
 
 FAULTS = {
@@ -356,7 +381,10 @@ _EAGER = CachePolicy(backend_retry_seconds=0.05, backend_retry_max_seconds=0.2)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", FAULTS)
 async def test_twenty_callers_are_none_the_worse_for_it(name: str, tmp_path: Path) -> None:
-    """No failed call, 100 ms once, 1 ms from then on, back in use without a restart, and one line for each turn."""
+    """No failed call, 100 ms once, 1 ms from then on, back in use without a restart, and one line for each turn.
+
+    A wrong answer counts as a failed call, and the fault itself makes sure that it has met the callers.
+    """
     fault = FAULTS[name]
     report = await run(fault, _MOMENT_SECONDS, _EAGER, tmp_path)
     assert [] == report.failures

@@ -16,6 +16,7 @@ from tests.redis_caches import ask_server, clients_of
 pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 _PREFIX = "cache:{reads}:"
+_MORE_THAN_BUFFERS_HOLD = 16_000_000 * "k"
 
 
 @pytest.fixture(params=["url", "client", "text client", "resp3 client"])
@@ -127,6 +128,22 @@ async def test_a_connection_that_is_silent_for_long_is_given_up(store: RedisStor
     assert not isinstance(second, asyncio.Future) or isinstance(second, asyncio.Task)
     redis_process.resume()
     assert [_entry(1), _entry(2)] == await asyncio.gather(first, second)
+    await _up(store)
+
+
+async def test_a_command_that_is_half_sent_ends_the_connection(store: RedisStore, redis_process: RedisProcess) -> None:
+    """Nothing can follow it; what is owed before it is asked for elsewhere at once, not when the server has read on."""
+    line: Any = store._line()  # pyright: ignore[reportPrivateUsage]
+    redis_process.pause()
+    answer = store.read(_place(3))
+    opened = line._task
+    halfway: Any = store.read(Place(_PREFIX, _MORE_THAN_BUFFERS_HOLD))
+    assert not isinstance(halfway, asyncio.Future)
+    halfway.close()
+    await asyncio.wait([opened], timeout=2.0)
+    assert opened.done()
+    redis_process.resume()
+    assert _entry(3) == await answer
     await _up(store)
 
 

@@ -16,8 +16,8 @@ from observability_integration.errors import ConfigurationError, MissingDependen
 from observability_integration.tasks import DaemonThreads
 
 from . import redis_scripts as scripts
-from .redis_reads import ReadLine, has_line
-from .redis_subscription import leave, subscribe, unannounced
+from .redis_reads import ReadLine, drop_ended_lines, has_line
+from .redis_subscription import cut, drop_ended_hubs, leave, subscribe, unannounced
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         kept = self._kept.get(loop)
         if kept is None:
+            self._drop_ended()
             client = self._make()
             line = ReadLine.join(client, _read, _reading, self._patience) if has_line(client) else None
             kept = self._kept[loop] = _Kept(client, line, self._until_the_loop_ends(loop))
@@ -93,15 +94,29 @@ class RedisStore:
     async def _let_go(self, client: Any) -> None:
         """Nothing: the client is the caller's."""
 
+    def _drop(self, client: Any) -> None:
+        """The same, without waiting."""
+
+    def _drop_ended(self) -> None:
+        """Lets go of what is left of loops that were closed without their generators."""
+        for ended in [loop for loop in list(self._kept) if loop.is_closed()]:
+            kept = self._kept.pop(ended, None)
+            if kept is not None:
+                self._drop(kept.client)
+        drop_ended_lines()
+        drop_ended_hubs()
+
     async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
         # asyncio closes the generators that a loop leaves behind, before the loop itself: the moment to close a client.
         try:
             yield
         finally:
             kept = self._kept.pop(loop)
-            if kept.line is not None:
-                await kept.line.leave()
-            await self._let_go(kept.client)
+            try:
+                if kept.line is not None:
+                    await kept.line.leave()
+            finally:
+                await self._let_go(kept.client)
 
     def _line(self) -> ReadLine | None:
         kept = self._kept.get(asyncio.get_running_loop())
@@ -252,8 +267,18 @@ class RedisUrlStore(RedisStore):
         )
 
     async def _let_go(self, client: Any) -> None:
-        await leave(client)
-        await client.aclose()
+        try:
+            await leave(client)
+        finally:
+            try:
+                await client.aclose()
+            finally:
+                self._drop(client)  # what a cancelled `aclose` has left open
+
+    def _drop(self, client: Any) -> None:
+        pool = client.connection_pool
+        for connection in (*pool._available_connections, *pool._in_use_connections):
+            cut(connection)
 
     async def probe(self, prefix: str) -> None:
         """The same on a new connection: those that were idle may have broken meanwhile, which the pool overlooks."""

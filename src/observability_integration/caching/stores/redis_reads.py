@@ -3,9 +3,9 @@
 A pool lends a connection for one command at a time, and to borrow it, look whether it still stands and give it back
 costs more than the command. Here a read is a plain future: whoever waits for it may leave at any moment.
 
-All stores that read through one client in one event loop share the line. It is opened by the first who reads, and
-closed with the last store, with the loop, or when nobody has read for a while: a client tells nobody that it was
-closed, and an idle connection may be cut without a word.
+All stores that read through one client in one event loop share the line. It is opened by a read that comes soon after
+another, so that reads too rare to use it never open it; and closed with the last store, with the loop, or when nobody
+has read for a while: a client tells nobody that it was closed, and an idle connection may be cut without a word.
 
 Not every client has a line. Its connection stands outside the pool, so whoever has counted the connections, sets them
 up or renews their credentials himself, or wants to see each command on its way (tracing replaces the method that sends
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -26,18 +25,22 @@ from weakref import WeakKeyDictionary, ref
 
 from observability_integration.tasks import cancel_until_done, own, wait_done
 
-from .redis_subscription import make_connection
+from .redis_subscription import cut, drop_left, make_connection
 from .shared import Place, Reading
 
 _MOST_AWAITED = 64  # some hundred bytes each: so few hardly fill a buffer, and nobody waits until they are sent
 _OPENING_SECONDS = 5.0  # for clients that say nothing about it
-_IDLE_SECONDS = 30.0
+_IDLE_SECONDS = 30.0  # without a read, after which the line is closed; reads further apart do not open it either
 _PAUSE_SECONDS = 0.1  # after a line that brought no answer at all; doubled for each such one
 _PAUSE_MAX_SECONDS = 10.0
 _CLOSING_SECONDS = 5.0
 _SETS_UP = ("credential_provider", "redis_connect_func")  # options of those who see to their connections themselves
 
+_CLIENT_MODULE = "redis.asyncio.client"
+
 _lines: WeakKeyDictionary[Any, dict[asyncio.AbstractEventLoop, ReadLine]] = WeakKeyDictionary()
+# Event loops hold their tasks weakly. Not `own`: what a loop leaves here that is closed can be let go.
+_running: dict[asyncio.Task[None], ReadLine] = {}
 
 
 class _Awaited(NamedTuple):
@@ -68,7 +71,8 @@ class ReadLine:
         self._users = 0
         self._patience = 0.0
         self._closed = False
-        self._last_read = 0.0
+        self._last_read = self._loop.time()  # the one that finds no line yet
+        self._of_no_use = False
         self._failures = 0
         self._not_before = 0.0
 
@@ -111,7 +115,9 @@ class ReadLine:
             await wait_done(self._task, _CLOSING_SECONDS)
 
     def read(self, place: Place, otherwise: Callable[[Place], Awaitable[Reading]]) -> asyncio.Future[Reading] | None:
-        """Asks for an entry; None when the line is not up, which it then soon is if it can be, or has much to do.
+        """Asks for an entry; None when the line has much to do, or is not up.
+
+        In that case it soon is, if it can be and this is not the first read in a while.
 
         Args:
             place: of the entry.
@@ -145,21 +151,33 @@ class ReadLine:
         if self._task is not None:
             cancel_until_done(self._task)
 
+    def drop(self) -> None:
+        """Lets go of everything; the event loop is closed."""
+        self._closed = True
+        self._awaited.clear()
+        cut(self._connection)
+        if self._task is not None:
+            drop_left(self._task)
+
     def _open(self, now: float) -> None:
-        if self._closed or now < self._not_before or not (self._task is None or self._task.done()):
+        rare = now - self._last_read > _IDLE_SECONDS
+        self._last_read = now
+        if rare or self._closed or now < self._not_before or not (self._task is None or self._task.done()):
             return
         client = self._client()
         if has_line(client):
             # In an empty context: the connection is no part of the call that happened to need it first.
             run = self._run(client.connection_pool)
-            self._task = own(self._loop.create_task(run, name="cache reads", context=contextvars.Context()))
+            task = self._task = self._loop.create_task(run, name="cache reads", context=contextvars.Context())
+            _running[task] = self
+            task.add_done_callback(_ended)
 
     async def _run(self, pool: Any) -> None:
         opening_seconds = _opening_seconds(pool.connection_kwargs)
         connection = make_connection(pool, None, opening_seconds)
         del pool  # the connection outlives a client that nobody has any more, but does not keep it
         awaited = self._awaited = deque()
-        answered = False
+        self._of_no_use = True
         try:
             # A server that stands still is connected to, and then does not answer the greeting.
             opening = self._loop.call_later(opening_seconds, self.give_up)
@@ -168,17 +186,16 @@ class ReadLine:
             finally:
                 opening.cancel()
             self._connection = connection
-            self._last_read = self._loop.time()
             self._end_if_idle()
             while True:
                 await self._receive(connection, awaited)
-                answered = True
+                self._of_no_use = False
         finally:
             self._connection = None
             if self._idle is not None:
                 self._idle.cancel()
-            self._failures = 0 if answered else self._failures + 1
-            pause = 0.0 if answered else min(_PAUSE_MAX_SECONDS, _PAUSE_SECONDS * 2 ** min(self._failures, 16))
+            self._failures = self._failures + 1 if self._of_no_use else 0
+            pause = min(_PAUSE_MAX_SECONDS, _PAUSE_SECONDS * 2 ** min(self._failures, 16)) if self._of_no_use else 0.0
             self._not_before = self._loop.time() + pause
             for owed in awaited:
                 if owed.answer.done():
@@ -194,6 +211,7 @@ class ReadLine:
     def _end_if_idle(self) -> None:
         left = self._last_read + _IDLE_SECONDS - self._loop.time()
         if left <= 0:
+            self._of_no_use = False  # it stood, and nobody asked
             self.give_up()
         else:
             self._idle = self._loop.call_later(left, self._end_if_idle)
@@ -213,10 +231,22 @@ class ReadLine:
                 answer.set_result(self._reading(found))
 
 
+def drop_ended_lines() -> None:
+    """Lets go of the lines of event loops that were closed before them."""
+    for task, line in list(_running.items()):
+        if task.get_loop().is_closed():
+            _running.pop(task, None)
+            line.drop()
+
+
 def has_line(client: Any) -> bool:
     """Whether reads through this client may share a connection: it is redis-py's own, and left as it was made."""
-    package: Any = sys.modules.get("redis.asyncio")  # whoever has such a client has imported it
-    if package is None or type(client) is not package.Redis or client.single_connection_client:
+    if type(client).__module__ != _CLIENT_MODULE:
+        return False
+    import redis.asyncio  # whoever has such a client has imported it
+
+    package: Any = redis.asyncio
+    if type(client) is not package.Redis or client.single_connection_client:
         return False
     pool = client.connection_pool
     standard = package.Connection, package.SSLConnection, package.UnixDomainSocketConnection
@@ -235,11 +265,17 @@ def _sends_itself(client: Any) -> bool:
     if client is None or "execute_command" in client.__dict__:
         return False
     method = client.__class__.execute_command
-    return type(method) is FunctionType and method.__globals__["__name__"] == "redis.asyncio.client"
+    return type(method) is FunctionType and method.__globals__["__name__"] == _CLIENT_MODULE
 
 
 def _opening_seconds(options: dict[str, Any]) -> float:
     return options.get("socket_connect_timeout") or options.get("socket_timeout") or _OPENING_SECONDS
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _running.pop(task, None)
+    if not task.cancelled():
+        task.exception()  # whoever asked is answered otherwise
 
 
 def _end(reading: asyncio.Task[None], _: asyncio.Future[Reading]) -> None:

@@ -38,18 +38,18 @@ if not held or string.sub(held, 1, #ARGV[1] + 1) ~= ARGV[1] .. ':' then return 0
 # the same token is given again: the answer may have been lost the first time.
 ACQUIRE = Script("""
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
-local now = redis.call('TIME')
-local moment = now[1] .. string.rep('0', 6 - #now[2]) .. now[2]
 local entry = found[1]
 if entry and entry ~= '' and (ARGV[3] == '' or string.sub(entry, 1, #ARGV[3]) ~= ARGV[3]) then
-  return {entry, found[2], now[1], now[2], 0, 0}
+  return {entry, found[2], 0, 0, 0, 0}
 end
 local since = found[3] and string.match(found[3], ':(%d+)$')
 local void = since and found[2] and #since == #found[2] and since <= found[2]
 local mine = found[3] and string.sub(found[3], 1, #ARGV[1] + 1) == ARGV[1] .. ':'
 if found[3] and not void and not mine then
-  return {false, found[2], now[1], now[2], 0, redis.call('PTTL', KEYS[3])}
+  return {false, found[2], 0, 0, 0, redis.call('PTTL', KEYS[3])}
 end
+local now = redis.call('TIME')
+local moment = now[1] .. string.rep('0', 6 - #now[2]) .. now[2]
 local generation = redis.call('INCR', KEYS[4])
 redis.call('SET', KEYS[3], ARGV[1] .. ':' .. generation .. ':' .. moment, 'PX', ARGV[2])
 return {false, found[2], now[1], now[2], 1, 0}

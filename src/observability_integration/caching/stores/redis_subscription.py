@@ -14,12 +14,14 @@ import contextvars
 import importlib
 import logging
 import random
+import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from observability_integration.tasks import DaemonThreads, cancel_until_done, own, wait_done
+from observability_integration.tasks import DaemonThreads, announce, cancel_until_done, wait_done
 
 from .plain import Silence
 from .shared import Subscription
@@ -73,6 +75,33 @@ async def leave(client: Any) -> None:
         await hub.aclose()
 
 
+def drop_ended_hubs() -> None:
+    """Lets go of the listening in event loops that were closed in the middle of it."""
+    for here in list(_hubs.values()):
+        for hub in [hub for loop, hub in list(here.items()) if loop.is_closed()]:
+            hub.drop()
+
+
+def drop_left(task: asyncio.Task[Any]) -> None:
+    """Ends a task whose event loop was closed under it, which will not run its last steps."""
+    left: Any = task
+    left._log_destroy_pending = False
+    with contextlib.suppress(Exception):  # what the last steps want of the loop
+        left.get_coro().close()
+
+
+def cut(connection: Any) -> None:
+    """Ends an asynchronous connection at once, also one whose event loop is closed."""
+    writer = getattr(connection, "_writer", None)
+    if writer is None:
+        return
+    connection._reader = connection._writer = None
+    with contextlib.suppress(Exception):  # a closed loop refuses, and the socket stays open until it is collected
+        writer.transport.abort()
+    with contextlib.suppress(Exception):  # closed already
+        writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
 class _Ear:
     """One who listens to one channel."""
 
@@ -101,8 +130,8 @@ class _Hub:
         self._asked: set[str] = set()  # channels asked for on this connection
         self._confirmed: set[str] = set()  # and those that Redis has confirmed
         self._loop = asyncio.get_running_loop()
-        # In an empty context: the connection is no part of the call that happened to need it first.
-        self._task = own(self._loop.create_task(self._run(), name="cache channel", context=contextvars.Context()))
+        # In an empty context: the connection is no part of the call that happened to need it first. `_hubs` keeps it.
+        self._task = self._loop.create_task(self._run(), name="cache channel", context=contextvars.Context())
         self._task.add_done_callback(self._ended)
 
     def _ended(self, _: object = None) -> None:
@@ -143,6 +172,13 @@ class _Hub:
         self._ended()
         cancel_until_done(self._task)
         await wait_done(self._task, _ANSWER_SECONDS)
+
+    def drop(self) -> None:
+        """Lets go of everything; the event loop is closed."""
+        self._ended()
+        if self._wire is not None:
+            self._wire.cut()
+        drop_left(self._task)
 
     async def _run(self) -> None:
         failures = 0
@@ -205,6 +241,7 @@ class _Wire(Protocol):
     async def send(self, *command: str) -> None: ...
     async def receive(self, seconds: float) -> Any: ...  # None: nothing came
     async def close(self) -> None: ...
+    def cut(self) -> None: ...  # the event loop is closed
 
 
 class _AwaitedWire:
@@ -225,6 +262,9 @@ class _AwaitedWire:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
+    def cut(self) -> None:
+        cut(self._connection)
+
 
 class _ThreadedWire:
     """A connection of a synchronous client, read by a daemon thread of its own."""
@@ -232,12 +272,13 @@ class _ThreadedWire:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._came: deque[Any] = deque()
+        self._coming: asyncio.Future[None] = self._loop.create_future()
         self._closed = False
 
     async def open(self) -> None:
         threading.Thread(target=self._read, name="observability-redis-channel", daemon=True).start()
-        _raise_error(await self._came.get())
+        await self.receive(None)
 
     def _read(self) -> None:
         try:
@@ -252,30 +293,33 @@ class _ThreadedWire:
             self._connection.disconnect()
 
     def _hand(self, item: Any) -> None:
-        self._loop.call_soon_threadsafe(self._came.put_nowait, item)
+        self._loop.call_soon_threadsafe(self._take, item)
+
+    def _take(self, item: Any) -> None:
+        self._came.append(item)
+        announce(self._coming)
 
     async def send(self, *command: str) -> None:
         await _threads.run(self._connection.send_command, *command)
 
-    async def receive(self, seconds: float) -> Any:
-        coming = own(asyncio.ensure_future(self._came.get()))
-        try:
-            if not await wait_done(coming, seconds):
+    async def receive(self, seconds: float | None) -> Any:
+        if not self._came:
+            self._coming = self._loop.create_future()
+            if not await wait_done(self._coming, seconds):
                 return None
-        finally:
-            coming.cancel()
-        item = coming.result()
-        _raise_error(item)
+        item = self._came.popleft()
+        if isinstance(item, Exception):
+            raise item
         return item
 
     async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await _threads.run(self._connection.disconnect)  # which also wakes the thread that reads
+
+    def cut(self) -> None:
         self._closed = True
-        await _threads.run(self._connection.disconnect)  # which also wakes the thread that reads
-
-
-def _raise_error(item: Any) -> None:
-    if isinstance(item, Exception):
-        raise item
+        threading.Thread(target=self._connection.disconnect, name="observability-redis-channel", daemon=True).start()
 
 
 def _has_connections(client: Any) -> bool:

@@ -46,7 +46,7 @@ class Acquired(NamedTuple):
     Attributes:
         data: an entry other than the one known; then there is no need to lead.
         cleared_us: as in `Reading`.
-        now_us: the store's time.
+        now_us: the store's time, if the lease is now the caller's.
         leading: whether the lease is now the caller's.
         lease_left_ms: how long the lease of another has to go; 0 otherwise.
     """
