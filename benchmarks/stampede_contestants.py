@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -46,7 +47,9 @@ class Options(NamedTuple):
 
 def say(**what: Any) -> None:
     """Tells the process that watches."""
-    print(json.dumps(what), flush=True)
+    # In one piece: several threads may have something to say.
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 class Work:

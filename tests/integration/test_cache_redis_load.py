@@ -119,8 +119,12 @@ async def slots_moved(cluster: RedisCluster) -> AsyncIterator[None]:
     """The slot of an entry moves from node to node, takes its time, and is asked for where it no longer is."""
 
     def where() -> Any:
-        entry = next(key for key in cluster.all_keys() if key.startswith("cache:"))
-        return cluster.owner_of(cluster.slot_of(entry))
+        for _ in range(500):  # while a slot is on its way, no node may tell of it
+            for key in cluster.all_keys():
+                if key.startswith("cache:"):
+                    return cluster.owner_of(cluster.slot_of(key))
+            time.sleep(0.01)
+        raise AssertionError("no entry is in the cluster")
 
     def move() -> None:
         entry = random.choice(cluster.all_keys() or ["none"])

@@ -223,10 +223,10 @@ def test_prometheus_has_every_metric_of_the_catalogue_by_its_documented_name(pro
     names = prometheus.ask("label/__name__/values", **{"match[]": '{job="own"}'})
     assert set() == set(known) - set(names)
     for name in ("router_decisions_total", "cache_hit_rate", "timeout_execution_seconds_count"):
-        (series,) = found(name)
-        labels = zip(known[name].prometheus_labels, (f"a {label}" for label in known[name].labels), strict=True)
-        assert series["metric"].items() >= set(labels)
-    assert ["0.5"] == [series["value"][1] for series in found("cache_hit_rate")]
+        # Objects of other tests, not yet collected, may have series of their own.
+        labels = set(zip(known[name].prometheus_labels, (f"a {label}" for label in known[name].labels), strict=True))
+        assert any(series["metric"].items() >= labels for series in found(name))
+    assert "0.5" in {series["value"][1] for series in found("cache_hit_rate")}
 
 
 def test_prometheus_drops_nothing_of_what_it_takes_in(prometheus: Prometheus) -> None:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from observability_integration.caching import compression
 from observability_integration.caching.codec import Unreadable
 
+pytestmark = pytest.mark.once
+
 _LIMIT = 1024 * 1024
 _TEXT = b"What is the capital of France? " * 100
 

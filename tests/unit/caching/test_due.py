@@ -10,6 +10,8 @@ import pytest
 from observability_integration.caching.due import FOR_EVER_MS, Due
 from observability_integration.caching.stores.shared import Place, SharedStore
 
+pytestmark = pytest.mark.once
+
 
 class _Clock:
     now = 0.0

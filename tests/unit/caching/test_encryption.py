@@ -15,7 +15,7 @@ from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.encryption import Keyring
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 
-pytestmark = pytest.mark.promise("C15")
+pytestmark = [pytest.mark.once, pytest.mark.promise("C15")]
 
 _OLD = bytes(range(32))
 _NEW = bytes(range(32, 64))

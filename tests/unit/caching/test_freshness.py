@@ -15,6 +15,8 @@ from observability_integration.caching.entry import Entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 
+pytestmark = pytest.mark.once
+
 _KEPT = Codec().keep("value", None, 1000)
 
 

@@ -196,6 +196,8 @@ def test_no_text_can_be_read_from_a_key(prompt: str, scope: str) -> None:
 
 _SETS = """
 from observability_integration.caching.keys import KeySpace
+
+pytestmark = pytest.mark.once
 keys = KeySpace("operation", "tenant")
 print(keys.place(keys.digest({"model": "small", "stop": {"one", "two", "three"}, "n": 1, "t": 0.5, "raw": b"x"})).key)
 print(keys.tag("a tag"))

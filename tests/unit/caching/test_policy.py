@@ -10,6 +10,8 @@ import pytest
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy, check_cost, check_positive
 from observability_integration.errors import ConfigurationError
 
+pytestmark = pytest.mark.once
+
 _NOT_POSITIVE: list[Any] = [0, -1, -0.001, True, float("nan"), float("inf"), "1", None]
 
 

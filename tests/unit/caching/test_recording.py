@@ -14,7 +14,7 @@ from observability_integration.caching.codec import Codec, Unreadable
 from observability_integration.caching.recording import Chunks, Recorder, Recording, RecordingCodec
 from observability_integration.errors import ConfigurationError
 
-pytestmark = pytest.mark.promise("C14")
+pytestmark = [pytest.mark.once, pytest.mark.promise("C14")]
 
 ENOUGH = 10_000
 

@@ -16,6 +16,8 @@ from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 from observability_integration.caching.semantic import DEFAULT_GATES, SemanticLookup
 from observability_integration.primitives import CachePrimitive
 
+pytestmark = pytest.mark.once
+
 _TEXT = Path(__file__).parents[3].joinpath("docs", "semantics-cache.md").read_text()
 
 

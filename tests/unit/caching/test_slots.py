@@ -12,6 +12,8 @@ import pytest
 from observability_integration.caching.slots import Slots
 from observability_integration.testing.clock import FakeClockLoop
 
+pytestmark = pytest.mark.once
+
 LOOP_FACTORY = FakeClockLoop
 
 
