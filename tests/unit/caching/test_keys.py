@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from observability_integration.caching.keys import GLOBAL, KeySpace, canonical
 from observability_integration.errors import ConfigurationError
 
+pytestmark = pytest.mark.once
+
 # Values that look alike to some encoding: as text, as JSON, as a tag of ours, as the other half of a surrogate pair.
 _SCALARS: list[Any] = [
     *(None, True, False, 0, 1, -1, 16, 10**400, 10**400 + 1),
@@ -196,8 +198,6 @@ def test_no_text_can_be_read_from_a_key(prompt: str, scope: str) -> None:
 
 _SETS = """
 from observability_integration.caching.keys import KeySpace
-
-pytestmark = pytest.mark.once
 keys = KeySpace("operation", "tenant")
 print(keys.place(keys.digest({"model": "small", "stop": {"one", "two", "three"}, "n": 1, "t": 0.5, "raw": b"x"})).key)
 print(keys.tag("a tag"))
