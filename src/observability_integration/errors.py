@@ -7,6 +7,12 @@
         ├── ConfigurationError             a wrong argument; also a ValueError
         ├── MissingDependencyError         an optional package is needed; also an ImportError
         ├── SharedCallError                the call was made by another process, on behalf of this one too, and failed
+        ├── CallRefusedError               a limit of ours refused the call, which was never made
+        │   ├── CircuitOpenError           its target failed too often lately
+        │   ├── ConcurrencyLimitError      too many calls run or wait already
+        │   └── RateLimitExceededError     too many requests or tokens for this minute
+        ├── AllTargetsFailedError          no target of a fallback gave an answer
+        ├── CompensationError              a saga failed, and could not be undone altogether
         ├── PrimitiveTimeoutError          our own clock ran out; also a builtins.TimeoutError (hence an OSError)
         └── StreamInterruptedError         a stream ended before its answer was complete
             └── StreamStalledError         no content came for too long; also a PrimitiveTimeoutError
@@ -18,7 +24,8 @@ No message contains a prompt or an answer.
 from __future__ import annotations
 
 import builtins
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 TimeoutKind = Literal["total", "attempt", "first_chunk", "idle", "hard", "deadline"]
 Cleanup = Literal["clean", "failed", "late_result", "abandoned", "refused"]
@@ -61,6 +68,147 @@ class SharedCallError(ObservabilityError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedCallError, (self.operation, self.error_type)
+
+
+class CallRefusedError(ObservabilityError):
+    """A limit of ours refused the call: it was never made, so another target may serve it at once.
+
+    Attributes:
+        operation: name of the operation, or of the target.
+        retry_after_seconds: before which it is no use to ask again, in seconds; None when nobody knows.
+    """
+
+    def __init__(self, operation: str, retry_after_seconds: float | None, message: str) -> None:
+        self.operation = operation
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CallRefusedError, (self.operation, self.retry_after_seconds, str(self))
+
+
+class CircuitOpenError(CallRefusedError):
+    """The circuit breaker is open: the target failed too often lately, and it is not yet time to try again."""
+
+    def __init__(self, operation: str, retry_after_seconds: float) -> None:
+        super().__init__(
+            operation,
+            retry_after_seconds,
+            f"The circuit of '{operation}' is open: it failed too often lately; it is tried again in "
+            f"{retry_after_seconds:.1f}s at the earliest (see BreakerPolicy)",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CircuitOpenError, (self.operation, self.retry_after_seconds)
+
+
+class ConcurrencyLimitError(CallRefusedError):
+    """As many calls as are allowed run already, and there was no time or no place to wait.
+
+    Attributes:
+        reason: ``queue_full``, ``queue_timeout``, ``deadline``, or ``shed`` when it made room for a higher priority.
+        waited_seconds: how long it waited, in seconds.
+        limit: how many calls may run at once.
+    """
+
+    _KNOBS: ClassVar[dict[str, str]] = {
+        "queue_full": "max_queued",
+        "queue_timeout": "max_wait_seconds",
+        "deadline": "the deadline set further out",
+        "shed": "its priority, or max_queued",
+    }
+
+    def __init__(self, operation: str, reason: str, waited_seconds: float, limit: int) -> None:
+        self.reason = reason
+        self.waited_seconds = waited_seconds
+        self.limit = limit
+        super().__init__(
+            operation,
+            None,
+            f"'{operation}' runs {limit} calls at once already, and this one was refused after {waited_seconds:.2f}s "
+            f"({reason}); raise the limit or {self._KNOBS.get(reason, 'max_wait_seconds')} to allow more",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConcurrencyLimitError, (self.operation, self.reason, self.waited_seconds, self.limit)
+
+
+class RateLimitExceededError(CallRefusedError):
+    """The requests or tokens of this minute are used up, and the wait would be longer than allowed.
+
+    Attributes:
+        limit: ``requests`` or ``tokens``.
+    """
+
+    def __init__(self, operation: str, limit: str, retry_after_seconds: float | None) -> None:
+        self.limit = limit
+        when = "never" if retry_after_seconds is None else f"in {retry_after_seconds:.1f}s"
+        super().__init__(
+            operation,
+            retry_after_seconds,
+            f"'{operation}' has used up its {limit} per minute; there is room for this call {when}; raise "
+            f"{limit}_per_minute or max_wait_seconds to allow more",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RateLimitExceededError, (self.operation, self.limit, self.retry_after_seconds)
+
+
+class TargetFailure(NamedTuple):
+    """Why one target of a fallback gave no answer.
+
+    Attributes:
+        target: its name.
+        fault: what kind of fault it was (see `resilience.faults`).
+        error: what it raised.
+    """
+
+    target: str
+    fault: str
+    error: BaseException
+
+
+class AllTargetsFailedError(ObservabilityError):
+    """No target of a fallback gave an answer; the last one's error is the ``__cause__``.
+
+    Attributes:
+        operation: name of the operation.
+        failures: what happened at each target, in the order in which they were asked.
+    """
+
+    def __init__(self, operation: str, failures: Sequence[TargetFailure]) -> None:
+        self.operation = operation
+        self.failures = tuple(failures)
+        told = ", ".join(
+            f"{failure.target}: {failure.fault} ({type(failure.error).__name__})" for failure in self.failures
+        )
+        super().__init__(f"All targets of '{operation}' failed: {told}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AllTargetsFailedError, (self.operation, self.failures)
+
+
+class CompensationError(ObservabilityError):
+    """A step of a saga failed, and so did compensations: what the saga did is not wholly undone.
+
+    The step's own error is the ``__cause__``.
+
+    Attributes:
+        operation: name of the saga.
+        failed_step: the step whose failure ended it.
+        failures: pairs of the step that could not be undone and the error of its compensation, in the order in which
+            they were tried.
+    """
+
+    def __init__(self, operation: str, failed_step: str, failures: Sequence[tuple[str, BaseException]]) -> None:
+        self.operation = operation
+        self.failed_step = failed_step
+        self.failures = tuple(failures)
+        told = ", ".join(f"{step} ({type(error).__name__})" for step, error in self.failures)
+        super().__init__(f"Saga '{operation}' failed at '{failed_step}' and could not undo: {told}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompensationError, (self.operation, self.failed_step, self.failures)
 
 
 class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):
@@ -145,8 +293,9 @@ class StreamInterruptedError(ObservabilityError):
     Attributes:
         operation: name of the operation whose stream stopped.
         chunks: number of chunks that had been delivered.
-        reason: ``no_finish_reason`` (the provider closed the stream early), ``stalled`` (see `StreamStalledError`),
-            ``cancelled`` (the call that others read too) or ``unreadable`` (a kept stream that could not be rebuilt).
+        reason: ``no_finish_reason`` (the provider closed the stream early), ``cut`` (the connection broke, or what came
+            could not be read), ``stalled`` (see `StreamStalledError`), ``cancelled`` (the call that others read too) or
+            ``unreadable`` (a kept stream that could not be rebuilt).
     """
 
     def __init__(self, operation: str, chunks: int, reason: str) -> None:

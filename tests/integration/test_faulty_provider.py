@@ -233,7 +233,7 @@ async def test_reset_before_headers(provider: FaultyProvider, stream: bool) -> N
 @both
 async def test_silence(provider: FaultyProvider, stream: bool) -> None:
     """Not a byte, until the client has had enough; when that was is on record."""
-    async with client_of(provider, timeout=0.05) as client:
+    async with client_of(provider, timeout=0.1) as client:
         seen = await ask(client, "faulty-silent", stream=stream)
     await provider.wait_for_in_flight(0)
 
@@ -241,7 +241,8 @@ async def test_silence(provider: FaultyProvider, stream: bool) -> None:
     (received,) = provider.requests
     assert (None, "left") == (received.status, received.outcome)
     assert received.disconnected_seconds is not None
-    assert received.disconnected_seconds - received.time_seconds >= 0.04
+    # Not all of the client's patience: on a busy machine the request may be a while on its way.
+    assert received.disconnected_seconds - received.time_seconds >= 0.02
 
 
 async def test_silence_ends() -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from observability_integration.demo.http1 import Limits
 from observability_integration.demo.provider import LocalProvider
+from observability_integration.testing.http.http1 import Limits
 
 pytestmark = pytest.mark.once
 

@@ -10,12 +10,19 @@ import pytest
 
 from observability_integration import errors
 from observability_integration.errors import (
+    AllTargetsFailedError,
+    CallRefusedError,
+    CircuitOpenError,
+    CompensationError,
+    ConcurrencyLimitError,
     ConfigurationError,
     MissingDependencyError,
     ObservabilityError,
     PrimitiveTimeoutError,
+    RateLimitExceededError,
     StreamInterruptedError,
     StreamStalledError,
+    TargetFailure,
 )
 
 
@@ -31,7 +38,9 @@ def test_tree_of_errors() -> None:
     assert issubclass(StreamStalledError, PrimitiveTimeoutError)
     drawn = [line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
     defined = [
-        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == errors.__name__
     ]
     assert sorted(drawn) == sorted(defined)
 
@@ -42,6 +51,12 @@ def test_tree_of_errors() -> None:
         ObservabilityError("text"),
         ConfigurationError("text"),
         MissingDependencyError("text", name="redis"),
+        CallRefusedError("ask", 1.5, "text"),
+        CircuitOpenError("ask", 1.5),
+        ConcurrencyLimitError("ask", "shed", 0.25, 8),
+        RateLimitExceededError("ask", "tokens", None),
+        AllTargetsFailedError("ask", [TargetFailure("first", "timeout", TimeoutError)]),  # type: ignore[arg-type]
+        CompensationError("ask", "book", []),
         PrimitiveTimeoutError("ask", 1.0, 2.0, kind="first_chunk", cleanup="failed"),
         StreamInterruptedError("ask", 3, "no_finish_reason"),
         StreamStalledError("ask", 1.0, 2.0, chunks=3, cleanup="late_result"),

@@ -175,6 +175,7 @@ def finish_reasons_of(answer: Any) -> tuple[str, ...]:
         reasons = [_text(read(choice, "finish_reason")) for choice in choices]
         return tuple(reason for reason in reasons if reason is not None)
     reason = _text(read(answer, "stop_reason")) or _text(read(answer, "delta", "stop_reason"))
+    reason = reason or _text(read(answer, "finish_reason"))
     if reason is None:
         response = answer if read(answer, "object") == "response" else read(answer, "response")
         status = read(response, "status")

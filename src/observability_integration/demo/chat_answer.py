@@ -7,16 +7,18 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .chat_reply import STREAM_END, FinishReason, ReplyFrame
+from observability_integration.testing.http.chat_reply import STREAM_END, FinishReason, ReplyFrame
+from observability_integration.testing.http.exchange import wait_for_ever
+from observability_integration.testing.http.tokens import Usage, message_tokens, split_tokens
+
 from .corpus import corpus_answers, normalise_prompt
 from .model_profiles import Failure, ModelProfile
-from .tokens import Usage, message_tokens, split_tokens
 
 if TYPE_CHECKING:
     import random
 
-    from .chat_request import ChatRequest
-    from .exchange import Exchange
+    from observability_integration.testing.http.chat_request import ChatRequest
+    from observability_integration.testing.http.exchange import Exchange
 
 # Read when this module is imported: reading a file while requests are served would hold up all of them.
 _ANSWERS = corpus_answers()
@@ -33,11 +35,6 @@ def answer_to(question: str) -> str:
         f"This local model has no stored answer to that. It read {len(normalised.split())} words "
         f"(reference {reference}) and replies to them with this sentence every time."
     )
-
-
-async def wait_for_ever() -> None:
-    """Waits until cancelled."""
-    await asyncio.get_running_loop().create_future()
 
 
 class Pace:

@@ -1,4 +1,4 @@
-"""The OpenAI API as far as the local provider speaks it: two paths, a key check, errors in the API's shape."""
+"""The OpenAI API as far as the local provider speaks it: two paths, a key check, models that fail as they should."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .chat_answer import ChatAnswer, Pace, wait_for_ever
-from .chat_reply import ReplyFrame, error_document, model_list
-from .chat_request import ChatRequest, ChatRequestError, parse_chat_request
-from .exchange import UNKNOWN_MODEL, Exchange
+from observability_integration.testing.http.chat_reply import ReplyFrame, error_document, model_list, refusal
+from observability_integration.testing.http.chat_request import ChatRequest, ChatRequestError, parse_chat_request
+from observability_integration.testing.http.exchange import UNKNOWN_MODEL, Exchange, wait_for_ever
+
+from .chat_answer import ChatAnswer, Pace
 from .model_profiles import Failure, ModelProfile
-from .tokens import PrefixMemory
+from .prefix_memory import PrefixMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .http1 import Request
+    from observability_integration.testing.http.http1 import Request
 
 _MODELS_PATH = "/v1/models"
 _CHAT_PATH = "/v1/chat/completions"
-_METHOD_BY_PATH = {_MODELS_PATH: "GET", _CHAT_PATH: "POST"}
+METHOD_BY_PATH = {_MODELS_PATH: "GET", _CHAT_PATH: "POST"}
 _FLAKY_PERIOD = 3
 
 
@@ -41,20 +42,15 @@ class OpenAIApi:
         self._started = int(time.time())
 
     async def handle(self, exchange: Exchange, request: Request) -> None:
-        """Replies to one request.
+        """Replies to one request for a path of `METHOD_BY_PATH`.
 
         Raises:
             ConnectionError: if the client went away.
         """
-        method = _METHOD_BY_PATH.get(request.path)
-        if method is None:
-            await exchange.reply(404, _refusal("There is nothing at this path."))
-        elif request.method != method:
-            await exchange.reply(405, _refusal(f"Only {method} is allowed here."), ("Allow", method))
-        elif not _has_bearer(request):
+        if not _has_bearer(request):
             message = "No API key was given: send an Authorization header with Bearer and any key."
             challenge = ("WWW-Authenticate", "Bearer")
-            await exchange.reply(401, _refusal(message, code="invalid_api_key"), challenge)
+            await exchange.reply(401, refusal(message, code="invalid_api_key"), challenge)
         elif request.path == _MODELS_PATH:
             await exchange.reply(200, model_list(tuple(self._profiles), self._started))
         else:
@@ -64,13 +60,13 @@ class OpenAIApi:
         try:
             chat = parse_chat_request(request.body)
         except ChatRequestError as error:
-            await exchange.reply(400, _refusal(error.message, param=error.param))
+            await exchange.reply(400, refusal(error.message, param=error.param))
             return
         profile = self._profiles.get(chat.model)
         if profile is None:
             exchange.model = UNKNOWN_MODEL
             message = f"The model '{chat.model[:64]}' does not exist here."
-            await exchange.reply(404, _refusal(message, code="model_not_found", param="model"))
+            await exchange.reply(404, refusal(message, code="model_not_found", param="model"))
             return
         exchange.model = profile.name
         await self._run_model(exchange, chat, profile)
@@ -114,10 +110,6 @@ class OpenAIApi:
 def _has_bearer(request: Request) -> bool:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return scheme.lower() == "bearer" and bool(token.strip())
-
-
-def _refusal(message: str, *, code: str | None = None, param: str | None = None) -> bytes:
-    return error_document(message, "invalid_request_error", code=code, param=param)
 
 
 async def _fail(exchange: Exchange, pace: Pace) -> None:

@@ -6,33 +6,23 @@ clients, timeouts, retries and fail-over can be tried over a real socket without
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.tasks import spawn
+from observability_integration.testing.http.loopback import LoopbackProvider
 
-from .chat_reply import error_document
-from .exchange import Exchange
-from .http1 import Connection, Limits, Request, RequestFault
 from .model_profiles import DEFAULT_PROFILES, ModelProfile
-from .openai_api import OpenAIApi
+from .openai_api import METHOD_BY_PATH, OpenAIApi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
-HOST = "127.0.0.1"
-# A connection is dropped, not shut down politely, when the provider closes: this is how long the loop may take to tell.
-_CLOSE_SECONDS = 1.0
-# From the accept on: the transport is made, the protocol is told, the loop's own task ends.
-_HAND_OVER_TURNS = 3
+    from observability_integration.testing.http.http1 import Limits
 
 
-class LocalProvider:
+class LocalProvider(LoopbackProvider):
     """An HTTP server on the loopback interface that speaks the OpenAI chat completions API.
 
     Usage::
@@ -66,26 +56,9 @@ class LocalProvider:
             raise ConfigurationError(f"time_scale must be a number of at least 0, got {time_scale}")
         if len({profile.name for profile in profiles}) != len(profiles):
             raise ConfigurationError("profiles must not name a model twice")
-        self._port = port
-        self._limits = limits or Limits()
-        self._api = OpenAIApi(profiles, time_scale=time_scale, seed=seed)
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        api = OpenAIApi(profiles, time_scale=time_scale, seed=seed)
+        super().__init__(api.handle, METHOD_BY_PATH, count=self._note, port=port, limits=limits)
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._request_numbers = itertools.count(1)
-        self._in_flight = 0
-        self._in_flight_changed = asyncio.Event()
-
-    @property
-    def base_url(self) -> str:
-        """Where clients find the API: ``http://127.0.0.1:PORT/v1``.
-
-        Raises:
-            RuntimeError: if the provider is not open.
-        """
-        if self._server is None:
-            raise RuntimeError("The provider is not open: use it in 'async with'")
-        return f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}/v1"
 
     @property
     def requests(self) -> Counter[tuple[str, int]]:
@@ -97,121 +70,5 @@ class LocalProvider:
         """
         return self._requests.copy()
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests are being worked on at this moment.
-
-        A client may have read its reply a moment before the request ceases to count; `wait_for_in_flight` bridges it.
-        """
-        return self._in_flight
-
-    async def wait_for_in_flight(self, count: int) -> None:
-        """Waits until exactly `count` requests are being worked on."""
-        while self._in_flight != count:
-            await self._in_flight_changed.wait()
-
-    async def open(self) -> None:
-        """Starts to listen.
-
-        Raises:
-            RuntimeError: if the provider is open already.
-            OSError: if the port is taken.
-        """
-        if self._server is not None:
-            raise RuntimeError("The provider is open already")
-        self._server = await asyncio.start_server(self._accept, HOST, self._port)
-
-    async def close(self) -> None:
-        """Stops listening and drops all connections, busy or not; harmless on a provider that is not open."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        await _stop_accepting(server)
-        server.close()
-        tasks = dict(self._connections)
-        for task, writer in tasks.items():
-            # The task may never have run, and then it is not there to close its connection.
-            writer.transport.abort()
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer, self._limits)
-        task = asyncio.get_running_loop().create_task(self._serve(connection), name="local provider connection")
-        self._connections[task] = writer
-        task.add_done_callback(self._connections.pop)
-
-    async def _serve(self, connection: Connection) -> None:
-        try:
-            while await self._serve_next(connection):
-                pass
-            await connection.linger()
-        except ConnectionError:
-            pass  # the client is gone, and nobody is left to tell
-        finally:
-            connection.abort()
-            await connection.wait_closed()
-
-    async def _serve_next(self, connection: Connection) -> bool:
-        request_id = f"req_local_{next(self._request_numbers):06d}"
-        try:
-            request = await connection.read_request()
-        except RequestFault as fault:
-            exchange = Exchange(connection, None, request_id, self._count)
-            await exchange.reply(fault.status, error_document(fault.message, "invalid_request_error"))
-            return False
-        if request is None:
-            return False
-        exchange = Exchange(connection, request, request_id, self._count)
-        self._move_in_flight(1)
-        try:
-            await self._handle_while_connected(connection, exchange, request)
-        finally:
-            exchange.finish()
-            self._move_in_flight(-1)
-        return exchange.keep_alive
-
-    async def _handle_while_connected(self, connection: Connection, exchange: Exchange, request: Request) -> None:
-        # Owned, because a request that is cancelled while it fails has nobody left to retrieve its error.
-        work = spawn(self._api.handle(exchange, request), name="local provider request")
-        gone = spawn(connection.wait_for_disconnect(), name="local provider disconnect watch")
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            work.cancel()
-            await asyncio.wait((work, gone))
-        if work.cancelled():
-            raise ConnectionAbortedError("the client left")
-        work.result()
-
-    def _count(self, model: str, status: int) -> None:
+    def _note(self, model: str, status: int) -> None:
         self._requests[model, status] += 1
-
-    def _move_in_flight(self, step: int) -> None:
-        self._in_flight += step
-        changed, self._in_flight_changed = self._in_flight_changed, asyncio.Event()
-        changed.set()
-
-
-async def _stop_accepting(server: asyncio.Server) -> None:
-    """Stops taking connections from the listening socket, and lets those that were taken arrive.
-
-    A server that is closed while the loop is handing over a connection fails an assertion there, and that connection
-    stays open (cpython#109564).
-    """
-    loop = asyncio.get_running_loop()
-    for listener in server.sockets:
-        loop.remove_reader(listener)
-    for _ in range(_HAND_OVER_TURNS):
-        await asyncio.sleep(0)

@@ -78,6 +78,18 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
 
         return OneChunk(lambda: self.execute(input_data, context))
 
+    @property
+    def collects(self) -> bool:
+        """Whether `execute` is nothing but `gather` of all that `stream` hands out.
+
+        Then a primitive around this one may read the stream itself, and watch how it comes in.
+        """
+        return False
+
+    def gather(self, chunks: list[Any]) -> Any:
+        """What `execute` makes of the chunks, where it `collects` them: joined if all are text, else a list."""
+        return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
+
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """The primitives inside this one, with the part each plays, for `describe`."""
         return ()

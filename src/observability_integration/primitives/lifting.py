@@ -165,6 +165,11 @@ class StreamingPrimitive(WorkflowPrimitive[In, Any]):
         """The name given, or the function's."""
         return self._name
 
+    @property
+    def collects(self) -> bool:
+        """True."""
+        return True
+
     def _generator(self, input_data: In, context: WorkflowContext | None) -> AsyncGenerator[Any, None]:
         if self._with_context:
             return self._func(input_data, WorkflowContext() if context is None else context)
@@ -172,7 +177,7 @@ class StreamingPrimitive(WorkflowPrimitive[In, Any]):
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Any:
         """Reads the stream to its end."""
-        return await collect(self.stream(input_data, context))
+        return self.gather(await collect(self.stream(input_data, context)))
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Opens the stream."""

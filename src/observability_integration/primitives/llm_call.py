@@ -39,6 +39,10 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation: value of ``gen_ai.operation.name``: ``chat``, ``embeddings``, ...
         server_url: base URL of the provider, for ``server.address`` and ``server.port``; user info in it is left out.
         stream_call: what to call for `stream`, if not `call`.
+        streaming: whether `execute` streams too and gathers the chunks, so that what is around it can watch them come
+            in; by default for an async generator function only.
+        collect: what `execute` makes of the list of chunks; by default text is joined and anything else listed.
+            `completion_of` makes a `Completion` of the chunks of a provider.
 
     Raises:
         ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, or `server_url` is no URL.
@@ -53,10 +57,13 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation: str = "chat",
         server_url: str | None = None,
         stream_call: Callable[..., Any] | None = None,
+        streaming: bool | None = None,
+        collect: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self._call = call
         self._with_context = takes_context(call)
-        self._generates = inspect.isasyncgenfunction(call)
+        self._generates = inspect.isasyncgenfunction(call) if streaming is None else streaming
+        self._collect = collect
         self._stream_call = stream_call or call
         self._stream_with_context = takes_context(self._stream_call)
         self._model = None if model is None else _spelled(model)
@@ -73,6 +80,15 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Operation and, if fixed, model."""
         return f"{self._operation} {self._model}" if self._model else self._operation
 
+    @property
+    def collects(self) -> bool:
+        """Whether `execute` streams."""
+        return self._generates
+
+    def gather(self, chunks: list[Any]) -> Any:
+        """What `collect` makes of the chunks."""
+        return super().gather(chunks) if self._collect is None else self._collect(chunks)
+
     def _label(self) -> str:
         return f"llm call {self.name}" + (f" ({self._provider})" if self._provider else "")
 
@@ -83,7 +99,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             ConfigurationError: `call` is not async.
         """
         if self._generates:
-            return cast("Out", await collect(self.stream(input_data, context)))
+            return cast("Out", self.gather(await collect(self.stream(input_data, context))))
         if not spans.tracing.enabled and not instruments.switch.on:
             return cast("Out", await _awaitable(self._invoke(self._call, self._with_context, input_data, context)))
         model = self._model_of(input_data)

@@ -16,12 +16,17 @@ from observability_integration.costs.usage import (
     usage_of,
 )
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
-from observability_integration.telemetry import semconv, spans
+from observability_integration.resilience.faults import FaultKind, classify
+from observability_integration.telemetry import instruments, semconv, spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.spans import OperationSpan
 
 from .llm_content import chunk_text, streamed_content
 from .streams import ObservedStream, Outcome, is_content
+
+# Faults of the connection that come too late to harm an answer whose finish reason is there.
+_LATE: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut"})
+_MOST_MALFORMED = 16  # chunks; what sends more of them does not send an answer
 
 
 class LLMStream(ObservedStream):
@@ -51,6 +56,8 @@ class LLMStream(ObservedStream):
         self._response_id: str | None = None
         self._reasons: tuple[str, ...] = ()
         self._announces_end = False
+        self._malformed: list[Exception] = []
+        self._count_at_malformed = 0
         self._text: list[str] | None = [] if spans.tracing.captures_content else None
 
     def _begin(self) -> OperationSpan:
@@ -67,17 +74,45 @@ class LLMStream(ObservedStream):
         self._chunks = aiter(opened)
 
     async def _next(self) -> Any:
-        try:
-            chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
-        except StopAsyncIteration:
-            if self._announces_end and not self._reasons:
-                raise StreamInterruptedError(self._name, self._count, "no_finish_reason") from None
-            raise
+        chunk = await self._readable()
         try:
             self._note(chunk)
         except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
             note_fault("llm_call.chunk", error)
         return chunk
+
+    async def _readable(self) -> Any:
+        """The next chunk that can be read."""
+        while True:
+            try:
+                return await anext(cast("AsyncIterator[Any]", self._chunks))
+            except StopAsyncIteration:
+                self._check_whole()
+                raise
+            except Exception as error:
+                kind = classify(error).kind
+                if self._reasons and kind in _LATE:
+                    # The answer is complete; that the connection did not end as it should takes nothing from it.
+                    raise StopAsyncIteration from error
+                if kind != "malformed" or len(self._malformed) >= _MOST_MALFORMED:
+                    raise
+                self._malformed.append(error)
+                self._count_at_malformed = self._count
+
+    def _check_whole(self) -> None:
+        """Raises unless the answer that has ended is whole."""
+        whole = bool(self._reasons) or not self._announces_end
+        if self._malformed and not self._reasons and self._count == self._count_at_malformed:
+            whole = False  # nothing came after what could not be read: that was the end of it
+        if self._malformed:
+            outcome = "skipped" if whole else "fatal"
+            instruments.STREAM_MALFORMED_CHUNKS.series(self._name, outcome).add(len(self._malformed))
+            self._span.set_attribute("stream.malformed_chunks", len(self._malformed))
+        if whole:
+            return
+        if self._malformed:
+            raise self._malformed[-1]
+        raise StreamInterruptedError(self._name, self._count, "no_finish_reason") from None
 
     def _note(self, chunk: Any) -> None:
         now = time.perf_counter()

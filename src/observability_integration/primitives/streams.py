@@ -179,11 +179,10 @@ class PassingStream(ObservedStream):
         """Nothing is counted."""
 
 
-async def collect(stream: ChunkStream) -> Any:
-    """Reads a stream to its end: joined when every chunk is text, else a list."""
+async def collect(stream: ChunkStream) -> list[Any]:
+    """Reads a stream to its end."""
     async with stream as chunks:
-        gathered = [chunk async for chunk in chunks]
-    return "".join(cast("list[str]", gathered)) if all(isinstance(chunk, str) for chunk in gathered) else gathered
+        return [chunk async for chunk in chunks]
 
 
 def _field(value: Any, name: str) -> Any:

@@ -31,6 +31,7 @@ from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import call_of, lift
+from .timeout_clocks import Clocks
 from .timeout_record import TimeoutRecord
 
 T = TypeVar("T")
@@ -73,8 +74,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation_name: label of the metrics; by default the wrapped primitive's name.
         grace_mode: ``cleanup`` cancels at the limit; ``finish`` lets the work go on during the grace, counts what
             finishes then as a success with a warning, and cancels at the end of it.
-        first_chunk_seconds: for streams: limit from opening to the first content chunk.
-        idle_seconds: for streams: limit between two content chunks.
+        first_chunk_seconds: for streams, and for steps whose `execute` gathers one: limit from opening to the first
+            content chunk.
+        idle_seconds: for the same: limit between two content chunks.
         fallback: primitive or async callable to run instead, with the same input, when our clock ran out; for streams,
             when it ran out before the first content chunk.
         late_result: what to do with a value that the cancelled work returns: ``raise`` drops it, ``return`` uses it.
@@ -154,6 +156,8 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
         self._call = None if self._step is None else call_of(self._step)
         self._fallback: WorkflowPrimitive[Any, Any] | None = None if fallback is None else lift(fallback)
+        clocked = first_chunk_seconds is not None or idle_seconds is not None
+        self._watches = clocked and self._step is not None and self._step.collects
         self._operation = operation_name or ("operation" if self._step is None else self._step.name)
         self._record = TimeoutRecord(self, self._operation)
         self._records = {self._operation: self._record}
@@ -211,7 +215,20 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError("this TimeoutPrimitive wraps nothing; use execute_with_timeout(func)")
         fallback = self._fallback
         instead = None if fallback is None else lambda: fallback.execute(input_data, context)
+        if self._watches:
+            return cast("Out", await self._watched(input_data, context, instead))
         return cast("Out", await self._bounded(lambda: call(input_data, context), self._record, context, instead))
+
+    async def _watched(
+        self, input_data: In, context: WorkflowContext | None, instead: Callable[[], Awaitable[Any]] | None
+    ) -> Any:
+        step = cast("WorkflowPrimitive[Any, Any]", self._step)
+        clocks = Clocks(self.first_chunk_seconds, self.idle_seconds)
+
+        def start() -> Awaitable[Any]:
+            return clocks.read(step, input_data, context)
+
+        return await self._bounded(start, self._record, context, instead, clocks)
 
     async def execute_with_timeout(
         self, func: Callable[[], Awaitable[T]] | Awaitable[T], operation_name: str | None = None
@@ -272,10 +289,16 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         record: TimeoutRecord,
         context: WorkflowContext | None,
         instead: Callable[[], Awaitable[Any]] | None = None,
+        clocks: Clocks | None = None,
     ) -> Any:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        limit, finish, inherited = self._limits(began, context)
+        finish = self._finish if clocks is None else 0.0
+        limit, finish, inherited = self._limits(began, finish, context)
+        more = None
+        if clocks is not None:
+            clocks.begin(began, limit)
+            more = clocks.left
         span = spans.tracing.begin(record.span_name, {"timeout.limit_seconds": limit})
         if context is not None:
             spans.identify(span, context)
@@ -290,12 +313,15 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         ending = loop.create_future()
         task = self._start(loop, start, ending, span, deadline)
         grace = self._grace
-        if self._finish > 0:
+        if self._finish > 0 and clocks is None:
             # What is left of limit and grace together, because the work has had its time to finish.
             grace = min(self._finish, self.timeout_seconds + self._finish - limit - finish)
         watch = Watch(lambda: span.add_event("timeout.cancel_sent"), record.abandoned)
         try:
-            expired = await run_bounded(task, limit, grace, finish_seconds=finish, ending=ending, watch=watch)
+            first = limit if more is None else more()
+            expired = await run_bounded(
+                task, first, grace, finish_seconds=finish, ending=ending, watch=watch, more_seconds=more
+            )
         except asyncio.CancelledError:
             record.cancelled(span, loop.time() - began)
             raise
@@ -317,25 +343,35 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             if expired.cleanup == "late_result":
                 record.late(span)
             cleanup, cause = expired.cleanup, expired.error
-        kind: TimeoutKind = "total" if inherited is None else "deadline"
-        source: DeadlineSource = "own" if inherited is None else "inherited"
-        allowed = limit if inherited is None else limit + finish
-        ours = PrimitiveTimeoutError(
-            record.operation, allowed, elapsed, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
-        )
+        ours = None if expired is None or clocks is None else clocks.error(record.operation, elapsed, cleanup)
+        if ours is None:
+            kind: TimeoutKind = "total" if inherited is None else "deadline"
+            source: DeadlineSource = "own" if inherited is None else "inherited"
+            allowed = limit if inherited is None else limit + finish
+            ours = PrimitiveTimeoutError(
+                record.operation,
+                allowed,
+                elapsed,
+                kind=kind,
+                cleanup=cleanup,
+                deadline_source=source,
+                deadline=deadline,
+            )
         record.timed_out(span, elapsed, limit, ours)
         # An inherited deadline leaves no time for a fallback.
-        if instead is not None and inherited is None:
+        if instead is not None and (inherited is None or ours.deadline is None):
             return await instead()
         raise ours from cause
 
-    def _limits(self, now: float, context: WorkflowContext | None) -> tuple[float, float, Deadline | None]:
+    def _limits(
+        self, now: float, finish: float, context: WorkflowContext | None
+    ) -> tuple[float, float, Deadline | None]:
         """The limit, the time to finish beyond it, and the deadline from further out if that one comes first."""
         inherited = current_deadline()
         if context is not None and context.deadline is not None:
             inherited = earliest(inherited, context.deadline)
-        if inherited is None or inherited.when - now >= self.timeout_seconds + self._finish:
-            return self.timeout_seconds, self._finish, None
+        if inherited is None or inherited.when - now >= self.timeout_seconds + finish:
+            return self.timeout_seconds, finish, None
         left = inherited.when - now
         limit = min(left, self.timeout_seconds)
         return limit, left - limit, inherited

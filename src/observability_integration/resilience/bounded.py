@@ -62,6 +62,7 @@ async def run_bounded(
     finish_seconds: float = 0.0,
     ending: asyncio.Future[None],
     watch: Watch,
+    more_seconds: Callable[[], float] | None = None,
 ) -> Expired | None:
     """Waits for `task` within its limits; None when it ended by itself, in which case its result is the task's.
 
@@ -72,10 +73,14 @@ async def run_bounded(
         finish_seconds: time beyond T during which the work may still finish, before it is cancelled.
         ending: completed by the last step of the task (see `wait_done`).
         watch: told about rare turns.
+        more_seconds: asked when T is over how much longer it is by now, because the work has got on; 0 for no longer.
     """
     try:
         if await wait_done(task, limit_seconds, ending):
             return None
+        while more_seconds is not None and (left := more_seconds()) > 0:
+            if await wait_done(task, left):
+                return None
         if finish_seconds > 0 and await wait_done(task, finish_seconds):
             return None
     except asyncio.CancelledError:

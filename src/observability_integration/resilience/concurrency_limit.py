@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
-from observability_integration.context import remaining
+from observability_integration.context import Deadline, current_deadline, earliest
 from observability_integration.tasks import announce, wait_done
 
 from .admission_queue import AdmissionQueue, Priority, tier_of
@@ -45,6 +46,13 @@ class Refused(Exception):  # noqa: N818 - the primitive makes it an error
         self.reason: Reason = reason
         self.waited_seconds = waited_seconds
         super().__init__(reason)
+
+
+class LimitWatcher(Protocol):
+    """Who wants to know when a limit changes."""
+
+    def limit_changed(self) -> None:
+        """Told after each change; what holds is the limiter's `limit`. Must return at once and must not raise."""
 
 
 class _Share:
@@ -149,6 +157,7 @@ class ConcurrencyLimit:
         self._max_queued = max_queued
         self._max_wait_seconds = max_wait_seconds
         self._on_limit_change = on_limit_change
+        self._watchers: tuple[weakref.ref[LimitWatcher], ...] = ()
         self._lock = threading.Lock()
         # Read and written by the holder of the lock alone. While it is free, nobody waits unless all permits are taken.
         self._in_flight = 0
@@ -162,6 +171,11 @@ class ConcurrencyLimit:
     def limit(self) -> int:
         """How many calls may run at once."""
         return self._limit
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the limit learns from how calls end."""
+        return self._aimd is not None
 
     @property
     def in_flight(self) -> int:
@@ -199,6 +213,13 @@ class ConcurrencyLimit:
             self._settle()
         self._tell(change)
 
+    def watch(self, watcher: LimitWatcher) -> None:
+        """Tells `watcher` of every change from now on, in whatever thread makes it; does not keep it alive."""
+        with self._lock:
+            alive = [watching for watching in self._watchers if watching() is not None]
+            self._watchers = (*alive, weakref.ref(watcher))
+        self._settle()
+
     def try_acquire(self) -> Permit | None:
         """A permit if one is free, to be released in the end. Needs a running event loop."""
         loop = asyncio.get_running_loop()
@@ -218,22 +239,28 @@ class ConcurrencyLimit:
             self._settle()
         return permit
 
-    async def acquire(self, priority: Priority = "high", max_wait_seconds: float | None = None) -> Permit:
+    async def acquire(
+        self,
+        priority: Priority = "high",
+        max_wait_seconds: float | None = None,
+        deadline: Deadline | None = None,
+    ) -> Permit:
         """A permit, to be released in the end; waits for one if need be.
 
         Args:
             priority: the tier to wait in.
             max_wait_seconds: for how long at the most, >= 0; None for the limiter's own `max_wait_seconds`.
+            deadline: one to obey in addition to the one in force.
 
         Raises:
             Refused: there is none in time, or no place in the queue.
             ConfigurationError: an unknown priority, or no number of seconds.
         """
         tier = tier_of(priority)
-        return self.try_acquire() or await self._wait(tier, max_wait_seconds)
+        return self.try_acquire() or await self._wait(tier, max_wait_seconds, deadline)
 
-    async def _wait(self, tier: int, max_wait_seconds: float | None) -> Permit:
-        limit_seconds, too_late = self._patience(max_wait_seconds)
+    async def _wait(self, tier: int, max_wait_seconds: float | None, deadline: Deadline | None) -> Permit:
+        limit_seconds, too_late = self._patience(max_wait_seconds, deadline)
         if limit_seconds is not None and limit_seconds <= 0:
             raise Refused(too_late, 0.0)
         loop = asyncio.get_running_loop()
@@ -254,13 +281,14 @@ class ConcurrencyLimit:
             raise Refused(waiter.refusal or too_late, loop.time() - began)
         return permit
 
-    def _patience(self, max_wait_seconds: float | None) -> tuple[float | None, Reason]:
+    def _patience(self, max_wait_seconds: float | None, deadline: Deadline | None) -> tuple[float | None, Reason]:
         """How long to wait, and what it is called when that is over."""
         if max_wait_seconds is None:
             max_wait_seconds = self._max_wait_seconds
         else:
             check_seconds("max_wait_seconds", max_wait_seconds)
-        left = remaining()
+        nearest = earliest(current_deadline(), deadline)
+        left = None if nearest is None else nearest.remaining()
         if left is not None and (max_wait_seconds is None or left <= max_wait_seconds):
             return left, "deadline"
         return max_wait_seconds, "queue_timeout"
@@ -318,8 +346,14 @@ class ConcurrencyLimit:
             self._tell(change)
 
     def _tell(self, change: _Change | None) -> None:
-        if change is not None and self._on_limit_change is not None:
+        if change is None:
+            return
+        if self._on_limit_change is not None:
             self._on_limit_change(*change)
+        for watching in self._watchers:
+            watcher = watching()
+            if watcher is not None:
+                watcher.limit_changed()
 
     # What follows is called by the holder of the lock.
 

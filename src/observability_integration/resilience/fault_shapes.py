@@ -221,3 +221,15 @@ def _duration(value: str) -> float | None:
     if not _DURATION.fullmatch(value):
         return _number(value)
     return math.fsum(float(count) * _SECONDS_OF[unit] for count, unit in _DURATION_PART.findall(value))
+
+
+def sdk_retries_of(error: object) -> int:
+    """How many retries of its own the SDK had made with the request that failed; 0 if it does not say.
+
+    The SDKs of OpenAI and Anthropic number them in the header ``x-stainless-retry-count`` of the request.
+    """
+    headers: Any = read(read(error, "request"), "headers")
+    try:
+        return int(headers.get("x-stainless-retry-count", 0))
+    except Exception:  # noqa: BLE001 - no headers, or no number
+        return 0

@@ -12,6 +12,7 @@ kind                what it is                                                  
 ``auth``            401, 403, 407: the credentials are wrong                    no          no         no
 ``invalid_request`` 3xx, another 4xx, 501, 505, or a wrong argument of ours     no          no         no
 ``context_length``  the request is longer than the model's window               no          if larger  no
+``refused``         a limit or deadline of ours: the call was never made        no          yes        no
 ``unknown``         nothing of the below                                        no          yes        yes
 ``malformed``       an answer that cannot be read                               no          yes        yes
 ``stream_cut``      an answer that ended before it was complete                 no          yes        yes
@@ -54,6 +55,7 @@ FaultKind = Literal[
     "auth",
     "invalid_request",
     "context_length",
+    "refused",
     "unknown",
     "malformed",
     "stream_cut",
@@ -80,6 +82,7 @@ _POLICIES: dict[FaultKind, _Policy] = {
     "auth": _Policy(False, False, False, False),
     "invalid_request": _Policy(False, False, False, False),
     "context_length": _Policy(False, False, True, False),
+    "refused": _Policy(False, True, True, False),
     "unknown": _Policy(False, True, True, True),
     "malformed": _Policy(False, True, True, True),
     "stream_cut": _Policy(False, True, True, True),
@@ -220,6 +223,7 @@ def _by_name(names: dict[FaultKind, str]) -> dict[str, FaultKind]:
 _NAMES = _by_name(
     {
         "cancelled": "CancelledError GeneratorExit KeyboardInterrupt SystemExit",
+        "refused": "CallRefusedError CircuitOpenError ConcurrencyLimitError RateLimitExceededError",
         "timeout": """PrimitiveTimeoutError TimeoutError Timeout TimeoutException ConnectTimeout ReadTimeout
             WriteTimeout PoolTimeout APITimeoutError ServerTimeoutError ConnectionTimeoutError SocketTimeoutError""",
         "stream_cut": """StreamInterruptedError StreamStalledError IncompleteRead IncompleteReadError ClientPayloadError
@@ -279,6 +283,11 @@ def _named(error: object, known: dict[int, Fault]) -> Fault | None:
     if kind is None and "ClientResponseError" in names:
         # aiohttp gives a response that it cannot parse the status 400, as if the provider had said that.
         return None if _look(shapes.read(error, "__cause__"), known).kind != "malformed" else Fault("malformed")
+    if kind == "timeout" and shapes.read(error, "cleanup") == "refused":
+        kind = "refused"  # nothing was left of the deadline, so the work was never started
+    if kind == "refused":
+        wait: Any = shapes.read(error, "retry_after_seconds")
+        return Fault("refused", retry_after_seconds=wait if isinstance(wait, float) and 0 <= wait < math.inf else None)
     if kind != "connection":
         return None if kind is None else Fault(kind)
     if not _UNVERIFIED.isdisjoint(names):

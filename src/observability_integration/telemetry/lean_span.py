@@ -38,6 +38,14 @@ _SAMPLED_RANDOM = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
 _MOST_TO_BEGIN_WITH = 32  # no span of ours begins with as many attributes, so a higher limit need not be looked at
 
 
+def _bounded(links: Sequence[Link], most: int | None) -> Sequence[Link]:
+    if most is None or len(links) <= most:
+        return links
+    bounded = BoundedList[Link](most)
+    bounded.extend(links)
+    return bounded
+
+
 def _appended(items: Sequence[Any], item: object, most: int | None) -> BoundedList[Any]:
     if isinstance(items, BoundedList):
         bounded = items
@@ -68,7 +76,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         self._kind = kind
         self._attributes: dict[str, Any] = attributes
         self._events: Sequence[Event] = ()
-        self._links = links
+        self._links = _bounded(links, origin.limits.max_links) if links else links
         self._status = _UNSET
         self._resource = origin.resource
         self._instrumentation_scope = origin.scope

@@ -1,7 +1,8 @@
 """Tools for the tests of code that uses this library.
 
 `FaultyProvider` misbehaves over a real socket, `FakeClockLoop` makes waiting free, `capture_telemetry` shows what the
-library measured, `assert_no_abandoned` finds timed-out work that goes on. `pytest_plugin` offers them as fixtures.
+library measured, `assert_no_abandoned` finds timed-out work that goes on, `set_testing` takes the pauses out of
+retries. `pytest_plugin` offers the first four as fixtures.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from .captured_spans import CapturedSpan
     from .captured_telemetry import CapturedTelemetry, capture_telemetry
     from .clock import FakeClockLoop
-    from .faults import Fault, fault_of
+    from .fault_name import Fault
+    from .faults import fault_of
     from .faulty_provider import FaultyProvider
     from .request_log import ReceivedRequest
+    from .retry_switch import set_testing
 
 __all__ = [
     "CapturedSpan",
@@ -29,19 +32,21 @@ __all__ = [
     "assert_no_abandoned",
     "capture_telemetry",
     "fault_of",
+    "set_testing",
 ]
 
 _HOME = {
     "CapturedSpan": "captured_spans",
     "CapturedTelemetry": "captured_telemetry",
     "FakeClockLoop": "clock",
-    "Fault": "faults",
+    "Fault": "fault_name",
     "FaultyProvider": "faulty_provider",
     "ReceivedRequest": "request_log",
     "abandoned_work": "abandoned",
     "assert_no_abandoned": "abandoned",
     "capture_telemetry": "captured_telemetry",
     "fault_of": "faults",
+    "set_testing": "retry_switch",
 }
 
 

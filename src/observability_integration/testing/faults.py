@@ -48,47 +48,16 @@ What follows a colon only tells models apart, each of which counts its own reque
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from observability_integration.errors import ConfigurationError
 
+from .fault_name import PREFIX, Fault, written
 from .faulty_turn import Plan, Turn
 
-PREFIX = "faulty-"
-_MOST = 1_000_000
 _HUGE_HEADERS = tuple((f"X-Padding-{number}", "x" * 4_096) for number in range(32))
 _HTML_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A way to misbehave, with its parameters. The classes of this module are all there are.
-
-    Attributes:
-        template: the model name that asks for it, with its parameters in braces and what may be left out in brackets.
-    """
-
-    template: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.default is not None:
-                _check(field.name, value)
-
-    @property
-    def model(self) -> str:
-        """The model name that asks for this fault."""
-        always, _, optional = self.template.removesuffix("]").partition("[")
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        template = always if _is_default(self, optional) else always + optional
-        return template.format_map({name: _written(value) for name, value in values.items()})
-
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +88,7 @@ class RateLimitedWithRetryAfter(Fault):
         if turn.number > self.requests:
             await turn.answer()
             return
-        milliseconds = ("Retry-After-Ms", _written(self.seconds * 1000))
+        milliseconds = ("Retry-After-Ms", written(self.seconds * 1000))
         await _refuse_for_rate(turn, ("Retry-After", str(math.ceil(self.seconds))), milliseconds)
 
 
@@ -475,12 +444,10 @@ def fault_of(model: str) -> Fault | None:
     if not model.startswith(PREFIX):
         return None
     name = model.partition(":")[0]
-    for kind, pattern in _PATTERNS:
-        match = pattern.fullmatch(name)
-        if match is not None:
-            given = {key: text for key, text in match.groupdict().items() if text is not None}
-            values: dict[str, Any] = {key: _read(key, text) for key, text in given.items()}
-            return kind(**values)
+    for kind in FAULTS:
+        fault = kind.read(name)
+        if fault is not None:
+            return fault
     raise ConfigurationError(f"there is no fault {name[:64]!r}; see observability_integration.testing.faults")
 
 
@@ -496,42 +463,3 @@ async def _refuse_for_rate(turn: Turn, *headers: tuple[str, str]) -> None:
 
 async def _fail(turn: Turn) -> None:
     await turn.refuse(500, "The server had an error while processing your request.", "server_error")
-
-
-def _is_seconds(name: str) -> bool:
-    return name.endswith("seconds")
-
-
-def _check(name: str, value: object) -> None:
-    least = 0 if _is_seconds(name) or name == "token" else 1
-    kinds = int | float if _is_seconds(name) else int
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= _MOST:
-        what = "number of seconds" if _is_seconds(name) else "whole number"
-        raise ConfigurationError(f"{name} must be a {what} from {least} to {_MOST}, got {value!r}")
-
-
-def _written(value: float | None) -> str:
-    return f"{value or 0:.6f}".rstrip("0").rstrip(".")
-
-
-def _read(name: str, text: str) -> float:
-    return float(text) if _is_seconds(name) else int(text)
-
-
-def _is_default(fault: Fault, optional: str) -> bool:
-    # An optional part names one parameter, which has a default.
-    defaults = {field.name: field.default for field in fields(fault) if field.default is not MISSING}
-    return all(getattr(fault, name) == defaults[name] for name in re.findall(r"\{(\w+)\}", optional))
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    def group(match: re.Match[str]) -> str:
-        number = r"[0-9]{1,7}(?:\.[0-9]{1,6})?" if _is_seconds(match[1]) else "[0-9]{1,7}"
-        return f"(?P<{match[1]}>{number})"
-
-    always, _, optional = template.removesuffix("]").partition("[")
-    written = f"{always}(?:{optional})?" if optional else always
-    return re.compile(re.sub(r"\{(\w+)\}", group, written))
-
-
-_PATTERNS = tuple((kind, _pattern(kind.template)) for kind in FAULTS)

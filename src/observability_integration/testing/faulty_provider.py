@@ -5,35 +5,34 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
-from observability_integration.demo.chat_reply import error_document
-from observability_integration.demo.chat_request import ChatRequest, ChatRequestError, parse_chat_request
-from observability_integration.demo.http1 import Limits
-from observability_integration.demo.openai_api import OpenAIApi
-from observability_integration.demo.provider import LocalProvider
-from observability_integration.demo.tokens import split_tokens
 from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import spawn, wait_done
 
 from .faults import fault_of, refuse_as_overloaded
-from .faulty_turn import Turn, reset
+from .faulty_turn import Turn
+from .http.chat_reply import refusal
+from .http.chat_request import ChatRequest, ChatRequestError, parse_chat_request
+from .http.http1 import Limits
+from .http.loopback import LoopbackProvider
+from .http.tokens import split_tokens
 from .request_log import ReceivedRequest, RequestLog, without_secrets
 
 if TYPE_CHECKING:
-    from observability_integration.demo.exchange import Exchange
-    from observability_integration.demo.http1 import Request
+    from .http.exchange import Exchange
+    from .http.http1 import Request
 
 Outage = Literal["reset", "503"]
 
-# Twenty-four tokens as the local provider counts them: enough to be cut anywhere that a test may name.
+# Twenty-four tokens as they are counted here: enough to be cut anywhere that a test may name.
 ANSWER = "This is the whole answer, and long enough to be cut in the middle: it ends with the word end."
 _CHAT_PATH = "/v1/chat/completions"
 _BODY_BYTES = 32 * 1024 * 1024  # a long conversation with pictures in it
 
 
-class FaultyProvider:
+class FaultyProvider(LoopbackProvider):
     """An OpenAI-compatible HTTP server on the loopback interface that misbehaves as the model name says.
 
     Usage::
@@ -70,32 +69,14 @@ class FaultyProvider:
         self._log = RequestLog()
         self._outages: dict[str | None, Outage] = {}
         self._healed: set[str | None] = set()
-        self._closing = False
         self._tokens = split_tokens(ANSWER)
-        self._server = _Server(_Api(self), max_connections)
-
-    @property
-    def base_url(self) -> str:
-        """Where clients find the API: ``http://127.0.0.1:PORT/v1``.
-
-        Raises:
-            RuntimeError: if the provider is not open.
-        """
-        return self._server.base_url
+        limits = Limits(body_bytes=_BODY_BYTES)
+        super().__init__(self._answer, {_CHAT_PATH: "POST"}, limits=limits, max_connections=max_connections)
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:
         """The requests for chat completions so far, in the order of their arrival: the latest 10,000."""
         return self._log.requests
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests are being worked on at this moment."""
-        return self._server.in_flight
-
-    async def wait_for_in_flight(self, count: int) -> None:
-        """Waits until exactly `count` requests are being worked on."""
-        await self._server.wait_for_in_flight(count)
 
     def attempts(self, model: str) -> int:
         """How many requests asked for the model."""
@@ -130,29 +111,6 @@ class FaultyProvider:
         self._outages.clear()
         self._healed.clear()
 
-    async def open(self) -> None:
-        """Starts to serve.
-
-        Raises:
-            RuntimeError: if the provider is open already.
-        """
-        await self._server.open()
-        self._closing = False
-
-    async def close(self) -> None:
-        """Ends everything; harmless on a provider that is not open."""
-        self._closing = True
-        await self._server.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def _answer(self, exchange: Exchange, request: Request) -> None:
         now = asyncio.get_running_loop().time()
         headers: Mapping[str, str] = MappingProxyType(without_secrets(request.headers))
@@ -161,7 +119,7 @@ class FaultyProvider:
         except ChatRequestError as error:
             received = ReceivedRequest("", now, headers, stream=False, status=400, outcome="refused")
             self._log.add(received)
-            await exchange.reply(400, _refusal(error.message, param=error.param))
+            await exchange.reply(400, refusal(error.message, param=error.param))
             return
         received = ReceivedRequest(chat.model, now, headers, chat.stream)
         self._log.add(received)
@@ -171,7 +129,7 @@ class FaultyProvider:
                 work.result()
                 return
             received.outcome = "broken"
-            reset(exchange)
+            exchange.reset()
         except (asyncio.CancelledError, ConnectionError):
             # Even where the reply was complete: the client has not taken all of it.
             self._note_left(received)
@@ -206,46 +164,11 @@ class FaultyProvider:
         await (turn.answer() if fault is None else fault.play(turn))
 
     def _note_left(self, received: ReceivedRequest) -> None:
-        if self._closing:
+        if not self.is_open:
             received.outcome = "closed"
         else:
             received.outcome = "left"
             received.disconnected_seconds = asyncio.get_running_loop().time()
-
-
-class _Api(OpenAIApi):
-    """One path of the API, answered by the faulty provider."""
-
-    def __init__(self, owner: FaultyProvider) -> None:
-        super().__init__((), time_scale=0.0, seed=0)
-        self._owner = owner
-
-    async def handle(self, exchange: Exchange, request: Request) -> None:
-        if request.path != _CHAT_PATH:
-            await exchange.reply(404, _refusal(f"There is nothing at this path, only at {_CHAT_PATH}."))
-        elif request.method != "POST":
-            await exchange.reply(405, _refusal("Only POST is allowed here."), ("Allow", "POST"))
-        else:
-            await self._owner._answer(exchange, request)  # pyright: ignore[reportPrivateUsage] - its own server
-
-
-class _Server(LocalProvider):
-    """The local provider's server, with another API and a limit on connections."""
-
-    def __init__(self, api: OpenAIApi, max_connections: int) -> None:
-        super().__init__(profiles=(), limits=Limits(body_bytes=_BODY_BYTES))
-        self._api = api
-        self._max_connections = max_connections
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= self._max_connections:
-            writer.transport.abort()
-        else:
-            super()._accept(reader, writer)
-
-
-def _refusal(message: str, *, param: str | None = None) -> bytes:
-    return error_document(message, "invalid_request_error", param=param)
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-import struct
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from observability_integration.demo.chat_reply import STREAM_END, FinishReason, ReplyFrame, error_document
-from observability_integration.demo.tokens import Usage, message_tokens
+from .http.chat_reply import STREAM_END, FinishReason, ReplyFrame, error_document
+from .http.exchange import wait_for_ever
+from .http.tokens import Usage, message_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability_integration.demo.chat_request import ChatRequest
-    from observability_integration.demo.exchange import Exchange
-
+    from .http.chat_request import ChatRequest
+    from .http.exchange import Exchange
     from .request_log import ReceivedRequest
-
-# Two unsigned shorts on Windows, two ints elsewhere: on, and for no time at all.
-_NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +41,7 @@ class Plan:
     malformed_at: int | None = None
     breaks_at: int | None = None
     breaks_by: Literal["cut", "reset", "stall"] = "cut"
-    finish_reason: Literal["stop", "content_filter"] | None = "stop"
+    finish_reason: FinishReason | None = "stop"
     has_end_marker: bool = True
 
 
@@ -94,12 +87,12 @@ class Turn:
 
     async def hang(self) -> None:
         """Waits until the client leaves or the provider has had enough."""
-        await asyncio.get_running_loop().create_future()
+        await wait_for_ever()
 
     def reset(self) -> None:
         """Resets the connection: the client gets an RST, not an end."""
         self._received.outcome = "broken"
-        reset(self._exchange)
+        self._exchange.reset()
 
     async def refuse(
         self, status: int, message: str, kind: str, *headers: tuple[str, str], code: str | None = None, param: str = ""
@@ -112,7 +105,7 @@ class Turn:
         """Replies with any body at all."""
         self._decide(status)
         self._exchange.break_off()
-        await _write(self._exchange, _head(status, body, content_type, headers) + body)
+        await self._exchange.reply(status, body, *headers, content_type=content_type)
 
     def document(self) -> bytes:
         """The whole answer, as it should be."""
@@ -124,7 +117,7 @@ class Turn:
         await (self._stream(plan) if self.chat.stream else self._send_document(plan))
 
     async def _send_document(self, plan: Plan) -> None:
-        document = self._frame.completion("".join(self._tokens), _reason(plan), self._usage())
+        document = self._frame.completion("".join(self._tokens), plan.finish_reason, self._usage())
         if plan.malformed_at is not None:
             document = document[: len(document) // 2]
         self._received.status = 200
@@ -138,14 +131,13 @@ class Turn:
             await self._exchange.reply(200, document)
 
     async def _drip(self, document: bytes, seconds_per_token: float) -> None:
-        self._exchange.break_off()
-        await _write(self._exchange, _head(200, document, "application/json", ()))
+        await self._exchange.announce(200, len(document))
         size = -(-len(document) // len(self._tokens))
         for start in range(0, len(document), size):
             await self.wait(seconds_per_token)
             if start + size >= len(document):
                 self._decide(200)
-            await _write(self._exchange, document[start : start + size])
+            await self._exchange.send_part(document[start : start + size])
 
     async def _stream(self, plan: Plan) -> None:
         exchange, frame, announce = self._exchange, self._frame, self.chat.include_usage
@@ -163,7 +155,7 @@ class Turn:
             await self._break(plan)
             return
         if plan.finish_reason is not None:
-            await exchange.send_events(frame.delta_event({}, _reason(plan), announce_usage=announce))
+            await exchange.send_events(frame.delta_event({}, plan.finish_reason, announce_usage=announce))
             if announce:
                 await exchange.send_events(frame.usage_event(self._usage()))
         if plan.has_end_marker:
@@ -192,28 +184,3 @@ class Turn:
         # Before the last byte is sent, so that whoever has the reply finds it told.
         self._received.status = status
         self._received.outcome = "complete" if status < HTTPStatus.BAD_REQUEST else "refused"
-
-
-def reset(exchange: Exchange) -> None:
-    """Resets the connection of an exchange, now."""
-    exchange.break_off()
-    connection = exchange._connection  # pyright: ignore[reportPrivateUsage] - no well-behaved reply needs the socket
-    wire = connection._writer.get_extra_info("socket")  # pyright: ignore[reportPrivateUsage] - as above
-    with contextlib.suppress(OSError):  # closed already: the client was faster
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    connection.abort()
-
-
-async def _write(exchange: Exchange, data: bytes) -> None:
-    await exchange._connection.write(data)  # pyright: ignore[reportPrivateUsage] - as above
-
-
-def _head(status: int, body: bytes, content_type: str, headers: Sequence[tuple[str, str]]) -> bytes:
-    fields = (("Content-Type", content_type), ("Content-Length", str(len(body))), ("Connection", "close"), *headers)
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fields)]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-
-
-def _reason(plan: Plan) -> FinishReason | None:
-    # The local provider never filters, so that its type leaves out the third reason.
-    return cast("FinishReason | None", plan.finish_reason)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from observability_integration import events
 from observability_integration.telemetry import spans
 
 
@@ -97,3 +98,12 @@ def new_tracing() -> Iterator[Callable[[], RecordingTracing]]:
 def tracing(new_tracing: Callable[[], RecordingTracing]) -> RecordingTracing:
     """Tracing that records."""
     return new_tracing()
+
+
+@pytest.fixture
+def heard() -> Iterator[list[events.Event]]:
+    """The events that are emitted meanwhile."""
+    listened: list[events.Event] = []
+    stop = events.subscribe(listened.append)
+    yield listened
+    stop()

@@ -973,3 +973,93 @@ def test_the_environment_decides_whether_texts_are_captured(
     if value is not None:
         monkeypatch.setenv(name, value)
     assert captures is OtelTracing().captures_content
+
+
+# Chunks that cannot be read
+
+
+class _Source:
+    """An iterator that raises in the place of what it cannot read, and goes on, as one with a parser of its own does."""
+
+    def __init__(self, *chunks: Any) -> None:
+        self._chunks = iter(chunks)
+
+    def __aiter__(self) -> _Source:
+        return self
+
+    async def __anext__(self) -> Any:
+        for chunk in self._chunks:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            return chunk
+        raise StopAsyncIteration
+
+
+def _part(text: str, reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}, "finish_reason": reason}]}
+
+
+def _unreadable() -> ValueError:
+    return json.JSONDecodeError("no JSON", "{", 1)
+
+
+def _reads(*chunks: Any) -> LLMCallPrimitive[Any, Any]:
+    async def call(_: Any) -> Any:
+        return _Source(*chunks)
+
+    return LLMCallPrimitive(call, model="m", streaming=True)
+
+
+@pytest.mark.promise("L4")
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [_unreadable(), _part("a"), _part("b", "stop")],
+        [_part("a"), _unreadable(), _part("b", "stop")],
+        [_part("a"), _part("b", "stop"), _unreadable()],
+        [_part("a"), _part("b", "stop"), ConnectionResetError()],
+    ],
+    ids=["first", "middle", "last", "reset after the reason"],
+)
+async def test_what_cannot_be_read_is_skipped_if_the_rest_completes(chunks: list[Any], metrics: Any) -> None:
+    """One broken frame is no reason to throw a whole answer away."""
+    assert [_part("a"), _part("b", "stop")] == await _reads(*chunks).execute("q")
+    skipped = metrics("stream.malformed_chunks", operation="chat m", outcome="skipped")
+    assert skipped == (1 if isinstance(chunks[0], ValueError) or isinstance(chunks[1], ValueError) else None)
+
+
+@pytest.mark.promise("L4")
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [_part("a"), _unreadable()],
+        [_part("a"), _unreadable(), _part("b")],
+        ["a", _unreadable()],
+        [_unreadable()],
+        [_unreadable() for _ in range(40)],
+    ],
+    ids=["last", "no reason", "text", "alone", "for ever"],
+)
+async def test_what_cannot_be_read_is_a_fault_if_the_rest_does_not(chunks: list[Any], metrics: Any) -> None:
+    """It may have been the end of the answer."""
+    with pytest.raises(json.JSONDecodeError):
+        await _reads(*chunks).execute("q")
+    if len(chunks) < 16:
+        assert 1 == metrics("stream.malformed_chunks", operation="chat m", outcome="fatal")
+
+
+@pytest.mark.promise("L4")
+async def test_text_after_what_cannot_be_read_is_an_answer() -> None:
+    """Text has no reason to end with: that more came and it ended is all there is to know."""
+    assert "ab" == await _reads("a", _unreadable(), "b").execute("q")
+
+
+async def test_a_generator_that_broke_is_a_fault() -> None:
+    """That is how the SDKs read: after the error there is nothing more."""
+
+    async def generate(_: Any) -> AsyncIterator[Any]:
+        yield _part("a")
+        raise _unreadable()
+
+    with pytest.raises(json.JSONDecodeError):
+        await LLMCallPrimitive[Any, Any](generate).execute("q")

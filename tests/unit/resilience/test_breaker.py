@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal
+from observability_integration.resilience.breaker import Breaker, Permit, Refusal
+from observability_integration.resilience.breaker_policy import BreakerPolicy
 
 pytestmark = pytest.mark.once
 
@@ -397,7 +398,7 @@ def test_a_hook_that_raises_is_kept_away(metrics: Callable[..., Any]) -> None:
         raise LookupError
 
     rig = _Rig(consecutive_failures=1)
-    rig.breaker._on_transition = broken
+    rig.breaker.watch(broken)
     rig.calls("x")
     rig.now += 21.0
     rig.calls(".")

@@ -48,9 +48,12 @@ import msgspec
 import yarl
 
 from observability_integration.errors import (
+    CircuitOpenError,
+    ConcurrencyLimitError,
     ConfigurationError,
     MissingDependencyError,
     PrimitiveTimeoutError,
+    RateLimitExceededError,
     SharedCallError,
     StreamInterruptedError,
     StreamStalledError,
@@ -809,6 +812,26 @@ def test_the_gravest_member_of_a_group_tells() -> None:
     assert Fault("timeout") == classify(ExceptionGroup("g", [slow] * 5_000))
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (CircuitOpenError("op", 1.5), Fault("refused", retry_after_seconds=1.5)),
+        (RateLimitExceededError("op", "tokens", None), Fault("refused")),
+        (ConcurrencyLimitError("op", "shed", 0.1, 8), Fault("refused")),
+        (PrimitiveTimeoutError("op", 0.0, 0.0, kind="deadline", cleanup="refused"), Fault("refused")),
+        (PrimitiveTimeoutError("op", 1.0, 1.0), Fault("timeout")),
+        (SharedCallError("op", "observability_integration.errors.CircuitOpenError"), Fault("refused")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_was_never_made_says_nothing_about_the_target(error: Exception, expected: Fault) -> None:
+    """A call that we refused ourselves may go elsewhere at once, and must not open the circuit of who was not asked."""
+    fault = classify(error)
+    assert expected == fault
+    if fault.kind == "refused":
+        assert (False, True, False) == (fault.retries_same_target, fault.turns_to_next, fault.counts_against_target)
+
+
 def test_the_order_of_gravity_is_the_order_of_the_kinds() -> None:
     """It is stated in one place, and each pair obeys it."""
 
@@ -821,6 +844,7 @@ def test_the_order_of_gravity_is_the_order_of_the_kinds() -> None:
         "auth": of_openai(401),
         "invalid_request": of_openai(400),
         "context_length": of_openai(400, code="context_length_exceeded"),
+        "refused": CircuitOpenError("op", 1.5),
         "unknown": Told(),
         "malformed": _from_json("{"),
         "stream_cut": StreamInterruptedError("op", 1, "no_finish_reason"),

@@ -257,14 +257,14 @@ def test_threads_that_add_at_once_lose_nothing() -> None:
 @pytest.mark.promise("M7")
 def test_a_ratio_is_absent_before_there_is_a_whole() -> None:
     """0 of 0 is not 0 %: an alert on a low hit rate must not fire on an idle service."""
-    assert [] == points_of(catalogue.CACHE_HIT_RATE)
+    assert [] == points_of(catalogue.cache.CACHE_HIT_RATE)
     owner = _Owner()
     instruments.CACHE_HITS.declare(owner, "ratio")
     instruments.CACHE_MISSES.declare(owner, "ratio")
-    assert [] == points_of(catalogue.CACHE_HIT_RATE)
+    assert [] == points_of(catalogue.cache.CACHE_HIT_RATE)
     instruments.CACHE_MISSES.series("ratio").add(1)
     instruments.CACHE_HITS.series("ratio").add(3)
-    (point,) = points_of(catalogue.CACHE_HIT_RATE)
+    (point,) = points_of(catalogue.cache.CACHE_HIT_RATE)
     assert ({"operation": "ratio"}, 0.75) == (point.attributes, point.value)
 
 
@@ -277,7 +277,7 @@ def test_a_ratio_sums_over_the_labels_that_it_does_not_have() -> None:
         instruments.TIMEOUT_SUCCESSES.series(f"filler {number}")
     instruments.TIMEOUT_SUCCESSES.series("beyond").add(5)
     assert [({"operation": "summed"}, 0.5)] == [
-        (point.attributes, point.value) for point in points_of(catalogue.TIMEOUT_RATE)
+        (point.attributes, point.value) for point in points_of(catalogue.timeout.TIMEOUT_RATE)
     ]
 
 
@@ -299,7 +299,7 @@ def test_sums_of_dollars_carry_no_noise() -> None:
     """3 × 0.009 USD must not be shown as 0.026999999999999996."""
     for _ in range(3):
         instruments.CACHE_COST_SAVINGS.series("noise").add(0.009)
-    values = [p.value for p in points_of(catalogue.CACHE_COST_SAVINGS) if p.attributes == {"operation": "noise"}]
+    values = [p.value for p in points_of(catalogue.cache.CACHE_COST_SAVINGS) if p.attributes == {"operation": "noise"}]
     assert [0.027] == values
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.testing import FaultyProvider, fault_of, faults
+from observability_integration.testing import Fault, FaultyProvider, fault_of, faults
 from observability_integration.testing.faults import (
     FAULTS,
     CutAt,
-    Fault,
     Flapping,
     FlappingEvery,
     RateLimited,
@@ -86,6 +87,8 @@ def test_the_table_is_complete() -> None:
         assert (before or after) in documented
         assert after in documented
     assert len(FAULTS) == len({kind.__doc__ for kind in FAULTS})
+    page = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
+    assert [kind.template for kind in FAULTS] == re.findall(r"^\| `(faulty-.*?)` \|", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "", "local-faulty-reset", "Faulty-reset"])

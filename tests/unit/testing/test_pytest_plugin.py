@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.scripts import run_script
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[3]
-OURS = ["-p", "observability_integration.testing.pytest_plugin", "-p", "no:cacheprovider"]
+PAGE = (ROOT / "docs" / "testing.md").read_text()
+SHOWN = re.findall(r'^```python test="skip" run="pytest"\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
 
 TESTS = """
 import asyncio
@@ -83,15 +85,20 @@ import pytest
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_provider(faulty_provider, anyio_backend):
     assert faulty_provider.base_url.endswith("/v1")
+
+
+def test_the_others(fake_clock_runner, captured_telemetry, no_abandoned_work):
+    assert captured_telemetry.value("timeout.failures", operation="ask") is None
 """
 
 
-def run_pytest(directory: Path, tests: str, plugin: str, **environment: str) -> str:
-    """What a pytest with ours and one other plugin says of the tests."""
+def run_pytest(directory: Path, tests: str, *plugins: str, **environment: str) -> str:
+    """What pytest says of the tests in a project of their own."""
     (directory / "test_it.py").write_text(tests)
+    options = [option for plugin in (*plugins, "no:cacheprovider") for option in ("-p", plugin)]
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "-W", "error", "-p", plugin, *OURS, str(directory)],
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT), **environment},
+        [sys.executable, "-m", "pytest", "-q", "-rA", "-W", "error", *options, str(directory)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         cwd=directory,
         capture_output=True,
         text=True,
@@ -102,22 +109,44 @@ def run_pytest(directory: Path, tests: str, plugin: str, **environment: str) -> 
 
 
 def test_fixtures(tmp_path: Path) -> None:
-    """Each does its work in strict mode, with warnings as errors; only the test that leaves work behind fails."""
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    said = run_pytest(tmp_path, TESTS, "pytest_asyncio.plugin")
+    """A project that names no plugin has them all, with warnings as errors; only the test that leaves work fails.
 
-    assert "4 passed, 1 error" in said, said
+    The tests that the documentation shows are part of that project.
+    """
+    pytest.importorskip("openai")
+    for number, shown in enumerate(SHOWN):
+        (tmp_path / f"test_shown_{number}.py").write_text(shown)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    said = run_pytest(tmp_path, TESTS)
+
+    assert len(SHOWN) == 3
+    assert "7 passed, 1 error" in said, said
     assert "timed-out work is still running: dig (1)" in said
 
 
 def test_without_pytest_asyncio(tmp_path: Path) -> None:
-    """AnyIO's plugin does as well."""
+    """AnyIO's plugin does as well; and where plugins are not looked for, ours goes by the name of the package."""
     pytest.importorskip("anyio")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    options = {"PYTEST_ADDOPTS": "-p tests.absent", "OBS_TEST_ABSENT": "pytest_asyncio"}
-    said = run_pytest(tmp_path, ANYIO_TESTS, "anyio.pytest_plugin", **options)
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OBS_TEST_ABSENT": "pytest_asyncio"}
+    said = run_pytest(tmp_path, ANYIO_TESTS, "tests.absent", "anyio", "observability_integration", **environment)
 
-    assert "1 passed" in said, said
+    assert "2 passed" in said, said
+
+
+def test_the_table_of_fixtures_is_complete() -> None:
+    """Whoever reads the page knows of each fixture, and finds no other."""
+    from observability_integration.testing import pytest_plugin
+
+    there = {name for name, value in vars(pytest_plugin).items() if "FixtureFunctionDefinition" in type(value).__name__}
+    assert there == set(re.findall(r"^\| `(\w+)` \| .* \| \[below\]", PAGE, re.MULTILINE))
+
+
+def test_this_run_has_it_too(pytestconfig: pytest.Config) -> None:
+    """Nothing in this suite asks for the plugin: a second registration would be an error in every run."""
+    plugin = pytestconfig.pluginmanager.get_plugin("observability_integration")
+
+    assert "observability_integration.testing.pytest_plugin" == plugin.__name__
 
 
 def test_the_plugin_is_light() -> None:

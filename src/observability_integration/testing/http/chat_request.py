@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What the local provider heeds of a request. Other fields are accepted and change nothing.
+    """What the local providers heed of a request. Other fields are accepted and change nothing.
 
     Attributes:
         model: the model asked for.

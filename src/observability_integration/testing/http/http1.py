@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as a local provider needs, with a limit on everything a client can send.
+"""As much of HTTP/1.1 as a provider on the loopback interface needs, with a limit on everything a client can send.
 
 Bodies come with Content-Length only; connections are kept alive; what cannot be read unambiguously is refused
 (RFC 9112). A client that closes its sending side counts as gone, even if it would still read.
@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import socket
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from observability_integration.tasks import spawn, wait_done
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
+
+T = TypeVar("T")
 
 _READ_BYTES = 65_536
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
@@ -22,6 +29,8 @@ _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # Said twice, these leave open where a message ends or who it is for.
 _ONCE_ONLY = frozenset({"host", "content-length", "authorization"})
+# Two unsigned shorts on Windows, two ints elsewhere: on, and for no time at all.
+_NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class RequestFault(Exception):  # noqa: N818 - a fault of the client's, answered and not raised further
@@ -101,13 +110,12 @@ class Connection:
             ConnectionError: if the connection broke.
         """
         self._begun = False
-        try:
-            async with asyncio.timeout(self._limits.read_seconds):
-                return await self._read_request()
-        except TimeoutError:
-            if self._begun or self._ahead:
-                raise RequestFault(408, "The request took too long to arrive.") from None
-            return None
+        reading = await _run_for(self._limits.read_seconds, self._read_request())
+        if not reading.cancelled():
+            return reading.result()
+        if self._begun or self._ahead:
+            raise RequestFault(408, "The request took too long to arrive.")
+        return None
 
     async def wait_for_disconnect(self) -> None:
         """Returns once the client is gone, or has sent more ahead of its turn than it may.
@@ -132,20 +140,31 @@ class Connection:
 
         Closing at once while the client still sends would reset the connection and could take the answer with it.
         """
-        with contextlib.suppress(OSError):  # a timeout is one as well
+        with contextlib.suppress(OSError):
             self._writer.write_eof()
-            async with asyncio.timeout(self._limits.linger_seconds):
-                while await self._reader.read(_READ_BYTES):
-                    pass
+            ending = await _run_for(self._limits.linger_seconds, self._drop_input())
+            if not ending.cancelled():
+                ending.result()
 
     def abort(self) -> None:
         """Drops the connection at once, with whatever has not been sent yet."""
         self._writer.transport.abort()
 
+    def reset(self) -> None:
+        """Drops the connection at once, so that the client gets an RST and not an end."""
+        wire = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # closed already: the client was faster
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.abort()
+
     async def wait_closed(self) -> None:
         """Waits for the end of a connection that was aborted."""
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+
+    async def _drop_input(self) -> None:
+        while await self._reader.read(_READ_BYTES):
+            pass
 
     async def _fill(self) -> bool:
         data = await self._reader.read(_READ_BYTES)
@@ -245,3 +264,14 @@ def _header(line: bytes) -> tuple[str, str]:
     if not colon or not _FIELD_NAME.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value):
         raise RequestFault(400, "A header line is malformed.")
     return name.decode("ascii").lower(), value.decode("latin-1")
+
+
+async def _run_for(seconds: float, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Gives the work that long and returns its task, which has ended by then: cancelled, if the time was up."""
+    task = spawn(work, name="loopback connection read")
+    try:
+        await wait_done(task, seconds)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+    return task

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.demo.chat_request import ChatRequestError, Message, parse_chat_request
+from observability_integration.testing.http.chat_request import ChatRequestError, Message, parse_chat_request
 
 pytestmark = pytest.mark.once
 

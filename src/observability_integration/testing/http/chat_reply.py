@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from .tokens import Usage
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 # The last event of a stream that ended as it should.
 STREAM_END = b"data: [DONE]\n\n"
@@ -63,6 +63,11 @@ class ReplyFrame:
 def error_document(message: str, kind: str, *, code: str | None = None, param: str | None = None) -> bytes:
     """An error in the API's shape; `kind` is its ``type``."""
     return encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def refusal(message: str, *, code: str | None = None, param: str | None = None) -> bytes:
+    """The error that says that the request is at fault."""
+    return error_document(message, "invalid_request_error", code=code, param=param)
 
 
 def model_list(names: tuple[str, ...], created: int) -> bytes:

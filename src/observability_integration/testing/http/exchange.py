@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -16,10 +17,15 @@ UNKNOWN_MODEL = "unknown"
 # nginx's code for a request whose client left before there was an answer; it never goes over the wire.
 CLIENT_GONE_STATUS = 499
 
-_JSON = ("Content-Type", "application/json")
+JSON = "application/json"
 _EVENT_STREAM = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
 
 Header = tuple[str, str]
+
+
+async def wait_for_ever() -> None:
+    """Waits until cancelled, which a handler is when the client leaves."""
+    await asyncio.get_running_loop().create_future()
 
 
 class Exchange:
@@ -27,7 +33,7 @@ class Exchange:
 
     Attributes:
         request: what was asked, or None when it could not be read.
-        model: the model asked for, as `LocalProvider.requests` counts it.
+        model: the model asked for, as far as whoever counts the replies wants to know.
         status: the status replied with, or None before there is a reply.
         keep_alive: whether another request may follow on the connection.
     """
@@ -44,14 +50,24 @@ class Exchange:
         self._count = count
         self._chunked = False
 
-    async def reply(self, status: int, body: bytes, *headers: Header) -> None:
-        """Sends a whole JSON document."""
-        await self._connection.write(self._whole_head(status, body, headers) + self._visible(body))
+    async def reply(self, status: int, body: bytes, *headers: Header, content_type: str = JSON) -> None:
+        """Sends a whole document."""
+        head = self._document_head(status, len(body), content_type, headers)
+        await self._connection.write(head + self._visible(body))
 
     async def reply_half(self, status: int, body: bytes) -> None:
         """Announces a JSON document and sends half of it; the connection is of no use afterwards."""
+        await self.announce(status, len(body))
+        await self.send_part(body[: len(body) // 2])
+
+    async def announce(self, status: int, size_bytes: int) -> None:
+        """Announces a JSON document, which follows by `send_part`; the connection is of no use afterwards."""
         self.keep_alive = False
-        await self._connection.write(self._whole_head(status, body) + body[: len(body) // 2])
+        await self._connection.write(self._document_head(status, size_bytes, JSON))
+
+    async def send_part(self, data: bytes) -> None:
+        """Sends the next bytes of an announced document."""
+        await self._connection.write(data)
 
     async def open_stream(self) -> None:
         """Starts an event stream with status 200."""
@@ -75,6 +91,11 @@ class Exchange:
         """Leaves the reply as it is; the connection closes without the end that was announced."""
         self.keep_alive = False
 
+    def reset(self) -> None:
+        """Resets the connection, now: the client gets an RST, whatever of the reply it has."""
+        self.keep_alive = False
+        self._connection.reset()
+
     def finish(self) -> None:
         """Counts a request that ended without a reply; harmless after one."""
         if self.status is None:
@@ -88,8 +109,10 @@ class Exchange:
     def _visible(self, body: bytes) -> bytes:
         return b"" if self.request is not None and self.request.method == "HEAD" else body
 
-    def _whole_head(self, status: int, body: bytes, headers: tuple[Header, ...] = ()) -> bytes:
-        return self._head(status, (_JSON, ("Content-Length", str(len(body))), *headers))
+    def _document_head(
+        self, status: int, size_bytes: int, content_type: str, headers: tuple[Header, ...] = ()
+    ) -> bytes:
+        return self._head(status, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *headers))
 
     def _head(self, status: int, headers: tuple[Header, ...]) -> bytes:
         self._decide(status)

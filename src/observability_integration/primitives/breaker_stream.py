@@ -1,0 +1,63 @@
+"""How a circuit breaker streams: it asks for leave when the stream is opened, and tells the breaker how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.resilience.breaker import Permit
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, WorkflowPrimitive
+from .streams import ObservedStream, Outcome, is_content
+
+if TYPE_CHECKING:
+    from .circuit_breaker import CircuitBreakerPrimitive
+
+
+class BreakerStream(ObservedStream):
+    """A stream that the breaker let through. Made by `CircuitBreakerPrimitive.stream`.
+
+    A reader who leaves after some content was served: a success. Before any: it says nothing about the target.
+    """
+
+    def __init__(
+        self,
+        owner: CircuitBreakerPrimitive[Any, Any],
+        step: WorkflowPrimitive[Any, Any],
+        input_data: Any,
+        context: WorkflowContext | None,
+    ) -> None:
+        self._owner = owner
+        self._step = step
+        self._input = input_data
+        self._context = context
+        self._permit: Permit | None = None
+        self._inner: ChunkStream | None = None
+        self._chunks: AsyncIterator[Any] | None = None
+        self._served = False
+
+    def _begin(self) -> OperationSpan:
+        return self._owner.begin(self._context)
+
+    async def _open(self) -> None:
+        self._permit = self._owner.enter(self._span)
+        inner = self._step.stream(self._input, self._context)
+        self._chunks = await inner.__aenter__()
+        self._inner = inner
+
+    async def _next(self) -> Any:
+        chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
+        if not self._served:
+            self._served = is_content(chunk)
+        return chunk
+
+    async def _close(self) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(None, None, None)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if self._permit is not None:  # else it was refused, which was counted
+            left = outcome in ("closed", "abandoned") and self._served
+            self._owner.leave(self._span, self._permit, error, served=outcome == "success" or left)

@@ -1,0 +1,229 @@
+"""CircuitBreakerPrimitive: refuses at once the calls that would fail, and finds out when they would not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Generic, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import CircuitOpenError, ConfigurationError, MissingDependencyError
+from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal, State
+from observability_integration.resilience.faults import Classifier, classify
+from observability_integration.resilience.last_resort import last_resort
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .breaker_record import BreakerRecord
+from .lifting import call_of, lift
+
+logger = logging.getLogger("observability_integration")
+
+
+class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Stops asking a target that fails, and asks it again, one call at a time, after a pause.
+
+    ===============================  ===================================================================================
+    moment                           what happens
+    ===============================  ===================================================================================
+    closed                           calls pass; each that ends is counted
+    too many have failed             it opens (see `BreakerPolicy`)
+    open                             calls raise `CircuitOpenError` at once, with the time until the next probe
+    the pause is over                half-open: one call is the probe, all others are refused
+    the probe succeeds, or fails     closed again; or open, for longer
+    open, and no other target left   a fallback's last target is asked all the same, one call at a time
+    ===============================  ===================================================================================
+
+    What counts against the target is in the table of `resilience.faults`: a wrong key, a content filter, a rate limit
+    and a call that was cancelled do not. So put the timeout of an attempt *inside*: one further out cancels the call,
+    and a target that hangs would never be found out. Put retries outside, so that every attempt is counted.
+
+    Args:
+        primitive: what to guard: the calls of one target.
+        policy: when it opens, and for how long.
+        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
+        target: name of the target, a label; by default the wrapped primitive's name. Processes that share a Redis find
+            each other by it.
+        breaker: the breaker of another primitive that leads to the same target, to share it; excludes `policy`.
+        redis_url: of a Redis over which processes share the verdict: where one opens, the others follow within a second
+            or so, and one of them probes for all. No call ever waits for it, and without it each goes on by itself.
+        redis_client: the same, with a client of yours, asynchronous or not.
+
+    Raises:
+        ConfigurationError: arguments that exclude each other, or a Redis without a `target`.
+    """
+
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        policy: BreakerPolicy | None = None,
+        *,
+        classifier: Classifier | None = None,
+        target: str | None = None,
+        breaker: Breaker | None = None,
+        redis_url: str | None = None,
+        redis_client: Any = None,
+    ) -> None:
+        if classifier is not None and not callable(classifier):
+            raise ConfigurationError("classifier must be a function of an exception")
+        given: Any = policy
+        if given is not None and not isinstance(given, BreakerPolicy):
+            raise ConfigurationError(f"policy must be a BreakerPolicy, got {type(given).__name__}")
+        self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
+        self._call = call_of(self._step)
+        self._classifier = classifier
+        self._target = target or self._step.name
+        self._shared = False
+        if breaker is not None:
+            if policy is not None or redis_url is not None or redis_client is not None:
+                raise ConfigurationError("breaker comes with its policy and its Redis; give it alone")
+            self.breaker = breaker
+        else:
+            self.breaker = self._make(policy, target, redis_url, redis_client)
+        self._record = BreakerRecord.of(self.breaker, self._target)
+
+    def _make(
+        self, policy: BreakerPolicy | None, target: str | None, redis_url: str | None, redis_client: Any
+    ) -> Breaker:
+        if redis_url is None and redis_client is None:
+            return Breaker(policy)
+        from observability_integration.resilience.breaker_shared import SharedBreaker
+        from observability_integration.resilience.breaker_redis import RedisBreakerStore
+
+        if not target:
+            raise ConfigurationError(
+                "target is required with redis_url or redis_client: by it processes find each other"
+            )
+        try:
+            store = RedisBreakerStore(redis_url, redis_client)
+        except MissingDependencyError as error:
+            logger.warning("Circuit of '%s': %s; each process goes by its own verdict", target, error)
+            return Breaker(policy)
+        self._shared = True
+        return SharedBreaker(target, store, policy)
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self._target
+
+    @property
+    def state(self) -> State:
+        """``closed``, ``open`` or ``half_open``; an open one stays open until somebody calls after its pause."""
+        return self.breaker.state
+
+    @property
+    def collects(self) -> bool:
+        """As the wrapped primitive."""
+        return self._step.collects
+
+    def gather(self, chunks: list[Any]) -> Any:
+        """As the wrapped primitive."""
+        return self._step.gather(chunks)
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """What is guarded."""
+        return [("", self._step)]
+
+    def _label(self) -> str:
+        return f"circuit breaker {self._target}{' (shared)' if self._shared else ''}"
+
+    def force_open(self, seconds: float | None = None) -> None:
+        """Opens it by hand, for as many seconds; by default for its first pause. Then it probes, as ever.
+
+        Raises:
+            ConfigurationError: `seconds` is not a finite number > 0.
+        """
+        self.breaker.force_open(seconds)
+
+    def reset(self) -> None:
+        """Closes it by hand, with a clean slate."""
+        self.breaker.reset()
+
+    async def aclose(self) -> None:
+        """Ends the exchange with other processes over Redis, if this primitive began it; it goes on by itself."""
+        if self._shared:
+            from observability_integration.resilience.breaker_shared import SharedBreaker
+
+            await cast("SharedBreaker", self.breaker).aclose()
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Makes the call, if the breaker lets it.
+
+        Raises:
+            CircuitOpenError: it does not.
+        """
+        span = self.begin(context)
+        token = spans.tracing.activate(span)
+        outcome = "cancelled"
+        try:
+            permit = self.enter(span)
+            try:
+                result = await self._call(input_data, context)
+            except BaseException as error:
+                self.leave(span, permit, error)
+                raise
+            permit.success()
+            self._record.succeeded()
+            outcome = "success"
+            return cast("Out", result)
+        except Exception as error:
+            outcome = "error"
+            spans.tracing.mark_failed(span, error)
+            raise
+        finally:
+            span.set_attribute("outcome", outcome)
+            spans.tracing.deactivate(token)
+            span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams, if the breaker lets it; a stream that ended whole is a success.
+
+        Opening it raises `CircuitOpenError` if the breaker does not.
+        """
+        from .breaker_stream import BreakerStream
+
+        return BreakerStream(self, self._step, input_data, context)
+
+    def begin(self, context: WorkflowContext | None) -> OperationSpan:
+        """Begins the span of a call."""
+        span = spans.tracing.begin(self._record.span_name, {})
+        if context is not None:
+            spans.identify(span, context)
+        return span
+
+    def enter(self, span: OperationSpan) -> Permit:
+        """Asks the breaker for leave.
+
+        Raises:
+            CircuitOpenError: it was refused, which is recorded.
+        """
+        answer = self.breaker.admit()
+        if isinstance(answer, Refusal) and last_resort.get():
+            answer = self.breaker.force_probe()
+        if isinstance(answer, Refusal):
+            self._record.refused(span)
+            raise CircuitOpenError(self._target, answer.retry_after_seconds)
+        if answer.probe:
+            span.set_attribute("circuit_breaker.probe", True)
+        return answer
+
+    def leave(self, span: OperationSpan, permit: Permit, error: BaseException | None, *, served: bool = False) -> None:
+        """Tells breaker and record how a call has ended.
+
+        Args:
+            span: of the call.
+            permit: under which it was made.
+            error: what it raised.
+            served: whether the target has done its part.
+        """
+        if served:
+            permit.success()
+            self._record.succeeded()
+        elif isinstance(error, Exception) and classify(error, self._classifier).counts_against_target:
+            permit.failure()
+            self._record.failed(span)
+        else:
+            permit.ignore()
+            self._record.ignored()

@@ -1,0 +1,245 @@
+"""ConcurrencyLimitPrimitive: no more calls at once than the other side bears; the rest wait, but not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, cast, overload
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
+from observability_integration.resilience.admission_queue import Priority, tier_of
+from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, check_seconds
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Outcome, Permit, Refused
+from observability_integration.resilience.faults import Classifier, classify
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .concurrency_record import ConcurrencyRecord
+from .lifting import call_of, lift, takes_context
+
+PriorityFunction = Callable[[Any, WorkflowContext], Priority] | Callable[[Any], Priority]
+
+_MAX_QUEUED = 1000
+
+
+class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Lets so many calls run at once; more wait for their turn, by priority (see `ConcurrencyLimit`).
+
+    A limit is counted in this process, over all its threads and event loops. A stream counts from its opening until it
+    has ended, was left, or is collected.
+
+    With an `Aimd` the limit finds its own height: a little up while calls succeed, a tenth down when one shows that the
+    other side has too much to do, which is a rate limit, an overload or a timeout (`OVERLOAD_FAULTS`). Nothing is
+    learned from a call that was cancelled, that failed in another way, whose quota is used up, or that ran into a
+    deadline from further out: the wait for its turn may have used up the time.
+
+    A call that has to wait takes its priority from ``context.tags["priority"]``, else from the knob.
+
+    Args:
+        primitive: what to limit.
+        limit: calls at once, >= 1; an `Aimd`, for this limit alone, adapts it.
+        max_queued: how many may wait, >= 0.
+        max_wait_seconds: how long each may wait, >= 0; None for as long as its deadline allows.
+        priority: ``critical``, ``high``, ``low`` or ``best_effort``, or a synchronous function of ``(input, context)``
+            or ``(input)`` that tells it. If the function fails, or there is no such priority, that is counted and
+            ``high`` is taken.
+        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`); only where the
+            limit adapts.
+        operation_name: label of the metrics; by default the wrapped primitive's name.
+        limiter: a limit to be shared with other primitives, instead of one of its own.
+
+    Raises:
+        ConfigurationError: a knob out of its range, or `limiter` together with `limit` or `max_queued`.
+    """
+
+    @overload
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        limit: int | Aimd,
+        *,
+        max_queued: int = _MAX_QUEUED,
+        max_wait_seconds: float | None = None,
+        priority: Priority | PriorityFunction = "high",
+        classifier: Classifier | None = None,
+        operation_name: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        *,
+        limiter: ConcurrencyLimit,
+        max_wait_seconds: float | None = None,
+        priority: Priority | PriorityFunction = "high",
+        classifier: Classifier | None = None,
+        operation_name: str | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        primitive: Step[In, Out],
+        limit: int | Aimd | None = None,
+        *,
+        max_queued: int = _MAX_QUEUED,
+        max_wait_seconds: float | None = None,
+        priority: Priority | PriorityFunction = "high",
+        classifier: Classifier | None = None,
+        operation_name: str | None = None,
+        limiter: ConcurrencyLimit | None = None,
+    ) -> None:
+        if limiter is None and limit is None:
+            raise ConfigurationError("limit is required, or a limiter to share")
+        if limiter is not None and (limit is not None or max_queued != _MAX_QUEUED):
+            raise ConfigurationError("limit and max_queued are the limiter's own; give either them or a limiter")
+        if max_wait_seconds is not None:
+            check_seconds("max_wait_seconds", max_wait_seconds)
+        if classifier is not None and not callable(classifier):
+            raise ConfigurationError("classifier must be a function of an exception")
+        self._priority_fn: Callable[..., Any] | None = priority if callable(priority) else None
+        self._priority_with_context = callable(priority) and _takes_context(priority)
+        self._fixed: Priority = "high" if callable(priority) else _known(priority)
+        self.limiter = limiter or ConcurrencyLimit(cast("int | Aimd", limit), max_queued=max_queued)
+        self.max_wait_seconds = max_wait_seconds
+        self._classifier = classifier
+        self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
+        self._call = call_of(self._step)
+        self._operation = operation_name or self._step.name
+        self._record = ConcurrencyRecord(self._operation, self.limiter, self._fixed)
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self._operation
+
+    @property
+    def collects(self) -> bool:
+        """As what is limited does."""
+        return self._step.collects
+
+    def gather(self, chunks: list[Any]) -> Any:
+        """As what is limited does."""
+        return self._step.gather(chunks)
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """What is limited."""
+        return [("", self._step)]
+
+    def _label(self) -> str:
+        adaptive = "adaptive, now " if self.limiter.adapts else ""
+        return f"concurrency {self._operation} ({adaptive}{self.limiter.limit} at once)"
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the wrapped primitive when there is room.
+
+        Raises:
+            ConcurrencyLimitError: there was no room in time, or no place to wait.
+        """
+        in_flight = self._record.in_flight
+        span = self.begin(context)
+        token = spans.tracing.activate(span)
+        try:
+            permit = self.limiter.try_acquire() or await self.wait(span, input_data, context)
+            outcome: Outcome = "neutral"
+            in_flight.add(1)
+            try:
+                result = await self._call(input_data, context)
+                outcome = "success"
+            except Exception as error:
+                outcome = self.outcome_of(error)
+                raise
+            finally:
+                in_flight.add(-1)
+        except Exception as error:
+            span.set_attribute("outcome", "error")
+            spans.tracing.mark_failed(span, error)
+            raise
+        except BaseException:
+            span.set_attribute("outcome", "cancelled")
+            raise
+        else:
+            span.set_attribute("outcome", "success")
+            return cast("Out", result)
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the wrapped primitive when there is room; waits for it as the stream is opened."""
+        from .concurrency_stream import ConcurrencyStream
+
+        return ConcurrencyStream(self, self._record, self._step, input_data, context)
+
+    def begin(self, context: WorkflowContext | None) -> OperationSpan:
+        """Begins the span of a call."""
+        span = spans.tracing.begin(self._record.span_name, {})
+        if context is not None:
+            spans.identify(span, context)
+        return span
+
+    async def wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> Permit:
+        """A permit for a call that found none free.
+
+        Raises:
+            ConcurrencyLimitError: there is none in time, or no place to wait.
+        """
+        tier = self._record.tier(self._priority_of(input_data, context))
+        deadline = None if context is None else context.deadline
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        tier.queued.add(1)
+        try:
+            permit = await self.limiter.acquire(tier.priority, self.max_wait_seconds, deadline)
+        except Refused as refused:
+            tier.refused(span, refused.reason, refused.waited_seconds)
+            error = ConcurrencyLimitError(self._operation, refused.reason, refused.waited_seconds, self.limiter.limit)
+        else:
+            tier.admitted(span, loop.time() - began)
+            return permit
+        finally:
+            tier.queued.add(-1)
+        raise error
+
+    def outcome_of(self, error: Exception) -> Outcome:
+        """What an adaptive limit learns from an error."""
+        if not self.limiter.adapts:
+            return "neutral"
+        fault = classify(error, self._classifier)
+        exhausted = fault.kind == "rate_limited" and fault.should_retry is False
+        # A lower limit would make the wait longer, and the wait is what may have left too little time.
+        impatient = isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited"
+        return "neutral" if fault.kind not in OVERLOAD_FAULTS or exhausted or impatient else "overload"
+
+    def _priority_of(self, input_data: Any, context: WorkflowContext | None) -> Priority:
+        try:
+            if context is not None and "priority" in context.tags:
+                return _known(context.tags["priority"])
+        except Exception as error:  # noqa: BLE001 - what a request carries must not fail the user's call
+            note_fault("concurrency.priority_tag", error)
+        if self._priority_fn is None:
+            return self._fixed
+        try:
+            if self._priority_with_context:
+                return _known(self._priority_fn(input_data, WorkflowContext() if context is None else context))
+            return _known(self._priority_fn(input_data))
+        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
+            note_fault("concurrency.priority", error)
+            return self._fixed
+
+
+def _takes_context(function: Callable[..., Any]) -> bool:
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError("priority must be a synchronous function: it is asked while others wait")
+    return takes_context(function)
+
+
+def _known(priority: Any) -> Priority:
+    if inspect.iscoroutine(priority):
+        priority.close()  # Python would warn that it was never awaited
+    tier_of(priority)
+    return cast("Priority", priority)

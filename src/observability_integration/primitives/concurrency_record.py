@@ -1,0 +1,76 @@
+"""What a ConcurrencyLimitPrimitive counts and writes on its span."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from observability_integration.resilience.admission_queue import Priority
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Reason
+from observability_integration.telemetry.instruments import (
+    CONCURRENCY_IN_FLIGHT,
+    CONCURRENCY_LIMIT,
+    CONCURRENCY_QUEUE_WAIT,
+    CONCURRENCY_QUEUED,
+    CONCURRENCY_REFUSALS,
+)
+from observability_integration.telemetry.spans import OperationSpan
+
+
+class Tier:
+    """Those of one priority who have to wait.
+
+    Args:
+        record: what they belong to, and how long they are shown.
+        priority: a label.
+    """
+
+    def __init__(self, record: ConcurrencyRecord, priority: Priority) -> None:
+        labels = record.operation, priority
+        self.priority: Priority = priority
+        self.queued = CONCURRENCY_QUEUED.declare(record, *labels)
+        self._wait = CONCURRENCY_QUEUE_WAIT.declare(record, *labels)
+        reasons: tuple[Reason, ...] = get_args(Reason)
+        self._refusals = {reason: CONCURRENCY_REFUSALS.declare(record, *labels, reason) for reason in reasons}
+
+    def admitted(self, span: OperationSpan, waited_seconds: float) -> None:
+        """Somebody waited, and got a permit."""
+        self._wait.record(waited_seconds, span)
+        span.set_attribute("concurrency.priority", self.priority)
+        span.set_attribute("concurrency.waited_seconds", waited_seconds)
+
+    def refused(self, span: OperationSpan, reason: Reason, waited_seconds: float) -> None:
+        """Somebody got none."""
+        self._refusals[reason].add()
+        span.set_attribute("concurrency.priority", self.priority)
+        span.set_attribute("concurrency.waited_seconds", waited_seconds)
+        span.set_attribute("concurrency.reason", reason)
+
+
+class ConcurrencyRecord:
+    """Levels and counts of one operation.
+
+    Attributes:
+        in_flight: how many of the operation's calls hold a permit.
+    """
+
+    def __init__(self, operation: str, limiter: ConcurrencyLimit, priority: Priority) -> None:
+        self.operation = operation
+        self.span_name = f"concurrency {operation}"
+        self.in_flight = CONCURRENCY_IN_FLIGHT.declare(self, operation)
+        self._limiter = limiter
+        self._limit = CONCURRENCY_LIMIT.declare(self, operation)
+        # The other priorities are shown once somebody has had to wait in them: most operations use one.
+        self._tiers: dict[Priority, Tier] = {priority: Tier(self, priority)}
+        limiter.watch(self)
+        self.limit_changed()
+
+    def limit_changed(self) -> None:
+        """Shows the limit that holds."""
+        self._limit.set(self._limiter.limit)
+
+    def tier(self, priority: Priority) -> Tier:
+        """The counts of a priority."""
+        tier = self._tiers.get(priority)
+        if tier is None:
+            tier = self._tiers[priority] = Tier(self, priority)
+        return tier

@@ -1,0 +1,117 @@
+"""How a stream fails over: unseen as long as none of its content was handed out, and in the open afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from observability_integration.context import WorkflowContext
+from observability_integration.resilience.faults import FaultKind
+from observability_integration.resilience.last_resort import last_resort
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream
+from .fallback_record import FallbackRecord
+from .first_content import FirstContent, broken_off
+from .streams import ObservedStream, Outcome
+
+if TYPE_CHECKING:
+    from .fallback import FallbackPrimitive, Search, Target
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRestart:
+    """Comes in the place of a chunk, where the reader asked for it: forget what you have, the answer begins anew.
+
+    Attributes:
+        target: the name of the target whose answer follows.
+        fault: what kind of fault ended the answer before.
+        chunks: how many chunks of it were handed out.
+    """
+
+    target: str
+    fault: FaultKind
+    chunks: int
+
+
+class FallbackStream(ObservedStream):
+    """One streamed call of a `FallbackPrimitive`.
+
+    Args:
+        owner: decides who is asked next.
+        record: of the owner.
+        search: how far the call has come.
+        begin: begins the span.
+        open_at: begins the stream of a target.
+        context: of the call.
+    """
+
+    def __init__(
+        self,
+        owner: FallbackPrimitive[Any, Any],
+        record: FallbackRecord,
+        search: Search,
+        begin: Callable[[], OperationSpan],
+        open_at: Callable[[Target], ChunkStream],
+        context: WorkflowContext | None,
+    ) -> None:
+        self._owner = owner
+        self._records = record
+        self._search = search
+        self._begin_span = begin
+        self._open_at = open_at
+        self._context = context
+        self._attempt: FirstContent | None = None
+
+    def _begin(self) -> OperationSpan:
+        return self._begin_span()
+
+    async def _open(self) -> None:
+        """The first chunk that is asked for opens the first target's stream."""
+
+    async def _next(self) -> Any:
+        while True:
+            if self._attempt is None:
+                self._attempt = FirstContent(self._open_at(self._search.target))
+            attempt = self._attempt
+            resort = last_resort.set(self._search.is_last_resort(last_resort.get()))
+            try:
+                return await attempt.next()
+            except StopAsyncIteration:
+                raise
+            except Exception as caught:  # noqa: BLE001 - raised again unless another target is asked
+                error = caught
+            finally:
+                last_resort.reset(resort)
+            restart = await self._turn(attempt, error)
+            if restart is not None:
+                return restart
+
+    async def _turn(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
+        """Turns to the next target, or raises what the reader is told."""
+        fault = self._owner.fault_of(error)
+        if attempt.shown and not (self._owner.restart_streams and fault.turns_to_next):
+            self._records.failed(self._span, "fault")
+            told = broken_off(self._owner.name, attempt.chunks, fault, error)
+            if told is error:
+                raise error
+            raise told from error
+        self._owner.turn(self._span, self._search, error, self._context)
+        self._attempt = None
+        await attempt.close(error)
+        if not attempt.shown:
+            return None
+        self._records.restarted(self._span)
+        return StreamRestart(self._search.target.name, fault.kind, attempt.chunks)
+
+    async def _close(self) -> None:
+        if self._attempt is not None:
+            await self._attempt.close()
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        search = self._search
+        if outcome == "cancelled":
+            self._records.cancelled(self._span)
+        elif error is None and self._attempt is not None and self._attempt.shown:
+            self._records.served(self._span, search.index, search.fault)

@@ -1,0 +1,106 @@
+"""What a HedgePrimitive counts, logs and writes on its span."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+from observability_integration import events
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import (
+    HEDGE_COST,
+    HEDGE_DELAY,
+    HEDGE_LAUNCHED,
+    HEDGE_OPERATIONS,
+    HEDGE_SUPPRESSED,
+    TIMEOUT_ABANDONED,
+    TIMEOUT_ABANDONED_ACTIVE,
+)
+from observability_integration.telemetry.spans import OperationSpan
+
+logger = logging.getLogger("observability_integration")
+
+Suppressed = Literal["warmup", "budget", "deadline"]
+Role = Literal["primary", "hedge"]
+
+
+class HedgeRecord:
+    """Outcomes of one operation. Each call ends in exactly one of `succeeded`, `failed` and `cancelled`.
+
+    Args:
+        owner: the primitive.
+        operation: label of the metrics.
+        costs: USD of one call, by role.
+    """
+
+    def __init__(self, owner: object, operation: str, costs: dict[Role, float]) -> None:
+        self.operation = operation
+        self.span_name = f"hedge {operation}"
+        self._costs = costs
+        self._unhedged = HEDGE_OPERATIONS.declare(owner, operation, "unhedged")
+        self._won = {
+            "primary": HEDGE_OPERATIONS.declare(owner, operation, "primary_won"),
+            "hedge": HEDGE_OPERATIONS.declare(owner, operation, "hedge_won"),
+        }
+        self._failed = HEDGE_OPERATIONS.declare(owner, operation, "failed")
+        self._launched = HEDGE_LAUNCHED.declare(owner, operation)
+        self._suppressed = {
+            reason: HEDGE_SUPPRESSED.declare(owner, operation, reason) for reason in ("warmup", "budget", "deadline")
+        }
+        self._delay = HEDGE_DELAY.declare(owner, operation)
+        self._winners_cost = HEDGE_COST.declare(owner, operation, "winner")
+        self._losers_cost = HEDGE_COST.declare(owner, operation, "loser")
+
+    def launched(self, span: OperationSpan, delay_seconds: float) -> None:
+        """The first call is slow, and a second one is made."""
+        self._launched.add()
+        self._delay.record(delay_seconds, span)
+        span.add_event("hedge.launched", {"hedge.delay_seconds": delay_seconds})
+
+    def suppressed(self, span: OperationSpan, reason: Suppressed) -> None:
+        """No second call is made, however slow the first one is."""
+        self._suppressed[reason].add()
+        if reason != "warmup":
+            span.add_event("hedge.suppressed", {"hedge.reason": reason})
+
+    def won(self, span: OperationSpan, role: Role) -> None:
+        """One of two calls was first to answer."""
+        self._winners_cost.add(self._costs[role])
+        span.set_attribute("hedge.winner", role)
+
+    def stopped(self, role: Role) -> None:
+        """One of two calls was cancelled, and is taken to cost as much as a whole one."""
+        self._losers_cost.add(self._costs[role])
+
+    def lost(self, span: OperationSpan, role: Role, error: BaseException) -> None:
+        """One of two calls failed while the other one was under way."""
+        span.add_event("hedge.attempt_failed", {"hedge.attempt": role, "error.type": spans.error_type(error)})
+
+    def succeeded(self, span: OperationSpan, winner: Role | None) -> None:
+        """There is an answer; `winner` is None where no second call was made."""
+        (self._unhedged if winner is None else self._won[winner]).add()
+        span.set_attribute("outcome", "success")
+
+    def failed(self, span: OperationSpan) -> None:
+        """There is none."""
+        self._failed.add()
+        span.set_attribute("outcome", "error")
+
+    def cancelled(self, span: OperationSpan) -> None:
+        """The caller went away, or the first call cancelled itself."""
+        HEDGE_OPERATIONS.series(self.operation, "cancelled").add()
+        span.set_attribute("outcome", "cancelled")
+
+    def abandoned(self, task: asyncio.Future[Any]) -> None:
+        """A call did not end when it was cancelled and was left behind: `task` is done when it does end."""
+        TIMEOUT_ABANDONED.series(self.operation).add()
+        active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
+        active.add(1)
+        task.add_done_callback(lambda _: active.add(-1))
+        logger.warning("A hedged call of '%s' did not end when it was cancelled, and was left running", self.operation)
+
+    def exhausted(self) -> None:
+        """The budget was asked for more than it has, for the first time since it was half full."""
+        logger.warning("The hedge budget of '%s' is used up: slow calls get no second one", self.operation)
+        events.emit("hedge.budget_exhausted", operation=self.operation)

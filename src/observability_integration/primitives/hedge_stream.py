@@ -1,0 +1,108 @@
+"""How a stream is hedged: two may begin, one is handed out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from observability_integration.tasks import own, wait_done
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream
+from .hedge_race import Attempt, Beginning, HedgeRace
+from .hedge_record import HedgeRecord, Role
+from .streams import ObservedStream, Outcome
+from .timeout_stream import _END as END  # pyright: ignore[reportPrivateUsage]
+from .timeout_stream import _Handover as Handover  # pyright: ignore[reportPrivateUsage]
+from .timeout_stream import _pump as pump  # pyright: ignore[reportPrivateUsage]
+
+
+class _StreamedAttempt(Attempt):
+    """A call whose chunks are handed over one by one, as they are asked for."""
+
+    __slots__ = ("handover",)
+
+    def __init__(self, role: Role, open_stream: Callable[[], ChunkStream]) -> None:
+        loop = asyncio.get_running_loop()
+        self.handover = Handover(loop)
+        answer = self.handover.ask()
+        task = own(loop.create_task(pump(Beginning(open_stream), self.handover), name=f"hedge: {role}"))
+        super().__init__(role, task, answer)
+
+    def stopping(self) -> None:
+        """It is asked for nothing any more."""
+        self.handover.leave()
+
+
+class HedgeStream(ObservedStream):
+    """One streamed call of a `HedgePrimitive`.
+
+    Args:
+        record: of the primitive.
+        begin: begins the span.
+        race: makes the race, given the span.
+        open_stream: opens a stream of the first call, and one of the second.
+    """
+
+    def __init__(
+        self,
+        record: HedgeRecord,
+        begin: Callable[[], OperationSpan],
+        race: Callable[[OperationSpan], HedgeRace],
+        open_stream: tuple[Callable[[], ChunkStream], Callable[[], ChunkStream]],
+    ) -> None:
+        self._records = record
+        self._begin_span = begin
+        self._make_race = race
+        self._open_stream = open_stream
+        self._race: HedgeRace | None = None
+        self._winner: _StreamedAttempt | None = None
+
+    def _begin(self) -> OperationSpan:
+        return self._begin_span()
+
+    async def _open(self) -> None:
+        """The first chunk that is asked for begins the race, so that a reader who takes his time makes nobody slow."""
+
+    async def _next(self) -> Any:
+        if self._race is None:
+            self._race = self._make_race(self._span)
+        race = self._race
+        try:
+            if self._winner is None:
+                primary, hedge = self._open_stream
+                self._winner = await race.decide(
+                    lambda: _StreamedAttempt("primary", primary), lambda: _StreamedAttempt("hedge", hedge)
+                )
+                delivered = self._winner.answer
+            else:
+                delivered = self._winner.handover.ask()
+                await wait_done(delivered, None)
+        except asyncio.CancelledError:
+            await race.leave()
+            raise
+        chunk = delivered.result()
+        if chunk is END:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _close(self) -> None:
+        if self._race is not None and self._winner is not None:
+            await self._race.close(self._winner)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if error is not None:
+            self._records.failed(self._span)
+        elif self._race is None or self._winner is None or outcome == "cancelled":
+            self._records.cancelled(self._span)
+        else:
+            self._records.succeeded(self._span, self._race.winner)
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._winner is not None and not self._winner.task.done():
+            self._winner.stopping()
+            loop = self._winner.task.get_loop()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._winner.task.cancel)

@@ -1,0 +1,177 @@
+"""SagaPrimitive: steps that belong together; when one fails, what the others have done is undone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry import spans
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .lifting import lift
+from .saga_record import SagaRecord
+from .saga_run import BoundStep, SagaRun
+
+
+@dataclass(frozen=True, slots=True)
+class SagaStep:
+    """A step of a saga.
+
+    Attributes:
+        action: primitive or async callable that does it; gets what the step before returned.
+        compensation: primitive or async callable of ``(result)`` or ``(result, context)`` that undoes it; gets what
+            `action` returned. None where there is nothing to undo. It should do no harm when it is run twice.
+        name: in errors, spans and labels; by default the action's name.
+    """
+
+    action: Step[Any, Any]
+    compensation: Step[Any, Any] | None = None
+    name: str | None = None
+
+
+class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+    """Runs steps one after another, each with the result of the one before; undoes them when one fails.
+
+    ==========================================  ========================================================================
+    all steps return                            the last one's result
+    a step raises                               the compensations of the steps before it run, the last one's first; the
+                                                error then passes unchanged
+    compensations fail, or take too long        the others are tried all the same; then `CompensationError`, from the
+                                                step's error
+    the caller is cancelled                     the same compensations run; then `CancelledError` passes, whatever came
+                                                of them
+    cancelled once more while they run          at once; they go on without their caller
+    a stream is left before its end             as if cancelled
+    ==========================================  ========================================================================
+
+    The step that failed, or was cancelled, has no result and is not compensated: whether it did anything, only it can
+    tell. Where that matters, let the step before choose an id and undo by that id whatever was done under it.
+
+    Compensations run one at a time in a task of their own, under a deadline of their own: neither a cancellation nor a
+    deadline that has passed stops them. They get a copy of the context with the same ``state``. A process that ends
+    takes with it what they have not done; for more than that, steps have to be kept in a store that outlives it.
+
+    Args:
+        steps: `SagaStep`, or a primitive or async callable where there is nothing to undo; at least one.
+        compensation_timeout_seconds: how long each compensation may take, > 0; it is then cancelled, and has one second
+            to clean up.
+        operation_name: label of the metrics.
+
+    Raises:
+        ConfigurationError: no steps, or a limit that is not a finite number > 0.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[SagaStep | Step[Any, Any]],
+        *,
+        compensation_timeout_seconds: float = 30.0,
+        operation_name: str = "saga",
+    ) -> None:
+        limit: Any = compensation_timeout_seconds
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
+            raise ConfigurationError(f"compensation_timeout_seconds must be > 0, got {limit!r}")
+        self._steps = _bound(steps)
+        if not self._steps:
+            raise ConfigurationError("a saga needs at least one step")
+        self.compensation_timeout_seconds = compensation_timeout_seconds
+        self._operation = operation_name
+        self._record = SagaRecord(operation_name, [step.name for step in self._steps if step.undo is not None])
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self._operation
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The steps by name, each with what undoes it."""
+        parts: list[tuple[str, WorkflowPrimitive[Any, Any]]] = []
+        for step in self._steps:
+            parts.append((step.name, step.step))
+            if step.undo_step is not None:
+                parts.append((f"undo {step.name}", step.undo_step))
+        return parts
+
+    def _label(self) -> str:
+        return f"saga {self._operation} ({len(self._steps)} steps)"
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Runs the steps, or undoes them.
+
+        Raises:
+            CompensationError: a step failed, and not all that was done before could be undone.
+        """
+        context = WorkflowContext() if context is None else context
+        span = self._begin(context)
+        token = spans.tracing.activate(span)
+        try:
+            result = await self._run(span, input_data, context)
+        except Exception as error:
+            span.set_attribute("outcome", "error")
+            spans.tracing.mark_failed(span, error)
+            raise
+        except BaseException:
+            span.set_attribute("outcome", "cancelled")
+            raise
+        else:
+            span.set_attribute("outcome", "success")
+            return result
+        finally:
+            spans.tracing.deactivate(token)
+            span.end()
+
+    async def _run(self, span: OperationSpan, input_data: In, context: WorkflowContext) -> Out:
+        run = SagaRun(self._record, span, context, self.compensation_timeout_seconds)
+        try:
+            value: Any = input_data
+            for step in self._steps:
+                run.step = step
+                value = await step.call(value, context)
+                run.done(step, value)
+        except GeneratorExit:
+            run.dropped()
+            raise
+        except BaseException as error:
+            await run.failed(error)
+            raise
+        run.completed()
+        return cast("Out", value)
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Runs all steps but the last as it is opened, and streams from that one.
+
+        The saga is complete when the stream has been read to its end.
+        """
+        from .saga_stream import SagaStream
+
+        given = WorkflowContext() if context is None else context
+        return SagaStream(
+            lambda: self._begin(given),
+            lambda span: SagaRun(self._record, span, given, self.compensation_timeout_seconds),
+            self._steps,
+            input_data,
+            given,
+        )
+
+    def _begin(self, context: WorkflowContext) -> OperationSpan:
+        span = spans.tracing.begin(self._record.span_name, {"saga.steps": len(self._steps)})
+        spans.identify(span, context)
+        return span
+
+
+def _bound(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
+    bound: list[BoundStep] = []
+    names: set[str] = set()
+    for number, given in enumerate(steps, 1):
+        step = given if isinstance(given, SagaStep) else SagaStep(given)
+        action: WorkflowPrimitive[Any, Any] = lift(step.action)
+        name = step.name or action.name
+        name = f"{name} {number}" if name in names else name
+        names.add(name)
+        bound.append(BoundStep(name, action, None if step.compensation is None else lift(step.compensation)))
+    return bound

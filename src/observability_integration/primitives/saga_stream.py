@@ -1,0 +1,94 @@
+"""How a saga streams: its last step is read, and it is complete only when that has been read to its end."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.telemetry.spans import OperationSpan
+
+from .base import ChunkStream
+from .saga_run import BoundStep, SagaRun
+from .streams import ObservedStream, Outcome
+
+
+class SagaStream(ObservedStream):
+    """The last step's stream, after the other steps. Made by `SagaPrimitive.stream`."""
+
+    def __init__(
+        self,
+        begin: Callable[[], OperationSpan],
+        start: Callable[[OperationSpan], SagaRun],
+        steps: Sequence[BoundStep],
+        input_data: Any,
+        context: WorkflowContext,
+    ) -> None:
+        self._begin_span = begin
+        self._start = start
+        self._steps = steps
+        self._input = input_data
+        self._context = context
+        self._run: SagaRun | None = None
+        self._inner: ChunkStream | None = None
+        self._chunks: AsyncIterator[Any] | None = None
+        self._patient = True
+
+    def _begin(self) -> OperationSpan:
+        return self._begin_span()
+
+    async def _open(self) -> None:
+        self._run = run = self._start(self._span)
+        *before, last = self._steps
+        try:
+            value = self._input
+            for step in before:
+                run.step = step
+                value = await step.call(value, self._context)
+                run.done(step, value)
+            run.step = last
+            inner = last.step.stream(value, self._context)
+            self._chunks = await inner.__aenter__()
+            self._inner = inner
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            await run.failed(error)
+            raise
+
+    async def _next(self) -> Any:
+        run = cast("SagaRun", self._run)
+        try:
+            return await anext(cast("AsyncIterator[Any]", self._chunks))
+        except StopAsyncIteration:
+            run.completed()
+            raise
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            await run.failed(error)
+            raise
+
+    async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        self._patient = not isinstance(exc, CancelledError)
+        await super().__aexit__(exc_type, exc, tb)
+
+    async def _close(self) -> None:
+        try:
+            if self._inner is not None:
+                await self._inner.__aexit__(None, None, None)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            await self._undo(patient=not isinstance(error, CancelledError))
+            raise
+        await self._undo(patient=self._patient)
+
+    async def _undo(self, *, patient: bool) -> None:
+        if self._run is not None and not self._run.ended:
+            await self._run.undo(patient=patient)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if self._run is not None and not self._run.ended:
+            self._run.dropped()

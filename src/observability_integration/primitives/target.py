@@ -1,0 +1,132 @@
+"""LLMTarget: one model of one provider, with all that a pipeline needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from observability_integration.errors import ConfigurationError
+from observability_integration.resilience.aimd import Aimd
+from observability_integration.resilience.backoff import Backoff
+from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience.retry_budget import RetryBudget
+
+from .base import WorkflowPrimitive
+from .completion import answer_of
+from .lifting import lift
+from .llm_call import LLMCallPrimitive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMTarget:
+    """One model of one provider, to be given to `pipeline`. What is None is as the pipeline has it.
+
+    Attributes:
+        call: async function of ``(request)`` or ``(request, context)`` that calls the provider: an async generator
+            function, or one that returns the answer, or (with `streaming`) an async iterator of chunks. A primitive is
+            taken as it is.
+        name: label of metrics, and how errors and events call it; by default `model`, or the name of `call`.
+        model: requested model, for spans and metrics.
+        provider: value of ``gen_ai.provider.name``.
+        server_url: base URL of the provider, for spans.
+        streaming: whether `call` streams; by default if it is an async generator function. Only of a call that streams
+            a slow first token, a stall or a cut can be noticed.
+        context_window: in tokens, >= 1; where it is known, a request that was too long for another target comes here
+            only if this one's is larger.
+        attempt_timeout_seconds: limit of one attempt, > 0.
+        first_chunk_seconds: limit until the first content, > 0.
+        idle_seconds: limit between two chunks with content, > 0.
+        max_attempts: attempts of one call, >= 1.
+        backoff: the waits between them.
+        retry_budget: bounds the retries of all calls; by default the target has one of its own.
+        breaker: when its circuit opens.
+        max_concurrency: calls at once, >= 1, or an `Aimd` that finds out.
+        requests_per_minute: >= 1.
+        tokens_per_minute: >= 1.
+    """
+
+    call: Any
+    name: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    server_url: str | None = None
+    streaming: bool | None = None
+    context_window: int | None = None
+    attempt_timeout_seconds: float | None = None
+    first_chunk_seconds: float | None = None
+    idle_seconds: float | None = None
+    max_attempts: int | None = None
+    backoff: Backoff | None = None
+    retry_budget: RetryBudget | None = None
+    breaker: BreakerPolicy | None = None
+    max_concurrency: int | Aimd | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def step(self) -> WorkflowPrimitive[Any, Any]:
+        """The call as a primitive, with its CLIENT span.
+
+        Raises:
+            ConfigurationError: `call` cannot be called.
+        """
+        if isinstance(self.call, WorkflowPrimitive) or not callable(self.call):
+            return lift(self.call)
+        return LLMCallPrimitive(
+            self.call,
+            model=self.model,
+            provider=self.provider,
+            server_url=self.server_url,
+            streaming=self.streaming,
+            collect=answer_of,
+        )
+
+    def label(self) -> str:
+        """Its name, or what stands for it."""
+        named = self.name or self.model
+        if named is not None:
+            return named
+        return getattr(self.call, "name", None) or getattr(self.call, "__name__", None) or type(self.call).__name__
+
+    @classmethod
+    def openai(cls, client: Any, model: str, *, parameters: Mapping[str, Any] | None = None, **knobs: Any) -> LLMTarget:
+        """A model behind the ``AsyncOpenAI`` client, or any with its ``chat.completions.create``; always streamed.
+
+        The request is a text, a list of messages, or a mapping of fields of the chat completions API; its ``model`` is
+        replaced by this one. The client's own retries are switched off for these calls: they would multiply.
+
+        Args:
+            client: the client.
+            model: the model to request.
+            parameters: further fields of each request, such as ``temperature``; those of the request come first.
+            **knobs: the other attributes of `LLMTarget`.
+
+        Raises:
+            ConfigurationError: `client` has no ``chat.completions.create``.
+        """
+        single = client.with_options(max_retries=0) if hasattr(client, "with_options") else client
+        create = getattr(getattr(getattr(single, "chat", None), "completions", None), "create", None)
+        if create is None:
+            raise ConfigurationError("client must have chat.completions.create, as AsyncOpenAI has")
+        fixed = {"stream_options": {"include_usage": True}} | dict(parameters or {})
+        knobs = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))} | knobs
+        return cls(call=_asking(create, model, fixed), model=model, streaming=True, **knobs)
+
+
+def _asking(
+    create: Callable[..., Awaitable[Any]], model: str, fixed: Mapping[str, Any]
+) -> Callable[[Any], Awaitable[Any]]:
+    async def ask(request: Any) -> Any:
+        if isinstance(request, str):
+            fields: dict[str, Any] = {"messages": [{"role": "user", "content": request}]}
+        elif isinstance(request, Mapping):
+            fields = {str(name): value for name, value in request.items()}
+        else:
+            fields = {"messages": request}
+        return await create(**{**fixed, **fields, "model": model, "stream": True})
+
+    return ask
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,156 @@
+"""`incoming` reads what another process sent along; `continue_from` puts it in force."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from observability_integration.context import (
+    Deadline,
+    WorkflowContext,
+    current_deadline,
+    earliest,
+    reset_deadline,
+    set_deadline,
+)
+from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry import remote_parent
+from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.remote_parent import RemoteParent
+
+from . import baggage, in_force
+from .baggage import Member
+from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather
+from .in_force import Ambient, Block, ambient
+
+# More than that, 115 days, is no deadline but a fault. Digits only: `int` would take "1_000" and "１２" too.
+_MILLISECONDS = re.compile(r"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What another process sent along with a request or a message.
+
+    Attributes:
+        deadline_seconds: the time that was left when it was read here, 0 or more; None where nobody set a deadline.
+        deadline: the same as a moment on this process's clock.
+        baggage: small strings, by key. Whoever sent them may have put anything there.
+        parent: the span to go on from, or None.
+        members: the baggage with the properties that it came with.
+    """
+
+    deadline_seconds: float | None = None
+    deadline: Deadline | None = None
+    baggage: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    parent: RemoteParent | None = None
+    members: Mapping[str, Member] = field(default_factory=dict[str, Member], repr=False)
+
+    def context(self) -> WorkflowContext:
+        """A workflow context with the deadline and a copy of the baggage."""
+        return WorkflowContext(baggage=dict(self.baggage), deadline=self.deadline)
+
+
+def check_seconds(knob: str, seconds: object) -> None:
+    """Refuses what is no limit.
+
+    Raises:
+        ConfigurationError: `seconds` is neither None nor a finite number > 0.
+    """
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ConfigurationError(f"{knob} must be > 0, got {seconds!r}")
+
+
+def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
+    """Reads deadline, trace and baggage; the clock of the deadline runs from this call on.
+
+    What is malformed is left out and counted in ``telemetry.faults``, whoever sent it: a peer's mistake fails no call.
+
+    Args:
+        headers: those of the request or message: a mapping, or pairs as ASGI has them; text or bytes.
+        max_seconds: a deadline further away than this is brought forward to it; > 0.
+
+    Raises:
+        ConfigurationError: `max_seconds` is not a finite number > 0.
+    """
+    check_seconds("max_seconds", max_seconds)
+    try:
+        found = gather(headers)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it holds no headers
+        note_fault("propagation.headers", error)
+        found = gather(None)
+    seconds = _deadline_seconds(found[DEADLINE])
+    if seconds is not None and max_seconds is not None:
+        seconds = min(seconds, max_seconds)
+    parent, sound = remote_parent.read(found[TRACEPARENT], found[TRACESTATE])
+    if not sound:
+        note_fault("propagation.trace", ValueError())
+    members, sound = baggage.read(found[BAGGAGE])
+    if not sound:
+        note_fault("propagation.baggage", ValueError())
+    deadline = None if seconds is None else Deadline.after(seconds, "request header")
+    values = {key: member.value for key, member in members.items()}
+    return Incoming(seconds, deadline, values, parent, members)
+
+
+def _deadline_seconds(values: list[str]) -> float | None:
+    if not values:
+        return None
+    text = values[0].strip(" \t")
+    if len(values) > 1 or not _MILLISECONDS.fullmatch(text):
+        note_fault("propagation.deadline", ValueError())
+        return None
+    return int(text) / 1000
+
+
+@contextmanager
+def continue_from(source: Headers | Incoming) -> Generator[Incoming, None, None]:
+    """Puts what came along in force for the block, and undoes it at its end, however it ends.
+
+    Within it the deadline bounds every primitive (an earlier one that is in force already stays), spans begin under the
+    remote one, and `outgoing_headers` passes all of it on.
+
+    Args:
+        source: headers, or what `incoming` made of them, as with its ``max_seconds``.
+    """
+    arrived = source if isinstance(source, Incoming) else incoming(source)
+    block = Block()
+    attached = _attach(arrived)
+    set_before = ambient.set(_with(ambient.get(), arrived, told=attached is not None))
+    deadline_before = set_deadline(earliest(current_deadline(), arrived.deadline))
+    try:
+        yield arrived
+    finally:
+        if block.ends_here():
+            reset_deadline(deadline_before)
+            ambient.reset(set_before)
+            _detach(attached)
+
+
+def _with(before: Ambient, arrived: Incoming, *, told: bool) -> Ambient:
+    own = before.baggage if told else {**before.baggage, **arrived.baggage}
+    return Ambient(arrived.parent or before.parent, own, {**before.known, **arrived.members})
+
+
+def _attach(arrived: Incoming) -> Any:
+    if not in_force.opentelemetry_in_use():
+        return None
+    from observability_integration.telemetry import trace_headers
+
+    try:
+        return trace_headers.attach(arrived.parent, arrived.baggage)
+    except Exception as error:  # noqa: BLE001 - the current span may be anybody's
+        note_fault("propagation.trace", error)
+        return None
+
+
+def _detach(attached: Any) -> None:
+    if attached is not None:
+        from observability_integration.telemetry import trace_headers
+
+        trace_headers.detach(attached)

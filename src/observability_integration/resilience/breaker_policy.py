@@ -1,0 +1,69 @@
+"""When a circuit breaker opens, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from observability_integration.errors import ConfigurationError
+
+from .backoff import check_at_least, check_count, check_positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerPolicy:
+    """When a breaker opens, and for how long.
+
+    The defaults are chosen together. A target that fails at once for 60 s, and is asked every 4 s with up to three
+    attempts, sees at most five of them: three that open the breaker, then two probes, because the shortest pauses (18.9
+    s, then 21.15 s twice) add up to more than 60 s. Down for longer, it sees one more every 21.15 s. And it is used
+    again at most 23.5 + 4 s after it is back; with pauses shorter than six times those 4 s, the third probe, which
+    finds it well, is never later than the nineteenth call. One that hangs sees also what was under way when it opened.
+
+    Attributes:
+        failure_ratio: share of the calls in the window at which it opens, above 0, at most 1. A half, as in
+            resilience4j and Hystrix: a provider with fewer faults is still worth its retries.
+        minimum_calls: calls in the window below which the ratio says nothing, >= 1. With ten calls, a target of which a
+            tenth of the calls fails shows half of them failing once in 600 windows.
+        window_seconds: how far back the ratio looks (it moves on in tenths), > 0. 30 as in Polly and Finagle.
+        consecutive_failures: failures in a row at which it opens while the window holds fewer than `minimum_calls`
+            others, so that a target with little traffic trips too; as many as one call with two retries makes. At least
+            1. With more traffic, as many failures in a row as `minimum_calls` open it: three would come by chance, with
+            a twentieth of faults once in 8,000 calls.
+        open_seconds: the first pause, > 0.
+        growth: by how much the pause grows each time a probe fails, >= 1.
+        max_open_seconds: the longest pause, >= `open_seconds`. A higher one spares a target that is down for long and
+            is paid for with the time until it is used again.
+        jitter: up to which fraction a pause is cut at random, 0 to below 1, so that replicas do not probe together.
+        probe_seconds: after which time a probe that was not heard of is given up for lost, and another one is let
+            through, > 0. Longer than a call should take: twice the 30 s that are usual for a whole call.
+        successes_to_close: probes in a row that must succeed, >= 1.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    failure_ratio: float = 0.5
+    minimum_calls: int = 10
+    window_seconds: float = 30.0
+    consecutive_failures: int = 3
+    open_seconds: float = 21.0
+    growth: float = 1.5
+    max_open_seconds: float = 23.5
+    jitter: float = 0.1
+    probe_seconds: float = 60.0
+    successes_to_close: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive("failure_ratio", self.failure_ratio)
+        if self.failure_ratio > 1:
+            raise ConfigurationError(f"failure_ratio must be <= 1, got {self.failure_ratio!r}")
+        for knob in ("minimum_calls", "consecutive_failures", "successes_to_close"):
+            check_count(knob, getattr(self, knob))
+        for knob in ("window_seconds", "open_seconds", "max_open_seconds", "probe_seconds"):
+            check_positive(knob, getattr(self, knob))
+        if self.max_open_seconds < self.open_seconds:
+            raise ConfigurationError("open_seconds must not be greater than max_open_seconds; raise max_open_seconds")
+        check_at_least("growth", self.growth, 1)
+        check_at_least("jitter", self.jitter, 0)
+        if self.jitter >= 1:
+            raise ConfigurationError(f"jitter must be < 1, got {self.jitter!r}")

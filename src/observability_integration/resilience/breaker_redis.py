@@ -1,0 +1,167 @@
+"""Verdicts in Redis: two keys for each target, both of which end by themselves, and the server's time alone.
+
+``breaker:{<hash of the target>}:verdict`` holds the last verdict and lives as long as its pause, and a tail. How much of
+the pause is left is how long the key has to live yet, less the tail: so no clock is compared with another.
+``breaker:{<hash of the target>}:probe`` holds the token of whoever may probe.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from typing import Any
+
+from observability_integration.errors import ConfigurationError, MissingDependencyError
+from observability_integration.tasks import DaemonThreads
+
+from .breaker_shared import Answer, Link, Verdict
+
+_CONNECT_SECONDS = 1.0  # for what the courier has given up waiting for
+
+_threads = DaemonThreads(max_threads=4, name="observability-breaker")
+
+# Keys: verdict, lease. Arguments: token, life of the lease in ms (0: none is wanted).
+# MGET stands where GET would do, because it answers nil for a key of another type, which is as good as none.
+_LOOK = """
+local leads = 0
+if ARGV[2] ~= '0' then
+  if redis.call('MGET', KEYS[2])[1] == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[2], ARGV[2])
+    leads = 1
+  elseif redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+    leads = 1
+  end
+end
+return {redis.call('MGET', KEYS[1])[1], redis.call('PTTL', KEYS[1]), leads}
+"""
+
+# Keys: verdict, lease. Arguments: token, verdict, its life in ms, whether one that runs is kept.
+_SAY = """
+if redis.call('MGET', KEYS[2])[1] == ARGV[1] then redis.call('DEL', KEYS[2]) end
+local said, left = redis.call('MGET', KEYS[1])[1], redis.call('PTTL', KEYS[1])
+local tail = said and string.match(said, '^%w+:open:%d+:(%d+)$')
+if ARGV[4] == '1' and tail and left > tonumber(tail) then return {said, left, 0} end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return {ARGV[2], tonumber(ARGV[3]), 0}
+"""
+
+
+class RedisBreakerStore:
+    """A `VerdictStore` in Redis 6 or later: a single server, a Sentinel's master or a cluster.
+
+    Args:
+        url: e.g. ``redis://localhost:6379/0``; each courier has a client of its own then, and closes it.
+        client: a redis-py client of the caller's, asynchronous or not, with decoded answers or not.
+
+    Raises:
+        MissingDependencyError: the redis package is not installed.
+        ConfigurationError: both or neither are given, or what is given is no URL or no client.
+    """
+
+    def __init__(self, url: str | None = None, client: Any = None) -> None:
+        if (url is None) == (client is None):
+            raise ConfigurationError("give one of redis_url and redis_client")
+        self._url = url
+        self._given = client
+        if url is not None:
+            client = self._make()
+        execute = getattr(client, "execute_command", None)
+        if not callable(execute) or isinstance(client, type):
+            raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
+        # A wrapper around the method may hide what the class shows.
+        self._awaits = any(
+            inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
+        )
+
+    def _make(self) -> Any:
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+            from redis.exceptions import ConnectionError as BrokenConnection
+        except ImportError as error:
+            raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
+        # One attempt, and the courier decides; but on a connection that the server has closed meanwhile, another one.
+        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, (BrokenConnection,)), "protocol": 2}
+        try:
+            return Redis.from_url(
+                str(self._url),
+                socket_timeout=None,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                **options,
+                **_unannounced(),
+            )
+        except (ValueError, TypeError, AttributeError):
+            # What the client says may quote the password.
+            raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
+
+    @asynccontextmanager
+    async def link(self, target: str) -> AsyncGenerator[Link, None]:
+        """A way to the verdicts on one target."""
+        if self._url is None:
+            yield _RedisLink(target, self._given, self._awaits)
+            return
+        client = self._make()
+        try:
+            yield _RedisLink(target, client, True)
+        finally:
+            await client.aclose()
+
+
+class _RedisLink:
+    def __init__(self, target: str, client: Any, awaits: bool) -> None:
+        name = blake2b(target.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        self._keys = f"breaker:{{{name}}}:verdict", f"breaker:{{{name}}}:probe"
+        self._client = client
+        self._awaits = awaits
+
+    async def look(self, token: str, lease_seconds: float) -> Answer:
+        """See `Link.look`."""
+        return _answer(await self._run(_LOOK, token, _ms(lease_seconds)))
+
+    async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
+        """See `Link.say`."""
+        state = "open" if verdict.open else "closed"
+        said = f"{verdict.id}:{state}:{_ms(verdict.longest_seconds)}:{_ms(tail_seconds)}"
+        life = max(1, _ms(verdict.left_seconds + tail_seconds))
+        return _answer(await self._run(_SAY, token, said, life, int(keep)))
+
+    async def _run(self, script: str, *args: Any) -> Any:
+        # By its text each time: once a second does not repay the bookkeeping of its hash.
+        command = "EVAL", script, len(self._keys), *self._keys, *args
+        if self._awaits:
+            return await self._client.execute_command(*command)
+        answer = await _threads.run(self._client.execute_command, *command)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+def _unannounced() -> dict[str, Any]:
+    """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
+    try:
+        import redis.driver_info  # noqa: F401 - there in newer versions, which have this option in place of the others
+    except ImportError:
+        return {"lib_name": None, "lib_version": None}
+    return {"driver_info": None}
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _answer(said: Any) -> Answer:
+    if not isinstance(said, list | tuple):
+        return Answer(None, False)  # a stand-in for a client
+    text, life_ms, leads = said
+    return Answer(_verdict(text, int(life_ms)), int(leads) == 1)
+
+
+def _verdict(text: Any, life_ms: int) -> Verdict | None:
+    if isinstance(text, bytes):
+        text = text.decode("ascii", "replace")
+    parts = text.split(":") if isinstance(text, str) else []
+    # Nobody but the scripts should write verdicts; what anybody else wrote is none.
+    if len(parts) != 4 or parts[1] not in ("open", "closed") or not all(part.isdecimal() for part in parts[2:]):
+        return None
+    return Verdict(parts[0], parts[1] == "open", (life_ms - int(parts[3])) / 1000, int(parts[2]) / 1000)

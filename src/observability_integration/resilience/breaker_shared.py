@@ -1,0 +1,345 @@
+"""A breaker whose verdict is shared with other processes, through a store that no call ever waits for.
+
+In each event loop one background task, the *courier*, says what this breaker has found out and looks what others have.
+Where one process opens, the others do so as soon as they look; and when the pause is over, one of them all holds the
+lease on the probe, which a call finds in its hand or not. A store that fails, or has not been heard of for a while, is
+as good as none: then this process goes by its own verdict, and probes by itself.
+
+A verdict that comes from elsewhere is not said again, and one found here is not overruled by what was read before it.
+Probes that a last target forces need no lease: they may be out in several processes, one in each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import random as _random
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from observability_integration import events
+from observability_integration.tasks import announce, cancel_until_done, own, wait_done
+from observability_integration.telemetry import spans
+
+from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, Why
+
+T = TypeVar("T")
+logger = logging.getLogger("observability_integration")
+
+_LOOK_SECONDS = 1.0  # between two looks at what others have found out
+_ANSWER_SECONDS = 0.5  # how long the store may take
+_TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to wait for the one who leads
+_LEASE_SECONDS = 5.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
+_QUIET_SECONDS = 60.0  # without a call, after which nobody looks any more
+_QUIET_OPEN_SECONDS = 600.0  # the same while it is not closed, when there is more to be missed
+_RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first comes after a look's time
+
+
+class Verdict(NamedTuple):
+    """What one process has found out about a target.
+
+    Attributes:
+        id: tells it from all others.
+        open: whether the target is not to be called.
+        left_seconds: of the pause; 0 or less when it is over.
+        longest_seconds: the pause before it was cut at random, from which the next one grows.
+    """
+
+    id: str
+    open: bool
+    left_seconds: float
+    longest_seconds: float
+
+
+class Answer(NamedTuple):
+    """What the store says.
+
+    Attributes:
+        verdict: the last one, if there is any.
+        leads: whether the one who asked holds the lease on the probe.
+    """
+
+    verdict: Verdict | None
+    leads: bool
+
+
+class Link(Protocol):
+    """A way to the store, for one target and one event loop."""
+
+    async def look(self, token: str, lease_seconds: float) -> Answer:
+        """The last verdict; takes or renews the lease as well, if `lease_seconds` is above 0 and nobody else has it."""
+        ...
+
+    async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
+        """Puts a verdict in the place of the last one, and gives the lease back, if `token` holds it.
+
+        Args:
+            token: who says it.
+            verdict: what is said.
+            tail_seconds: how long it is kept after its pause.
+            keep: whether one that says ``open`` already, and whose pause is not over, stays as it is.
+        """
+        ...
+
+
+class VerdictStore(Protocol):
+    """Where verdicts are kept."""
+
+    def link(self, target: str) -> AbstractAsyncContextManager[Link]:
+        """A way to it, open for as long as the block lasts."""
+        ...
+
+
+class _News(NamedTuple):
+    id: str
+    open: bool
+    keep: bool
+
+
+class _Courier:
+    """The exchange in one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.token = f"{_random.getrandbits(64):016x}"
+        self.task: asyncio.Task[None] | None = None
+        self.asked = True
+        self.asked_at = loop.time()
+        self._loop = loop
+        self._woken: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> None:
+        announce(self._woken)
+
+    async def rest(self, seconds: float) -> None:
+        """Sleeps, until it is woken at the latest; what woke it before it went to sleep counts."""
+        await wait_done(self._woken, seconds)
+        if self._woken.done():
+            self._woken = self._loop.create_future()
+
+
+class SharedBreaker(Breaker):
+    """A breaker that other processes share.
+
+    Args:
+        target: name of the target; breakers of the same name on the same store share the verdict.
+        store: where verdicts are kept.
+        policy: when it opens, and for how long; better the same in all processes.
+        on_transition: as for `Breaker`. A change that came from elsewhere has the reason ``shared``.
+        clock: as for `Breaker`.
+        random: as for `Breaker`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        store: VerdictStore,
+        policy: BreakerPolicy | None = None,
+        *,
+        on_transition: OnTransition | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        super().__init__(policy, on_transition=on_transition, clock=clock, random=random)
+        self.target = target
+        self._store = store
+        self._couriers: dict[asyncio.AbstractEventLoop, _Courier] = {}
+        self._closing = False
+        self._away = False
+        self._heard_at = -math.inf
+        self._leads_until = -math.inf
+        self._known = ""
+        self._news: _News | None = None
+
+    def admit(self, now: float | None = None) -> Permit | Refusal:
+        """As `Breaker.admit`; sees to it that somebody exchanges verdicts in the running event loop."""
+        self._see_to_courier()
+        return super().admit(now)
+
+    def force_probe(self, now: float | None = None) -> Permit | Refusal:
+        """As `Breaker.force_probe`."""
+        self._see_to_courier()
+        return super().force_probe(now)
+
+    def force_open(self, seconds: float | None = None) -> None:
+        """As `Breaker.force_open`, for all who share it."""
+        super().force_open(seconds)
+        self._see_to_courier()
+
+    def reset(self) -> None:
+        """As `Breaker.reset`, for all who share it."""
+        super().reset()
+        self._see_to_courier()
+
+    async def aclose(self) -> None:
+        """Says what is yet to be said, if the store takes it in time, and ends the exchange; the breaker goes on."""
+        self._closing = True
+        courier = self._couriers.get(asyncio.get_running_loop())
+        if courier is None or courier.task is None:
+            return
+        courier.wake()
+        if not await wait_done(courier.task, 2 * _ANSWER_SECONDS):
+            cancel_until_done(courier.task)
+            await wait_done(courier.task, 2 * _ANSWER_SECONDS)
+
+    def _may_probe(self, now: float) -> bool:
+        return self._closing or now - self._heard_at > _TRUST_SECONDS or now < self._leads_until
+
+    def _open(self, why: Why, since: float, now: float) -> None:
+        super()._open(why, since, now)
+        self._announce(open_=True, keep=why in ("failure_ratio", "consecutive_failures"))
+
+    def _close(self, why: Why) -> None:
+        super()._close(why)
+        self._announce(open_=False, keep=False)
+
+    def _announce(self, *, open_: bool, keep: bool) -> None:
+        self._news = _News(f"{_random.getrandbits(64):016x}", open_, keep)
+        try:
+            courier = self._couriers.get(asyncio.get_running_loop())
+        except RuntimeError:
+            return  # it is said at the next look of whoever looks
+        if courier is not None:
+            courier.wake()
+
+    def _see_to_courier(self) -> None:
+        if self._closing:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        courier = self._couriers.get(loop)
+        if courier is not None:
+            courier.asked = True
+            return
+        for ended in [known for known in list(self._couriers) if known.is_closed()]:
+            self._couriers.pop(ended, None)
+        courier = self._couriers[loop] = _Courier(loop)
+        # In an empty context: it is no part of the call that happened to come first.
+        courier.task = own(
+            loop.create_task(self._run(loop, courier), name="circuit breaker courier", context=contextvars.Context())
+        )
+
+    async def _run(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> None:
+        failures = 0
+        try:
+            while True:
+                try:
+                    async with self._store.link(self.target) as link:
+                        while True:
+                            await self._exchange(link, courier)
+                            failures = 0
+                            if self._may_go(loop, courier):
+                                return
+                            await courier.rest(_LOOK_SECONDS * _random.uniform(0.8, 1.0))  # noqa: S311
+                except Exception as error:  # noqa: BLE001 - whatever it is, each process goes on by itself
+                    self._lost(error)
+                    failures += 1
+                if self._may_go(loop, courier):
+                    return
+                pause = min(_RETRY_MAX_SECONDS, _LOOK_SECONDS * 2 ** min(failures - 1, 16))
+                # Half to full: processes that lost the store together must not return to it together.
+                await asyncio.sleep(pause * _random.uniform(0.5, 1.0))  # noqa: S311
+        finally:
+            if self._couriers.get(loop) is courier:
+                del self._couriers[loop]
+
+    def _may_go(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> bool:
+        limit = _QUIET_SECONDS if self._state == "closed" else _QUIET_OPEN_SECONDS
+        return self._closing or loop.time() - courier.asked_at > limit
+
+    async def _exchange(self, link: Link, courier: _Courier) -> None:
+        """Says what there is to say, or looks; and looks again for the lease, if only that has shown a need of it."""
+        loop = asyncio.get_running_loop()
+        asked, courier.asked = courier.asked, False
+        if asked:
+            courier.asked_at = loop.time()
+        for _ in range(2):
+            began = self._clock()
+            news = self._news
+            wants = news is None and self._wants_to_lead(began, asked)
+            verdict = None if news is None else self._verdict(news, began)
+            if verdict is None:
+                answer = await _in_time(link.look(courier.token, _LEASE_SECONDS if wants else 0.0))
+            else:
+                keep = news is not None and news.keep
+                answer = await _in_time(link.say(courier.token, verdict, self.policy.probe_seconds, keep=keep))
+            self._heard(answer, news, began)
+            if wants or not self._wants_to_lead(self._clock(), asked):
+                return
+
+    def _wants_to_lead(self, now: float, asked: bool) -> bool:
+        with self._lock:
+            if self._state == "half_open":
+                return now < self._leads_until if self._probe is not None else asked
+            return asked and self._state == "open" and self._left(now) <= _LOOK_SECONDS
+
+    def _verdict(self, news: _News, now: float) -> Verdict | None:
+        with self._lock:
+            if not news.open:
+                # Kept until all who opened before have probed by themselves.
+                return Verdict(news.id, False, self.policy.max_open_seconds, self._longest)
+            left = self._left(now)
+            return Verdict(news.id, True, left, self._longest) if left + self.policy.probe_seconds > 0 else None
+
+    def _heard(self, answer: Answer, news: _News | None, began: float) -> None:
+        now = self._clock()
+        verdict = answer.verdict
+        with self._lock:
+            self._heard_at = now
+            # The lease began in the store no sooner than the question was asked here.
+            self._leads_until = began + _LEASE_SECONDS if answer.leads else -math.inf
+            if news is not None and self._news is news:
+                self._news = None
+                self._known = news.id
+            if verdict is not None and verdict.id != self._known and self._news is None:
+                self._known = verdict.id
+                self._follow(verdict, now)
+        self._catch_up()
+        if self._away:
+            self._away = False
+            logger.warning("Circuit of '%s': the verdict is shared with other processes again", self.target)
+            events.emit("circuit_breaker.backend.recovered", target=self.target)
+
+    def _follow(self, verdict: Verdict, now: float) -> None:
+        if not verdict.open:
+            if self._state != "closed":
+                super()._close("shared")
+        elif self._probe is None:  # else our own probe will tell, and is more recent
+            policy = self.policy
+            self._longest = min(policy.max_open_seconds, max(policy.open_seconds, verdict.longest_seconds))
+            self._paused_at, self._pause_seconds = now, max(0.0, verdict.left_seconds)
+            self._early = False
+            if self._state != "open":
+                self._turn("open", "shared")
+
+    def _lost(self, error: Exception) -> None:
+        self._heard_at = self._leads_until = -math.inf
+        if self._away:
+            return
+        self._away = True
+        kind = spans.error_type(error)
+        logger.warning(
+            "Circuit of '%s': the verdict is not shared (%s); this process goes by its own until the store is back",
+            self.target,
+            kind,
+        )
+        events.emit("circuit_breaker.backend.degraded", target=self.target, error_type=kind)
+
+
+async def _in_time(work: Coroutine[Any, Any, T]) -> T:
+    # A task of its own: a client that is slow to notice a cancellation must not hold the courier up.
+    task = own(asyncio.get_running_loop().create_task(work, name="circuit breaker store"))
+    try:
+        ended = await wait_done(task, _ANSWER_SECONDS)
+    except asyncio.CancelledError:
+        cancel_until_done(task)
+        raise
+    if not ended or task.cancelled():
+        cancel_until_done(task)
+        raise TimeoutError
+    return task.result()

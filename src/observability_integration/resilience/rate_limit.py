@@ -1,0 +1,395 @@
+"""Who may call now, who waits and who is refused, so that no minute sees more requests or tokens than allowed.
+
+A call reserves one request and the tokens that it is expected to use, and settles what it did use. Each event loop has
+a line of waiting calls, first come first served; the lines of one process draw on one `Ledger`, and those of several
+processes on a shared one. A line is touched in its own loop alone, and the numbers are the ledger's, so any number of
+loops and threads may use one limiter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from observability_integration.tasks import announce, spawn, wait_done
+
+from .rate_limit_guard import GuardedLedger
+from .rate_limit_headers import Standing, Told
+from .rate_limit_ledger import TOLERANCE_SECONDS, Bucket, Ledger, Verdict
+from .rate_limit_line import Line, Refused, Reservation, Waiter
+from .rate_limit_shared import Answer, News, Terms
+
+WithoutBackend = Literal["local", "refuse"]
+
+_ASK_AGAIN_SECONDS = 1.0  # others may have given back meanwhile
+_ASKED_SECONDS = 0.25  # so long may it take until a shared ledger has answered those who cannot wait
+_COME_BACK_SECONDS = 1.0  # what is said to those who are refused while a shared ledger is away
+#: The longest that the provider's word keeps everybody waiting; then one asks again.
+LONGEST_GATE_SECONDS = 600.0
+
+
+class RateLimit:
+    """Requests and tokens per minute.
+
+    ==================================  ================================================================================
+    there is enough, and nobody waits   it goes at once
+    others wait, or there is too little  it waits behind them; at most so long as it is given, else it is refused
+    it would have to wait longer         refused at once, as far as that is known by then
+    it needs more tokens than a minute   refused at once: it can never go
+    cancelled while waiting              it has taken nothing, and keeps nobody waiting
+    it used less than it reserved        what is left over is put back, and may let others go earlier
+    it used more                         the rest is charged, also as a debt
+    ==================================  ================================================================================
+
+    Args:
+        requests_per_minute: > 0, or None for no limit.
+        tokens_per_minute: > 0, or None for no limit.
+        burst_seconds: of how many seconds the allowance may be saved up, >= 0.
+        learn: let a provider that states its limits lower these, or set the ones that are not given.
+        shared: a ledger that several processes share.
+        without_backend: while that one is away, ``local`` limits this process by itself, ``refuse`` refuses all calls.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        *,
+        burst_seconds: float = 60.0,
+        learn: bool = True,
+        shared: GuardedLedger | None = None,
+        without_backend: WithoutBackend = "local",
+    ) -> None:
+        self._given = (requests_per_minute, tokens_per_minute)
+        self._ledger = Ledger(requests_per_minute, tokens_per_minute, burst_seconds)
+        self._learns = learn
+        self._shared = shared
+        self._refuses = without_backend == "refuse"
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        self._latest: Line | None = None
+        self._news: deque[News] = deque()
+        self._telling: asyncio.Task[None] | None = None
+        self._away = False
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """Requests and tokens per minute, as they are in force; None for no limit."""
+        requests, tokens = self._ledger.requests, self._ledger.tokens
+        return None if requests is None else requests.per_minute, None if tokens is None else tokens.per_minute
+
+    @property
+    def capacities(self) -> tuple[float | None, float | None]:
+        """How many requests and tokens may be saved up; None for no limit."""
+        requests, tokens = self._ledger.requests, self._ledger.tokens
+        return None if requests is None else requests.capacity, None if tokens is None else tokens.capacity
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is a limit of tokens."""
+        return self._ledger.tokens is not None
+
+    def left(self) -> tuple[float | None, float | None]:
+        """What is left of requests and tokens, 0 or more; None without a limit. Needs a running event loop."""
+        return self._ledger.left(asyncio.get_running_loop().time())
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait now."""
+        return sum(line.size for line in list(self._lines.values()))
+
+    def try_reserve(self, tokens: float) -> Reservation | None:
+        """Leave to call now, if nobody waits and there is enough; never asks a shared ledger.
+
+        Needs a running event loop.
+        """
+        loop = asyncio.get_running_loop()
+        line = self._latest
+        if line is None or line.loop is not loop:
+            line = self._line_of(loop)
+        if line.waiters or self._shared is not None:
+            return None
+        ledger, now = self._ledger, loop.time()
+        bucket = ledger.tokens
+        if bucket is not None and tokens > bucket.most:
+            return None
+        taken = ledger.take_one(tokens, now)
+        return None if taken is None else Reservation(tokens, now, 0.0, False, taken)
+
+    async def reserve(self, tokens: float, patience_seconds: float) -> Reservation:
+        """Leave to call, to be settled or cancelled in the end; waits for it if need be.
+
+        Args:
+            tokens: what the call is expected to use, >= 0.
+            patience_seconds: for how long to wait at the most, >= 0. A shared ledger is asked also by who cannot wait.
+
+        Raises:
+            Refused: there is none in time, or can never be.
+        """
+        ready = self.try_reserve(tokens)
+        if ready is not None:
+            return ready
+        bucket = self._ledger.tokens
+        if bucket is not None and tokens > bucket.most:
+            raise Refused("tokens", None, 0.0)
+        loop = asyncio.get_running_loop()
+        line, now = self._line_of(loop), loop.time()
+        if self._shared is None:
+            verdict = self._ledger.estimate(line.size, line.tokens, tokens, now)
+            if verdict.wait_seconds > patience_seconds + TOLERANCE_SECONDS:
+                raise Refused(verdict.limit, verdict.wait_seconds, 0.0)
+        waiter = Waiter(tokens, now, now + patience_seconds, loop.create_future())
+        line.join(waiter)
+        self._pump(line)
+        try:
+            least = 0.0 if self._shared is None else _ASKED_SECONDS
+            await wait_done(waiter.turn, max(patience_seconds, least), waiter.turn)
+        except BaseException:  # cancelled, or thrown away: in a garbage collection perhaps
+            self._leave(line, waiter)
+            raise
+        if waiter.reservation is not None:
+            return waiter.reservation
+        if waiter.refusal is None:
+            self._leave(line, waiter)
+            verdict = self._ledger.estimate(0, 0.0, tokens, loop.time())
+            waiter.refusal = Refused(verdict.limit, verdict.wait_seconds, loop.time() - now)
+        raise waiter.refusal
+
+    def settle(self, reservation: Reservation, tokens: float | None) -> None:
+        """Ends a reservation with what was used; None leaves it at what was reserved. Any thread; once."""
+        if reservation.held:
+            reservation.held = False
+            if tokens is not None and tokens != reservation.tokens:
+                self._give_back(reservation, 0.0, reservation.tokens - tokens)
+
+    def cancel(self, reservation: Reservation) -> None:
+        """Ends a reservation for which no call was made: all is put back. Any thread; once."""
+        if reservation.held:
+            reservation.held = False
+            self._give_back(reservation, 1.0, reservation.tokens)
+
+    def learn(self, told: Told, reservation: Reservation | None = None) -> None:
+        """Takes in what the provider says about its limits. Needs a running event loop.
+
+        Args:
+            told: what it says.
+            reservation: of the call that it said it to; None for what was said just now.
+        """
+        if not self._learns:
+            return
+        now = asyncio.get_running_loop().time()
+        ledger = self._ledger
+        _learn_limit(told.requests, self._given[0], ledger.requests, ledger.set_requests)
+        _learn_limit(told.tokens, self._given[1], ledger.tokens, ledger.set_tokens)
+        passed, requests_since, tokens_since = 0.0, 0.0, 0.0
+        if reservation is not None:
+            taken = ledger.taken
+            passed = now - reservation.began
+            requests_since, tokens_since = taken[0] - reservation.taken[0], taken[1] - reservation.taken[1]
+        most_requests = _left(told.requests, ledger.requests, passed, requests_since)
+        most_tokens = _left(told.tokens, ledger.tokens, passed, tokens_since)
+        pause = max(told.requests.pause_seconds, told.tokens.pause_seconds)
+        if told.limited:
+            # Whatever was saved up here, the provider has nothing of it.
+            most_requests = 0.0 if told.requests.remaining is None else most_requests
+            most_tokens = 0.0 if told.tokens.remaining is None else most_tokens
+            pause = max(pause, told.retry_after_seconds or 0.0)
+        pause = min(pause, LONGEST_GATE_SECONDS)
+        if most_requests is None and most_tokens is None and pause <= 0:
+            return
+        ledger.lower(most_requests, most_tokens, now)
+        if pause > 0:
+            ledger.close_until(now + pause)
+            for line in list(self._lines.values()):
+                _soon(line.loop, self._turn_away, line)
+        if self._shared is not None:
+            self._tell(News(0.0, 0.0, most_requests, most_tokens, pause))
+
+    async def aclose(self) -> None:
+        """Closes the connections to a shared ledger that were opened for the running loop."""
+        if self._shared is not None:
+            telling = self._telling
+            if telling is not None and telling.get_loop() is asyncio.get_running_loop():
+                await wait_done(telling, None)
+            await self._shared.aclose()
+
+    def _give_back(self, reservation: Reservation, requests: float, tokens: float) -> None:
+        # From any thread, and in a garbage collection: nothing here waits for a lock.
+        if reservation.shared and self._shared is not None and self._shared.in_use:
+            self._tell(News(requests, tokens))
+            return
+        self._ledger.give_back(requests, tokens)
+        for line in list(self._lines.values()):
+            if line.waiters:
+                _soon(line.loop, self._pump, line)
+
+    def _leave(self, line: Line, waiter: Waiter) -> None:
+        line.leave(waiter)
+        if waiter.reservation is not None:
+            self.cancel(waiter.reservation)
+        _soon(line.loop, self._pump, line)
+
+    def _line_of(self, loop: asyncio.AbstractEventLoop) -> Line:
+        line = self._lines.get(loop)
+        if line is None:
+            # A loop in which nobody waits is forgotten, or it could never be collected.
+            kept = {used: other for used, other in self._lines.items() if other.waiters and not used.is_closed()}
+            line = kept[loop] = Line(loop)
+            self._lines = kept
+        self._latest = line
+        return line
+
+    # What follows runs in the line's own loop.
+
+    def _pump(self, line: Line) -> None:
+        """Lets go who may, and sees to it that the next one is looked at in time."""
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        if line.asking is not None:
+            return
+        batch = line.first()
+        self._away = self._away or (self._shared is not None and not self._shared.look())
+        if self._shared is None:
+            self._take_here(line, batch)
+        elif self._shared.in_use:
+            if batch or line.claims:
+                line.asking = spawn(self._ask(self._shared, line, batch), name="rate limit")
+        elif self._refuses:
+            for waiter in list(line.waiters):
+                self._refuse(line, waiter, Verdict(0, _COME_BACK_SECONDS, "requests"))
+        else:
+            self._take_here(line, batch)
+
+    def _take_here(self, line: Line, batch: list[Waiter]) -> None:
+        if not batch and not line.claims:
+            return
+        while True:
+            calls = ((waiter.tokens, waiter.since) for waiter in batch)
+            verdict = self._ledger.take(line, calls, line.loop.time())
+            if not self._grant(line, batch, verdict, shared=False) or not batch:
+                return
+            batch = line.first()
+
+    async def _ask(self, shared: GuardedLedger, line: Line, batch: list[Waiter]) -> None:
+        now = line.loop.time()
+        try:
+            answer = await self._exchange(shared, line.name, [(each.tokens, now - each.since) for each in batch])
+        finally:
+            line.asking = None
+        if answer is None:
+            self._pump(line)  # it is out of use by now
+        elif self._grant(line, batch, answer.verdict, shared=True):
+            if line.first():
+                self._pump(line)
+        else:
+            self._turn_away(line, answer.verdict)
+
+    def _grant(self, line: Line, batch: list[Waiter], verdict: Verdict, *, shared: bool) -> bool:
+        """Tells who may go; False if one of the batch has to wait, who is looked at again in time."""
+        now = line.loop.time()
+        for waiter in batch[: verdict.granted]:
+            if shared:
+                self._ledger.note_taken(waiter.tokens)
+            waited = now - waiter.since if waiter.waits else 0.0
+            reservation = Reservation(waiter.tokens, now, waited, shared, self._ledger.taken)
+            if waiter.gone:  # while the ledger was asked
+                self.cancel(reservation)
+            else:
+                line.leave(waiter)
+                waiter.reservation = reservation
+                announce(waiter.turn)
+        line.claims = verdict.granted < len(batch)
+        if line.claims:
+            line.hold()
+            line.timer = line.loop.call_later(min(verdict.wait_seconds, _ASK_AGAIN_SECONDS), self._pump, line)
+        return not line.claims
+
+    def _turn_away(self, line: Line, first: Verdict | None = None) -> None:
+        """Refuses those for whom it is clear by now that there will be no room in time."""
+        now, ahead, tokens = line.loop.time(), 0, 0.0
+        for waiter in list(line.waiters):
+            if waiter.gone:
+                continue
+            verdict = self._ledger.estimate(ahead, tokens, waiter.tokens, now)
+            if first is not None and first.wait_seconds > verdict.wait_seconds:
+                verdict = first
+            if now + verdict.wait_seconds > waiter.until + TOLERANCE_SECONDS:
+                self._refuse(line, waiter, verdict)
+            else:
+                ahead += 1
+                tokens += waiter.tokens
+        if not ahead:
+            _soon(line.loop, self._pump, line)  # nothing is to be held for them any more
+
+    def _refuse(self, line: Line, waiter: Waiter, verdict: Verdict) -> None:
+        if not waiter.gone:
+            line.leave(waiter)
+            waiter.refusal = Refused(verdict.limit, verdict.wait_seconds, line.loop.time() - waiter.since)
+            announce(waiter.turn)
+
+    # What follows is about a ledger that is shared.
+
+    def _tell(self, news: News) -> None:
+        """Sees to it that the news arrive soon; nobody waits for that."""
+        self._news.append(news)
+        line = self._latest
+        if line is not None:
+            _soon(line.loop, self._tell_soon)
+
+    def _tell_soon(self) -> None:
+        telling = self._telling
+        if self._news and (telling is None or telling.done() or telling.get_loop().is_closed()):
+            self._telling = spawn(self._tell_all(), name="rate limit news")
+
+    async def _tell_all(self) -> None:
+        while self._news and self._shared is not None:
+            await self._exchange(self._shared, "news", [])
+        for line in list(self._lines.values()):
+            if line.waiters:
+                _soon(line.loop, self._pump, line)
+
+    async def _exchange(self, shared: GuardedLedger, line: str, calls: list[tuple[float, float]]) -> Answer | None:
+        news = News()
+        while self._news:
+            news = news.and_then(self._news.popleft())
+        if self._away:  # it may have forgotten everything meanwhile, and knows nothing of what was used here
+            news = news.and_then(News(0.0, 0.0, *self.left()))
+        requests, tokens = self._ledger.requests, self._ledger.tokens
+        terms = Terms(
+            *((0.0, 0.0) if requests is None else (requests.rate, requests.capacity)),
+            *((0.0, 0.0) if tokens is None else (tokens.rate, tokens.capacity)),
+        )
+        answer = await shared.take(line, terms, news, calls)
+        if answer is None:
+            self._ledger.give_back(news.requests, news.tokens)
+        else:
+            self._away = False
+            # So the ledger here goes on from there when the shared one goes out of use.
+            now = asyncio.get_running_loop().time()
+            self._ledger.adopt(answer.requests, answer.tokens, answer.closed_seconds, now)
+        return answer
+
+
+def _learn_limit(
+    standing: Standing, given: float | None, bucket: Bucket | None, change: Callable[[float | None], None]
+) -> None:
+    if standing.limit is None:
+        return
+    limit = standing.limit if standing.is_per_minute else None
+    if given is not None:
+        limit = given if limit is None else min(given, limit)
+    if limit != (None if bucket is None else bucket.per_minute):
+        change(limit)
+
+
+def _left(standing: Standing, bucket: Bucket | None, passed_seconds: float, taken: float) -> float | None:
+    return None if bucket is None else standing.left_by_now(bucket.rate * passed_seconds - taken)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+    """Calls back in the next turn of a loop; in none, if it is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *args)

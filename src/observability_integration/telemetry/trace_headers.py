@@ -1,0 +1,56 @@
+"""OpenTelemetry's half of what crosses a process boundary: parent and baggage in its context, links to other traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import baggage as baggage_api
+from opentelemetry import context as context_api
+from opentelemetry import trace as trace_api
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace.span import TraceState
+
+from .remote_parent import RemoteParent
+
+
+def attach(parent: RemoteParent | None, baggage: Mapping[str, str]) -> Any:
+    """Makes a remote span the parent of what begins from here on, adds to the baggage, and returns a token.
+
+    A span that is current and of the same trace stays current: an instrumentation of the server has already gone on
+    from the remote one, and what follows belongs under its span.
+    """
+    context = context_api.get_current()
+    if parent is not None and trace_api.get_current_span(context).get_span_context().trace_id != parent.trace_id:
+        context = trace_api.set_span_in_context(NonRecordingSpan(_span_context(parent)), context)
+    for key, value in baggage.items():
+        context = baggage_api.set_baggage(key, value, context)
+    return context_api.attach(context)
+
+
+def detach(token: Any) -> None:
+    """Undoes `attach`, in the same context."""
+    context_api.detach(token)
+
+
+def current_parent() -> RemoteParent | None:
+    """The current span, as the process that is called next has to see it; None where no span is current."""
+    context = trace_api.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return RemoteParent(context.trace_id, context.span_id, context.trace_flags, tuple(context.trace_state.items()))
+
+
+def current_baggage() -> Mapping[str, object]:
+    """OpenTelemetry's baggage in force."""
+    return baggage_api.get_all()
+
+
+def link_to(parent: RemoteParent) -> Link:
+    """A link to a span of another process."""
+    return Link(_span_context(parent))
+
+
+def _span_context(parent: RemoteParent) -> SpanContext:
+    state = TraceState(parent.state)
+    return SpanContext(parent.trace_id, parent.span_id, True, TraceFlags(parent.known_flags), state)

@@ -1,0 +1,207 @@
+"""The server under the providers of this package: it takes requests and hands each to one function."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any, Self
+
+from observability_integration.tasks import spawn
+
+from .chat_reply import refusal
+from .exchange import Exchange
+from .http1 import Connection, Limits, Request, RequestFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from types import TracebackType
+
+HOST = "127.0.0.1"
+# A connection is dropped, not shut down politely, when the provider closes: this is how long the loop may take to tell.
+_CLOSE_SECONDS = 1.0
+# From the accept on: the transport is made, the protocol is told, the loop's own task ends.
+_HAND_OVER_TURNS = 3
+
+
+class LoopbackProvider:
+    """An HTTP server on the loopback interface, in this process and on this event loop.
+
+    A path that is not served, and a method that a path does not have, are answered here. Connections are kept alive;
+    when a client leaves, the work on its request is cancelled.
+
+    Args:
+        handle: replies to one request; a `ConnectionError` says that the client is gone, or is to be.
+        method_by_path: what is served: the path, and the one method that it has.
+        count: told the model and the HTTP status of each request, just before the first byte of its reply; 499 is the
+            status of one that ends without a reply.
+        port: the TCP port to listen on; 0 picks a free one.
+        limits: what one client may take.
+        max_connections: further connections are dropped at once; None is no bound.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Exchange, Request], Coroutine[Any, Any, None]],
+        method_by_path: Mapping[str, str],
+        *,
+        count: Callable[[str, int], None] = lambda model, status: None,
+        port: int = 0,
+        limits: Limits | None = None,
+        max_connections: int | None = None,
+    ) -> None:
+        self._handle = handle
+        self._method_by_path = method_by_path
+        self._count = count
+        self._port = port
+        self._limits = limits or Limits()
+        self._max_connections = max_connections
+        self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._request_numbers = itertools.count(1)
+        self._in_flight = 0
+        self._in_flight_changed = asyncio.Event()
+
+    @property
+    def base_url(self) -> str:
+        """Where clients find the API: ``http://127.0.0.1:PORT/v1``.
+
+        Raises:
+            RuntimeError: if the provider is not open.
+        """
+        if self._server is None:
+            raise RuntimeError("The provider is not open: use it in 'async with'")
+        return f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens; no longer true while it closes."""
+        return self._server is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being worked on at this moment.
+
+        A client may have read its reply a moment before the request ceases to count; `wait_for_in_flight` bridges it.
+        """
+        return self._in_flight
+
+    async def wait_for_in_flight(self, count: int) -> None:
+        """Waits until exactly `count` requests are being worked on."""
+        while self._in_flight != count:
+            await self._in_flight_changed.wait()
+
+    async def open(self) -> None:
+        """Starts to listen.
+
+        Raises:
+            RuntimeError: if the provider is open already.
+            OSError: if the port is taken.
+        """
+        if self._server is not None:
+            raise RuntimeError("The provider is open already")
+        self._server = await asyncio.start_server(self._accept, HOST, self._port)
+
+    async def close(self) -> None:
+        """Stops listening and drops all connections, busy or not; harmless on a provider that is not open."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await _stop_accepting(server)
+        server.close()
+        tasks = dict(self._connections)
+        for task, writer in tasks.items():
+            # The task may never have run, and then it is not there to close its connection.
+            writer.transport.abort()
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._max_connections is not None and len(self._connections) >= self._max_connections:
+            writer.transport.abort()
+            return
+        connection = Connection(reader, writer, self._limits)
+        task = asyncio.get_running_loop().create_task(self._serve(connection), name="loopback connection")
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            while await self._serve_next(connection):
+                pass
+            await connection.linger()
+        except ConnectionError:
+            pass  # the client is gone, and nobody is left to tell
+        finally:
+            connection.abort()
+            await connection.wait_closed()
+
+    async def _serve_next(self, connection: Connection) -> bool:
+        request_id = f"req_loopback_{next(self._request_numbers):06d}"
+        try:
+            request = await connection.read_request()
+        except RequestFault as fault:
+            exchange = Exchange(connection, None, request_id, self._count)
+            await exchange.reply(fault.status, refusal(fault.message))
+            return False
+        if request is None:
+            return False
+        exchange = Exchange(connection, request, request_id, self._count)
+        self._move_in_flight(1)
+        try:
+            await self._handle_while_connected(connection, exchange, request)
+        finally:
+            exchange.finish()
+            self._move_in_flight(-1)
+        return exchange.keep_alive
+
+    async def _handle_while_connected(self, connection: Connection, exchange: Exchange, request: Request) -> None:
+        # Owned, because a request that is cancelled while it fails has nobody left to retrieve its error.
+        work = spawn(self._dispatch(exchange, request), name="loopback request")
+        gone = spawn(connection.wait_for_disconnect(), name="loopback disconnect watch")
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait((work, gone))
+        if work.cancelled():
+            raise ConnectionAbortedError("the client left")
+        work.result()
+
+    async def _dispatch(self, exchange: Exchange, request: Request) -> None:
+        method = self._method_by_path.get(request.path)
+        if method is None:
+            served = " and ".join(self._method_by_path)
+            await exchange.reply(404, refusal(f"There is nothing at this path, only at {served}."))
+        elif request.method != method:
+            await exchange.reply(405, refusal(f"Only {method} is allowed here."), ("Allow", method))
+        else:
+            await self._handle(exchange, request)
+
+    def _move_in_flight(self, step: int) -> None:
+        self._in_flight += step
+        changed, self._in_flight_changed = self._in_flight_changed, asyncio.Event()
+        changed.set()
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Stops taking connections from the listening socket, and lets those that were taken arrive.
+
+    A server that is closed while the loop is handing over a connection fails an assertion there, and that connection
+    stays open (cpython#109564).
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener)
+    for _ in range(_HAND_OVER_TURNS):
+        await asyncio.sleep(0)
