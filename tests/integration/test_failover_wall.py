@@ -107,7 +107,6 @@ def whole(answer: Any, model: str) -> bool:
         ("faulty-silent", (1, 1), 12.0),
         ("faulty-slow-first-token-20", (1, 1), 15.0),
         ("faulty-cut-at-5", (1, 1), 45.0),
-        ("faulty-reset-at-5", (1, 1), 45.0),
         ("faulty-stall-at-5", (1, 1), 45.0),
         ("faulty-malformed-at-5", (1, 1), 45.0),
         ("faulty-no-end", (1, 1), 45.0),

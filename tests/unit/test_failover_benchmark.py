@@ -6,10 +6,12 @@ No peer is looked at here, and nothing is said of how fast anything is.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +266,22 @@ async def test_a_library_that_is_not_installed_is_said_to_be_missing(
     (tmp_path / "tenacity.py").write_text("raise ImportError")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert {"tenacity": None} == await _measured(monkeypatch, "tenacity")
+
+
+@pytest.mark.parametrize(("lacking", "is_ours"), [("openai", False), ("observability_integration.primitives", True)])
+async def test_a_library_of_ours_that_cannot_be_imported_is_not_missing(
+    monkeypatch: pytest.MonkeyPatch, lacking: str, is_ours: bool
+) -> None:
+    """What is broken is not to be taken for what nobody has installed."""
+
+    def build(_: Options) -> Ask:
+        raise ImportError(name=lacking)
+
+    monkeypatch.setitem(failover_contestants.CONTESTANTS, OURS, build)
+    said = io.StringIO()
+    with pytest.raises(ImportError) if is_ours else nullcontext():
+        await failover_worker._work(OURS, SCALE, said)
+    assert ("" if is_ours else '{"missing": true}\n') == said.getvalue()
 
 
 async def test_a_contestant_that_breaks_off_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,8 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> Breaker:
         if redis_url is None and redis_client is None:
             return Breaker(policy)
-        from observability_integration.resilience.breaker_shared import SharedBreaker
         from observability_integration.resilience.breaker_redis import RedisBreakerStore
+        from observability_integration.resilience.breaker_shared import SharedBreaker
 
         if not target:
             raise ConfigurationError(

@@ -155,6 +155,7 @@ class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 raise
             finally:
                 in_flight.add(-1)
+                permit.release(outcome)
         except Exception as error:
             span.set_attribute("outcome", "error")
             spans.tracing.mark_failed(span, error)

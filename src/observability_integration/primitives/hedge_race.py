@@ -89,7 +89,7 @@ class Side:
             if task.cancelled():
                 answer.cancel()
             elif error is None:
-                answer.set_result(None)
+                pass
             else:
                 answer.set_exception(error)
                 answer.exception()  # marks it as retrieved: nobody looks at it once the caller was cancelled
@@ -254,14 +254,17 @@ class HedgeRace:
 
     def _dismiss(self, attempt: Attempt) -> None:
         """Cancels a call, and sees to it in the background that it ends, or is left behind and counted."""
+        if attempt in self._leaving:
+            return
         attempt.stopping()
         task = attempt.task
-        if attempt in self._leaving or not task.cancel():
-            return
-        if len(self._attempts) > 1 and attempt.role != self.winner:
+        # What has just failed is not paid for; to look at its error marks it as retrieved.
+        failed = task.done() and (task.cancelled() or task.exception() is not None)
+        if not failed and len(self._attempts) > 1 and attempt.role != self.winner:
             self._rules.record.stopped(attempt.role)
-        leaving = leave_bounded(task, self._rules.grace_seconds, self._watch())
-        self._leaving[attempt] = spawn(leaving, name="hedge: leaving")
+        if task.cancel():
+            leaving = leave_bounded(task, self._rules.grace_seconds, self._watch())
+            self._leaving[attempt] = spawn(leaving, name="hedge: leaving")
 
     async def result(self, attempt: Attempt) -> Any:
         """What a call comes to, which has begun to answer or has failed."""

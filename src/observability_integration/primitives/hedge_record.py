@@ -70,7 +70,7 @@ class HedgeRecord:
         span.set_attribute("hedge.winner", role)
 
     def stopped(self, role: Role) -> None:
-        """One of two calls was cancelled, and is taken to cost as much as a whole one."""
+        """The answer of one of two calls is not wanted, and is taken to cost as much as if it were."""
         self._losers_cost.add(self._costs[role])
 
     def lost(self, span: OperationSpan, role: Role, error: BaseException) -> None:

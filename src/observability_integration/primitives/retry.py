@@ -149,14 +149,20 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         mode = testing_mode.active()
         if attempts >= (self.max_attempts if mode is None else mode.attempts_of(self.max_attempts)):
             return "attempts"
-        deadline = current_deadline()
-        if context is not None:
-            deadline = earliest(deadline, context.deadline)
-        remaining = None if deadline is None else deadline.remaining()
-        wait_seconds = self.backoff.wait_for(attempts, fault.retry_after_seconds, remaining)
+        waits = mode is None or mode.wait
+        wait_seconds = self.backoff.wait_for(
+            attempts, fault.retry_after_seconds, _remaining(context) if waits else None
+        )
         if wait_seconds is None:
             after = fault.retry_after_seconds
             return "retry_after" if after is not None and after > self.backoff.max_retry_after_seconds else "deadline"
         if self.budget is not None and not self.budget.withdraw():
             return "budget"
-        return fault, (wait_seconds if mode is None or mode.wait else 0.0)
+        return fault, (wait_seconds if waits else 0.0)
+
+
+def _remaining(context: WorkflowContext | None) -> float | None:
+    deadline = current_deadline()
+    if context is not None:
+        deadline = earliest(deadline, context.deadline)
+    return None if deadline is None else deadline.remaining()

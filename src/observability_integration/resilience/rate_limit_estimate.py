@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from observability_integration.telemetry.guard import note_fault
@@ -48,15 +48,15 @@ def estimate_tokens(request: Any) -> int:
         part = due.popleft()
         if isinstance(part, str):
             chars += len(part)
-        elif isinstance(part, Sequence) and not isinstance(part, bytes | bytearray | memoryview):
-            due.extend(cast("Sequence[Any]", part)[:_MOST_PARTS])
+        elif isinstance(part, list | tuple):
+            due.extend(cast("list[Any]", part)[:_MOST_PARTS])
         elif part is not None and not isinstance(part, bool | int | float | bytes | bytearray | memoryview):
             due.extend(value for name in _TEXTS if (value := _field(part, name)) is not None)
     return math.ceil(chars / _CHARS_A_TOKEN) + _most_output(request)
 
 
 def _most_output(request: Any) -> int:
-    if request is None or isinstance(request, str | bytes | Sequence):
+    if request is None or isinstance(request, str | bytes | list | tuple):
         return 0
     for name in _MOST_OUTPUT:
         value = _field(request, name)

@@ -151,10 +151,14 @@ async def test_primary_wins(outcomes: Any, metrics: Any, tracing: Any) -> None:
     assert "primary" == tracing.named("hedge ask").attributes["hedge.winner"]
 
 
-async def test_tie_goes_to_the_first_call() -> None:
-    """Of two answers in one turn of the loop one is taken, and always the same one."""
-    first, second = Work(3.0, "first"), Work(1.0, "second")
-    assert "first" == await hedge(first, second).execute(QUESTION)
+@pytest.mark.parametrize(("second", "paid"), [("second", 0.25), (ConnectionError(), 0.0)])
+async def test_tie_goes_to_the_first_call(second: Any, paid: float, metrics: Any, caplog: Any) -> None:
+    """Of two ends in one turn of the loop the first call's is taken; an error of the other is not asyncio's to log."""
+    assert "first" == await hedge(Work(3.0, "first"), Work(1.0, second), cost_per_call=0.25).execute(QUESTION)
+    assert 3.0 == now()
+    gc.collect()
+    assert [] == caplog.records
+    assert paid == metrics("hedge.cost_usd", operation="ask", role="loser")
 
 
 async def test_the_same_again() -> None:

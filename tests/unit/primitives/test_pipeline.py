@@ -1,0 +1,208 @@
+"""`pipeline` and `LLMTarget`: the order, the defaults, and what may be said otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from observability_integration.errors import AllTargetsFailedError, ConfigurationError, PrimitiveTimeoutError
+from observability_integration.primitives import (
+    GLOBAL,
+    CachePrimitive,
+    Completion,
+    LLMTarget,
+    PipelineDefaults,
+    RetryPrimitive,
+    TimeoutPrimitive,
+    pipeline,
+)
+from observability_integration.primitives.base import WorkflowPrimitive
+from observability_integration.resilience.backoff import Backoff
+from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience.retry_budget import RetryBudget
+from observability_integration.testing import FakeClockLoop
+from tests.unit.primitives.test_retry import ServerSays
+
+LOOP_FACTORY = FakeClockLoop
+pytestmark = pytest.mark.promise("P1")
+
+_PAGE = Path(__file__).parents[3] / "docs" / "failover.md"
+
+
+async def small(question: Any) -> str:
+    return f"small: {question}"
+
+
+async def large(question: Any) -> AsyncIterator[str]:
+    yield "large: "
+    yield str(question)
+
+
+def chain(step: WorkflowPrimitive[Any, Any]) -> list[str]:
+    """The names of the classes from the outside to the first target's call."""
+    names = [type(step).__name__.removesuffix("Primitive")]
+    inner = step.steps()
+    return names + (chain(inner[0][1]) if inner else [])
+
+
+def test_the_order_is_the_recommended_one() -> None:
+    """With everything that can be switched on; a limit is outside of what it limits."""
+    whole = pipeline(
+        [LLMTarget(call=small, max_concurrency=5, requests_per_minute=60), large],
+        cache=lambda inner: CachePrimitive(inner, str, scope=GLOBAL),
+    )
+    expected = "Cache Timeout Fallback Retry CircuitBreaker RateLimit ConcurrencyLimit Timeout LLMCall".split()
+    assert expected == chain(whole)
+    assert "Timeout Fallback Retry CircuitBreaker Timeout LLMCall".split() == chain(pipeline([small, large]))
+
+
+def test_the_table_of_defaults_is_what_the_code_does() -> None:
+    """Nobody looks a default up in the code."""
+    table = _PAGE.read_text(encoding="utf-8").split("<!-- defaults:begin -->")[1].split("<!-- defaults:end -->")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, re.MULTILINE))
+    usual = PipelineDefaults()
+    assert list(PipelineDefaults.__dataclass_fields__) == list(rows)
+    back, breaker = usual.backoff, usual.breaker
+    told = {
+        "backoff": f"{back.base_seconds} s, doubled each time, at most {back.max_seconds} s, {back.jitter} jitter; "
+        f"a Retry-After of up to {back.max_retry_after_seconds} s",
+        "breaker": f"open at {breaker.failure_ratio:.0%} of {breaker.minimum_calls} or more calls in "
+        f"{breaker.window_seconds} s, or {breaker.consecutive_failures} failures in a row; for "
+        f"{breaker.open_seconds} s, at most {breaker.max_open_seconds} s".replace("%", " %"),
+    }
+    assert 2.0 == back.factor
+    assert {knob: told.get(knob, str(getattr(usual, knob))) for knob in rows} == rows
+    assert 0.2 == RetryBudget().ratio
+
+
+async def test_what_a_target_says_goes_before_what_the_pipeline_says() -> None:
+    """And that before the defaults."""
+    common = PipelineDefaults(max_attempts=2, timeout_seconds=40.0)
+    whole: Any = pipeline(
+        [
+            LLMTarget(call=small, max_attempts=5, attempt_timeout_seconds=3.0, breaker=BreakerPolicy(open_seconds=1.0)),
+            LLMTarget(call=large, first_chunk_seconds=1.5, backoff=Backoff(base_seconds=0.1)),
+        ],
+        defaults=common,
+        idle_seconds=2.5,
+    )
+    assert 40.0 == whole.timeout_seconds
+    (_, first), (_, second) = whole.steps()[0][1].steps()
+    assert (5, 2) == (first.max_attempts, second.max_attempts)
+    assert (0.5, 0.1) == (first.backoff.base_seconds, second.backoff.base_seconds)
+    attempts = [step.steps()[0][1].steps()[0][1] for step in (first, second)]
+    assert all(isinstance(attempt, TimeoutPrimitive) for attempt in attempts)
+    assert [(3.0, 20.0, 2.5), (40.0, 1.5, 2.5)] == [
+        (attempt.timeout_seconds, attempt.first_chunk_seconds, attempt.idle_seconds) for attempt in attempts
+    ]
+
+
+async def test_a_shared_budget_bounds_all_targets_together() -> None:
+    """One storm, one budget."""
+    budget = RetryBudget(ratio=0.5, min_per_second=0.0, burst=1.0, over_operations=10)
+    attempts = 0
+
+    async def down(_: Any) -> str:
+        nonlocal attempts
+        attempts += 1
+        raise ServerSays(503)
+
+    targets = [LLMTarget(call=down, name=name, retry_budget=budget) for name in "ab"]
+    with pytest.raises(AllTargetsFailedError):
+        await pipeline(targets).execute(1)
+    assert 3 == attempts
+
+
+async def test_a_silent_target_that_does_not_stream_leaves_time_for_the_next() -> None:
+    """Nothing can be seen of it before it ends, so it has half of the time."""
+
+    async def silent(_: Any) -> str:
+        await asyncio.sleep(1000.0)
+        return "never"
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert "small: 1" == await pipeline([silent, small], timeout_seconds=30.0).execute(1)
+    assert 15.0 == loop.time() - began
+    began = loop.time()
+    with pytest.raises(PrimitiveTimeoutError):
+        await pipeline([silent], timeout_seconds=30.0).execute(1)
+    assert 30.0 == loop.time() - began
+
+
+async def test_text_stays_text() -> None:
+    """A target of one's own hands out what it always did; so it does in a stream."""
+    assert "large: 1" == await pipeline([large]).execute(1)
+    assert "small: 1" == await pipeline([small]).execute(1)
+    async with pipeline([large]).stream(1) as chunks:
+        assert ["large: ", "1"] == [chunk async for chunk in chunks]
+
+
+async def test_a_primitive_is_taken_as_it_is() -> None:
+    """Whoever has a chain of their own puts it in."""
+    whole = pipeline([RetryPrimitive(small, operation_name="mine")])
+    assert "small: 1" == await whole.execute(1)
+    assert "mine" in whole.describe()
+
+
+class _Client:
+    """An SDK's client by shape, which notes what it is asked for."""
+
+    base_url = "https://api.example.com/v1"
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.options: dict[str, Any] = {}
+        self.chat = SimpleNamespace(completions=SimpleNamespace(create=self._create))
+
+    def with_options(self, **options: Any) -> _Client:
+        self.options = options
+        return self
+
+    async def _create(self, **fields: Any) -> AsyncIterator[Any]:
+        self.asked.append(fields)
+
+        async def chunks() -> AsyncIterator[Any]:
+            yield {"model": "m-1", "choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}
+
+        return chunks()
+
+
+async def test_openai_targets_ask_as_the_sdk_is_asked() -> None:
+    """Text, messages or fields; always streamed, with usage, and without retries of the client's own."""
+    client = _Client()
+    target = LLMTarget.openai(client, "m", parameters={"temperature": 0.5})
+    whole = pipeline([target])
+    messages = [{"role": "user", "content": "hi"}]
+    for request in ("hi", messages, {"messages": messages, "model": "other", "temperature": 0.1}):
+        answer = await whole.execute(request)
+        assert Completion("yes", "m-1", "stop") == answer
+    fixed = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, "messages": messages}
+    assert [fixed | {"temperature": heat} for heat in (0.5, 0.5, 0.1)] == client.asked
+    assert {"max_retries": 0} == client.options
+    assert ("m", "openai", "https://api.example.com/v1") == (target.label(), target.provider, target.server_url)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: pipeline([]), "at least one target"),
+        (lambda: pipeline([small, small]), "'small'"),
+        (lambda: pipeline([small], timeout=3), "'timeout'"),
+        (lambda: pipeline([small], timeout_seconds=float("nan")), "timeout_seconds"),
+        (lambda: pipeline([small], max_attempts=0), "max_attempts"),
+        (lambda: pipeline([LLMTarget(call=small, context_window=0)]), "context_windows"),
+        (lambda: pipeline([LLMTarget(call=5)]), "async callable"),
+        (lambda: LLMTarget.openai(object(), "m"), "chat.completions.create"),
+    ],
+)
+def test_wrong_knobs_are_refused(make: Any, told: str) -> None:
+    """The message names what is wrong."""
+    with pytest.raises(ConfigurationError, match=told):
+        make()

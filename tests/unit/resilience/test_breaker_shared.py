@@ -1,0 +1,498 @@
+"""Breakers of several processes that go by one verdict, and what each does when the others cannot be heard."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from observability_integration import events
+from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal
+from observability_integration.resilience.breaker_shared import Answer, SharedBreaker, Verdict
+from observability_integration.testing import FakeClockLoop
+
+pytestmark = pytest.mark.once
+
+LOOP_FACTORY = FakeClockLoop
+
+POLICY = BreakerPolicy(jitter=0.0)
+
+
+class _Store:
+    """Keeps verdicts as the real one does, on the loop's clock, and fails as it is told."""
+
+    def __init__(self) -> None:
+        self.said: tuple[str, bool, float] | None = None
+        self.ends_at = self.tail = 0.0
+        self.holder = ""
+        self.held_until = 0.0
+        self.fault: Callable[[], Awaitable[Any]] | None = None
+        self.asked = 0
+        self.links = 0
+        self.opened = 0
+
+    @asynccontextmanager
+    async def link(self, target: str) -> AsyncIterator[_Store]:
+        self.links += 1
+        self.opened += 1
+        try:
+            yield self
+        finally:
+            await asyncio.sleep(0)
+            self.links -= 1
+
+    async def look(self, token: str, lease_seconds: float) -> Answer:
+        await self._asked()
+        now = asyncio.get_running_loop().time()
+        if lease_seconds > 0 and (self._holder(now) or token) == token:
+            self.holder, self.held_until = token, now + lease_seconds
+        return self._answer(token, now)
+
+    async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
+        await self._asked()
+        now = asyncio.get_running_loop().time()
+        if self.holder == token:
+            self.holder = ""
+        runs = self.said is not None and self.said[1] and now < self.ends_at
+        if not (keep and runs):
+            self.said = verdict.id, verdict.open, verdict.longest_seconds
+            self.ends_at, self.tail = now + verdict.left_seconds, tail_seconds
+        return self._answer(token, now)
+
+    async def _asked(self) -> None:
+        self.asked += 1
+        await asyncio.sleep(0.001)
+        if self.fault is not None:
+            await self.fault()
+
+    def _holder(self, now: float) -> str:
+        return self.holder if now < self.held_until else ""
+
+    def _answer(self, token: str, now: float) -> Answer:
+        holder = self._holder(now)
+        verdict = None
+        if self.said is not None and now < self.ends_at + self.tail:
+            verdict = Verdict(self.said[0], self.said[1], self.ends_at - now, self.said[2])
+        return Answer(verdict, "free" if not holder else "mine" if holder == token else "other")
+
+
+async def refused() -> None:
+    raise ConnectionError("connection refused")
+
+
+async def silent() -> None:
+    await asyncio.Event().wait()
+
+
+async def stubborn() -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[_Store]:
+    """A store that must have been left in the end."""
+    store = _Store()
+    yield store
+    assert 0 == store.links
+
+
+@pytest.fixture
+async def breakers(store: _Store) -> AsyncIterator[Callable[..., SharedBreaker]]:
+    """Makes breakers as if each was in a process of its own; all are closed at the end."""
+    made: list[SharedBreaker] = []
+
+    def make(policy: BreakerPolicy = POLICY, target: str = "t") -> SharedBreaker:
+        loop = asyncio.get_running_loop()
+        made.append(SharedBreaker(target, store, policy, clock=loop.time))
+        return made[-1]
+
+    yield make
+    for breaker in made:
+        await breaker.aclose()
+
+
+def permit(breaker: Breaker) -> Permit:
+    answer = breaker.admit()
+    assert isinstance(answer, Permit), answer
+    return answer
+
+
+def fail(breaker: Breaker, times: int = 3) -> None:
+    for _ in range(times):
+        permit(breaker).failure()
+
+
+async def asks(breaker: Breaker, seconds: float, every: float = 0.5) -> list[Permit]:
+    """Asks again and again for a while, and returns what was granted, without saying how it went."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + seconds
+    granted = []
+    while loop.time() < ends_at:
+        answer = breaker.admit()
+        if isinstance(answer, Permit):
+            granted.append(answer)
+        await asyncio.sleep(every)
+    return granted
+
+
+async def test_where_one_opens_the_others_follow(breakers: Callable[..., SharedBreaker]) -> None:
+    """Within a second or so, without a failure of their own, for as long, and for the same pause after the next one."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    turns: list[Any] = []
+    second.watch(lambda *turn: turns.append(turn))
+    fail(first)
+    await asyncio.sleep(1.1)
+    assert "open" == second.state
+    assert [("closed", "open", "shared")] == turns
+    ours, theirs = first.admit(), second.admit()
+    assert isinstance(ours, Refusal)
+    assert isinstance(theirs, Refusal)
+    assert ours.retry_after_seconds == pytest.approx(theirs.retry_after_seconds, abs=0.01)
+
+
+async def test_one_probes_for_all_and_all_close(breakers: Callable[..., SharedBreaker]) -> None:
+    """Of three processes that are all called when the pause is over, one is let through, however long that takes."""
+    group = [breakers() for _ in range(3)]
+    for breaker in group:
+        permit(breaker).success()
+    fail(group[0])
+    granted = await asyncio.gather(*(asks(breaker, 40.0) for breaker in group[1:]), asks(group[0], 40.0))
+    out = [each for granted_here in granted for each in granted_here if each.probe]
+    assert 1 == len(out)
+    assert 2 == sum(breaker.state == "open" for breaker in group)
+    out[0].success()
+    await asyncio.gather(*(asks(breaker, 1.2) for breaker in group))
+    assert ["closed"] * 3 == [breaker.state for breaker in group]
+
+
+async def test_a_probe_that_fails_fails_for_all(breakers: Callable[..., SharedBreaker]) -> None:
+    """The next pause is the longer one everywhere, and whoever probes next lets it grow from there."""
+    first, second = group = [breakers(BreakerPolicy(jitter=0.0, max_open_seconds=100.0)) for _ in range(2)]
+    permit(second).success()
+    fail(first)
+    for pause in (31.5, 47.25):
+        await asyncio.sleep(max(first._pause_seconds - 3.0, 0.0))
+        granted: list[Permit] = []
+        while not granted:
+            granted = [*await asks(first, 0.2, 0.2), *await asks(second, 0.2, 0.2)]
+        granted[0].failure()
+        await asyncio.sleep(1.1)
+        for breaker in group:
+            answer = breaker.admit()
+            assert isinstance(answer, Refusal)
+            assert pause - 2.5 < answer.retry_after_seconds <= pause
+
+
+async def test_a_prober_that_was_killed_is_replaced(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """Its lease is not renewed, so another may probe within seconds, not when its probe would be given up."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(18.0)
+    while "half_open" != first.state:
+        first.admit()
+        await asyncio.sleep(0.1)
+    (courier,) = first._couriers.values()
+    assert courier.task is not None
+    courier.task.cancel()
+    killed_at = asyncio.get_running_loop().time()
+    while "half_open" != second.state:
+        second.admit()
+        await asyncio.sleep(0.1)
+    assert asyncio.get_running_loop().time() - killed_at < 7.0
+    first._closing = True
+
+
+async def test_a_slow_probe_keeps_its_lease(breakers: Callable[..., SharedBreaker]) -> None:
+    """A call may take half a minute; the lease is renewed meanwhile though nobody asks here."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(18.5)
+    while "half_open" != first.state:
+        first.admit()
+        await asyncio.sleep(0.1)
+    assert [] == await asks(second, 30.0)
+
+
+async def test_who_is_called_rarely_probes_too(breakers: Callable[..., SharedBreaker]) -> None:
+    """At the first call after the pause: a lease that nobody takes in advance must not be waited for for ever."""
+    breaker = breakers()
+    fail(breaker)
+    await asyncio.sleep(40.0)
+    assert permit(breaker).probe
+
+
+async def test_a_lease_is_not_held_for_one_who_does_not_come(breakers: Callable[..., SharedBreaker]) -> None:
+    """Who was called lately takes it in advance, and loses it when no call comes."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asks(first, 20.0)
+    probes = await asks(second, 20.0)
+    assert probes
+    assert probes[0].probe
+    assert "open" == first.state
+
+
+async def test_both_open_at_once_and_have_one_pause(breakers: Callable[..., SharedBreaker]) -> None:
+    """The one who says so first; the other takes that over instead of beginning anew."""
+    first, second = breakers(), breakers()
+    fail(first)
+    await asyncio.sleep(0.3)
+    fail(second)
+    await asyncio.sleep(0.1)
+    ours, theirs = first.admit(), second.admit()
+    assert isinstance(ours, Refusal)
+    assert isinstance(theirs, Refusal)
+    assert ours.retry_after_seconds == pytest.approx(theirs.retry_after_seconds, abs=0.05)
+
+
+async def test_one_that_comes_new_learns_of_it(breakers: Callable[..., SharedBreaker]) -> None:
+    """At its first call, which is let through, and not after three failures of its own."""
+    fail(breakers())
+    await asyncio.sleep(5.0)
+    late = breakers()
+    permit(late)
+    await asyncio.sleep(0.01)
+    assert "open" == late.state
+
+
+async def test_by_hand_is_for_all(breakers: Callable[..., SharedBreaker]) -> None:
+    """An operator has one process to tell, whatever was found out before."""
+    first, second = breakers(), breakers()
+    permit(first).success()
+    permit(second).success()
+    first.force_open(300.0)
+    await asyncio.sleep(1.1)
+    answer = second.admit()
+    assert isinstance(answer, Refusal)
+    assert answer.retry_after_seconds > 298
+    second.reset()
+    await asyncio.sleep(1.1)
+    assert "closed" == first.state == second.state
+
+
+async def test_a_forced_probe_needs_no_lease(breakers: Callable[..., SharedBreaker]) -> None:
+    """It is the last target that is left, in each process; and what it finds is for all."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(1.1)
+    probes = [breaker.force_probe() for breaker in (first, second)]
+    assert all(isinstance(probe, Permit) for probe in probes)
+    probes[0].failure()  # type: ignore[union-attr]
+    await asyncio.sleep(1.1)
+    assert ["open", "half_open"] == [first.state, second.state]
+    probes[1].success()  # type: ignore[union-attr]
+    await asyncio.sleep(1.1)
+    assert "closed" == first.state == second.state
+
+
+async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(breakers: Callable[..., SharedBreaker]) -> None:
+    """It is more recent than what others have said: it closes for all, and is believed."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(1.1)
+    probe = second.force_probe()
+    assert isinstance(probe, Permit)
+    first.force_open(100.0)
+    await asyncio.sleep(1.1)
+    assert "half_open" == second.state
+    probe.success()
+    await asyncio.sleep(1.1)
+    assert "closed" == first.state
+
+
+async def test_closed_elsewhere_while_our_probe_is_out(breakers: Callable[..., SharedBreaker]) -> None:
+    """It closes, and the word of the probe is not listened to any more."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(1.1)
+    probe = second.force_probe()
+    assert isinstance(probe, Permit)
+    first.reset()
+    await asyncio.sleep(1.1)
+    assert "closed" == second.state
+    probe.failure()
+    assert ("closed", (0, 0, 0, False)) == (second.state, second.counts())
+
+
+@pytest.mark.parametrize("fault", [refused, silent, stubborn])
+async def test_without_the_store_each_goes_by_itself(
+    breakers: Callable[..., SharedBreaker],
+    store: _Store,
+    fault: Callable[[], Awaitable[Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It opens, probes and closes as a lone one does, and when the store is back all hear of it; two lines and events."""
+    told: list[str] = []
+    unsubscribe = events.subscribe(lambda event: told.append(event.name), "circuit_breaker.backend")
+    store.fault = fault
+    first, second = breakers(), breakers()
+    with caplog.at_level(logging.WARNING):
+        permit(second).success()
+        fail(first)
+        granted = await asks(first, 30.0)
+        assert [True] == [each.probe for each in granted]
+        granted[0].failure()
+        assert "closed" == second.state
+        store.fault = None
+        await asyncio.gather(asks(first, 15.0), asks(second, 15.0))
+    assert "open" == second.state
+    assert ["circuit_breaker.backend.degraded"] * 2 + ["circuit_breaker.backend.recovered"] * 2 == sorted(told)
+    assert 4 == len([record for record in caplog.records if "t" in record.args])  # type: ignore[operator]
+    unsubscribe()
+
+
+async def test_what_is_found_out_meanwhile_is_told_later(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """With what is left of its pause by then; if it is over for long, not at all."""
+    store.fault = refused
+    first = breakers()
+    fail(first)
+    await asyncio.sleep(10.0)
+    store.fault = None
+    await asks(first, 5.0)
+    assert store.said is not None
+    assert store.ends_at == pytest.approx(21.0, abs=0.01)
+    store.fault, store.said = refused, None
+    first.force_open(1.0)
+    await asyncio.sleep(100.0)
+    store.fault = None
+    await asyncio.sleep(15.0)
+    assert store.said is None
+
+
+async def test_answers_that_come_too_late_are_none(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """What was read before we opened must not close us again."""
+    first = breakers()
+    first.reset()
+    await asyncio.sleep(0.1)
+    assert store.said is not None
+
+    async def slow() -> None:
+        await asyncio.sleep(0.3)
+
+    second = breakers()
+    store.fault = slow
+    permit(second)
+    await asyncio.sleep(0.1)
+    fail(second)
+    await asyncio.sleep(0.3)
+    assert "open" == second.state
+    await asyncio.sleep(1.0)
+    assert "open" == second.state
+    assert store.said[1]
+
+
+async def test_nobody_looks_where_nobody_calls(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """A process that has nothing to ask leaves the store in peace, and is back with its next call."""
+    breaker = breakers()
+    permit(breaker).success()
+    await asyncio.sleep(62.0)
+    asked = store.asked
+    assert 50 < asked < 80
+    await asyncio.sleep(1000.0)
+    assert (asked, 0) == (store.asked, store.links)
+    permit(breaker).success()
+    await asyncio.sleep(0.1)
+    assert 1 == store.links
+
+
+async def test_an_open_one_is_looked_after_for_longer(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """So that it is the one probe that finds the target well again, not one of every process."""
+    breaker = breakers()
+    breaker.force_open(3600.0)
+    permits = await asks(breaker, 1.0)
+    await asyncio.sleep(300.0)
+    assert ([], 1) == (permits, store.links)
+    await asyncio.sleep(400.0)
+    assert 0 == store.links
+
+
+async def test_closing_says_what_is_to_be_said(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """A process that ends as it finds out that a target is down has found that out for all."""
+    breaker = breakers()
+    permit(breaker).success()
+    await asyncio.sleep(0.1)
+    fail(breaker)
+    await breaker.aclose()
+    assert store.said is not None
+    assert store.said[1]
+
+
+@pytest.mark.parametrize("fault", [silent, stubborn])
+async def test_closing_takes_no_longer_than_a_second(
+    breakers: Callable[..., SharedBreaker], store: _Store, fault: Callable[[], Awaitable[Any]]
+) -> None:
+    """Whatever the store does; a second time it does nothing, and a call after that goes by the local verdict."""
+    store.fault = fault
+    breaker = breakers()
+    permit(breaker).success()
+    await asyncio.sleep(0.1)
+    began = asyncio.get_running_loop().time()
+    await breaker.aclose()
+    await breaker.aclose()
+    assert asyncio.get_running_loop().time() - began <= 1.1
+    fail(breaker)
+    await asyncio.sleep(21.0)
+    assert permit(breaker).probe
+    assert 0 == len(breaker._couriers)
+
+
+async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """Asking and telling are plain functions; what they leave to the courier is one task, however many calls there are."""
+    store.fault = silent
+    breaker = breakers()
+    before = len(asyncio.all_tasks())
+    for _ in range(1000):
+        permit(breaker).success()
+    await asyncio.sleep(0.1)
+    assert len(asyncio.all_tasks()) - before <= 2
+    assert 1 == store.asked
+
+
+def test_outside_of_a_loop_it_is_a_plain_one() -> None:
+    """There is nobody who could exchange anything."""
+    breaker = SharedBreaker("t", _Store(), POLICY)
+    fail(breaker)
+    assert "open" == breaker.state
+    breaker.reset()
+    assert permit(breaker)
+
+
+def test_it_serves_several_loops_in_turn() -> None:
+    """A script that runs a loop for each of its jobs; what is left of those that ended is let go of."""
+    store = _Store()
+    breaker = SharedBreaker("t", store, POLICY)
+
+    async def job() -> None:
+        permit(breaker).success()
+        await asyncio.sleep(0.1)
+
+    for _ in range(3):
+        with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
+            runner.run(job())
+    assert (3, 0, 0) == (store.opened, store.links, len(breaker._couriers))
+
+    loop = FakeClockLoop()
+    loop.run_until_complete(job())
+    courier = breaker._couriers[loop]
+    assert courier.task is not None
+    courier.task.cancel()
+    loop.close()
+    with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
+        runner.run(job())
+    assert 0 == len(breaker._couriers)
