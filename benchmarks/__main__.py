@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import cache_tables, imports, redis_hits, report, stampede
+from . import cache_tables, failover, failover_tables, imports, redis_hits, report, stampede
 from .checks import NotDoneError
 from .grids import Grid
 from .measure import Effort
@@ -27,6 +27,7 @@ _QUICK = dict.fromkeys(_EFFORT, Effort(8, 4, 100))
 _IMPORT_ROUNDS, _QUICK_IMPORT_ROUNDS = 9, 3
 _MEMORY_ROUNDS, _QUICK_MEMORY_ROUNDS = 3, 1
 _QUICK_SHARE = 0.05  # of the hour of chat
+PARTS = ("calls", "cache", "failover")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -35,21 +36,13 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     run = report.this_run(" ".join(["python -m benchmarks", *arguments]))
     found: dict[str, Any] = {"modes": {}}
-    for mode, effort in (_QUICK if options.quick else _EFFORT).items():
-        if mode != "absent" and not imports.installed(imports.EXPORTER):
-            report.progress(f"{mode}: left out, OpenTelemetry is not installed")
-            continue
-        outcome = _in_own_process(mode, effort)
-        if outcome is None:
+    shown: list[Section | Grid] = []
+    measures = {"calls": _of_calls, "cache": _of_the_cache, "failover": _of_failover}
+    for part in options.only or PARTS:
+        tables = measures[part](options.quick, found)
+        if tables is None:
             return 2
-        found["modes"][mode] = outcome
-    found |= _once(_QUICK_IMPORT_ROUNDS if options.quick else _IMPORT_ROUNDS, options.quick)
-    scale = stampede.QUICK if options.quick else stampede.FULL
-    of_the_cache = _of_the_cache(options.quick, scale)
-    if of_the_cache is None:
-        return 2
-    found |= of_the_cache
-    shown = [*sections(found), *cache_tables.tables(found, scale)]
+        shown += tables
     checked = [f"{mode}: {what}" for mode, outcome in found["modes"].items() for what in outcome["checked"]]
     print(report.as_text(run, shown, checked))
     if options.json:
@@ -63,10 +56,27 @@ def main(arguments: list[str]) -> int:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What a call costs, side by side.")
     parser.add_argument("--quick", action="store_true", help="a minute instead of many; the figures are rougher")
+    parser.add_argument("--only", action="append", choices=PARTS, help="only this part; may be given several times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round to FILE")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside this program")
     parser.add_argument("--no-fail", action="store_true", help="exit with 0 even if a target is missed")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.write and options.only:
+        parser.error(f"{RESULTS.name} holds all parts: --write goes without --only")
+    return options
+
+
+def _of_calls(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+    for mode, effort in (_QUICK if quick else _EFFORT).items():
+        if mode != "absent" and not imports.installed(imports.EXPORTER):
+            report.progress(f"{mode}: left out, OpenTelemetry is not installed")
+            continue
+        outcome = _in_own_process(mode, effort)
+        if outcome is None:
+            return None
+        found["modes"][mode] = outcome
+    found |= _once(_QUICK_IMPORT_ROUNDS if quick else _IMPORT_ROUNDS, quick)
+    return list(sections(found))
 
 
 def _in_own_process(mode: str, effort: Effort) -> dict[str, Any] | None:
@@ -86,19 +96,28 @@ def _outcome_of(what: str, module: str, *arguments: str) -> dict[str, Any] | Non
         return outcome
 
 
-def _of_the_cache(quick: bool, scale: stampede.Scale) -> dict[str, Any] | None:
+def _of_the_cache(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
     effort = redis_hits.QUICK if quick else redis_hits.EFFORT
+    scale = stampede.QUICK if quick else stampede.FULL
     contestants = stampede.CONTESTANTS[:1] if quick else stampede.CONTESTANTS
     try:
-        found: dict[str, Any] = {
-            "redis_hits": asyncio.run(redis_hits.measure(effort, report.progress)),
-            "stampede": asyncio.run(stampede.measure(scale, contestants, report.progress)),
-        }
+        found["redis_hits"] = asyncio.run(redis_hits.measure(effort, report.progress))
+        found["stampede"] = asyncio.run(stampede.measure(scale, contestants, report.progress))
     except NotDoneError as error:
         report.progress(f"broke off: {error}")
         return None
     found["replay"] = _outcome_of("replay", "benchmarks.replay_worker", str(_QUICK_SHARE if quick else 1.0))
-    return None if found["replay"] is None else found
+    return None if found["replay"] is None else list(cache_tables.tables(found, scale))
+
+
+def _of_failover(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+    scale = failover.QUICK_SCALE if quick else failover.FULL_SCALE
+    try:
+        found["failover"] = asyncio.run(failover.measure(scale, failover.CONTESTANTS, report.progress))
+    except NotDoneError as error:
+        report.progress(f"broke off: {error}")
+        return None
+    return list(failover_tables.tables(found["failover"], scale))
 
 
 def _once(import_rounds: int, quick: bool) -> dict[str, Any]:

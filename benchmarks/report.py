@@ -28,6 +28,9 @@ _PACKAGES = (
     "aiocache",
     "dogpile.cache",
     "async-lru",
+    "openai",
+    "tenacity",
+    "stamina",
     "redis",
 )
 

@@ -56,7 +56,7 @@ class ConcurrencyStream(ObservedStream):
             await self._inner.__aexit__(None, None, None)
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        permit, self._permit = self._permit, None
+        permit = self._permit
         if permit is None:
             return
         self._in_flight.add(-1)

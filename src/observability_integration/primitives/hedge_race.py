@@ -89,7 +89,7 @@ class Side:
             if task.cancelled():
                 answer.cancel()
             elif error is None:
-                pass
+                answer.set_result(None)
             else:
                 answer.set_exception(error)
                 answer.exception()  # marks it as retrieved: nobody looks at it once the caller was cancelled

@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 from observability_integration import WorkflowContext
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import current_deadline
-from observability_integration.errors import PrimitiveTimeoutError
+from observability_integration.errors import AllTargetsFailedError, PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.primitives import (
     CachePrimitive,
     ConditionalPrimitive,
+    FallbackPrimitive,
     LLMCallPrimitive,
     ParallelPrimitive,
+    RetryPrimitive,
     RouterPrimitive,
     SequentialPrimitive,
     SwitchPrimitive,
     TimeoutPrimitive,
+    pipeline,
 )
 from observability_integration.testing import FakeClockLoop
 from tests.cache_doubles import clocks_of_the_loop
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.once
 
 MAX_TURNS_AFTER = 60  # in which everything that a call started must have ended
 LIMIT_SECONDS = 10.0
+_OWN = AllTargetsFailedError | PrimitiveTimeoutError | StreamInterruptedError
 
 
 class TickLoop(FakeClockLoop):
@@ -177,6 +181,18 @@ def nested(step: Any) -> Any:
     return router(cache(timeout(timeout(LLMCallPrimitive(step, model="m")))))
 
 
+def retry(step: Any) -> Any:
+    return RetryPrimitive(step, classifier=lambda _: "transient", operation_name="ask")
+
+
+def fallback(step: Any) -> Any:
+    return FallbackPrimitive([step, step], operation_name="ask")
+
+
+def watched(step: Any) -> Any:
+    return timeout(step, first_chunk_seconds=8.0, idle_seconds=5.0)
+
+
 SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "router": lambda work: router(work.call).execute("question"),
     "router, model form": model_router,
@@ -200,6 +216,10 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "parallel, one at a time": lambda work: ParallelPrimitive([work.call] * 3, max_concurrency=1).execute("question"),
     "conditional": lambda work: ConditionalPrimitive(slowly, work.call).execute("question"),
     "switch": lambda work: SwitchPrimitive(slowly, {"a": work.call}).execute("question"),
+    "timeout that watches a stream": lambda work: watched(work.stream).execute("question"),
+    "retry": lambda work: retry(work.call).execute("question"),
+    "fallback": lambda work: fallback(work.call).execute("question"),
+    "pipeline": lambda work: pipeline([work.call, work.stream], timeout_seconds=LIMIT_SECONDS).execute("question"),
     "nested": lambda work: nested(work.call).execute("question"),
     "stream of a router": lambda work: read(router(work.stream)),
     "stream of a cache": lambda work: read(cache(work.stream)),
@@ -210,6 +230,9 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "stream of a parallel": lambda work: read(ParallelPrimitive([work.call, slowly])),
     "stream of a conditional": lambda work: read(ConditionalPrimitive(slowly, work.stream)),
     "stream of a switch": lambda work: read(SwitchPrimitive(slowly, {"a": work.stream})),
+    "stream of a retry": lambda work: read(retry(work.stream)),
+    "stream of a fallback": lambda work: read(fallback(work.stream)),
+    "stream of a pipeline": lambda work: read(pipeline([work.stream, work.call], timeout_seconds=LIMIT_SECONDS)),
     "nested streams": lambda work: read(nested(work.stream)),
 }
 
@@ -256,7 +279,7 @@ def run(
         if any(heard):
             assert task.cancelled()
         else:
-            assert isinstance(task.exception(), PrimitiveTimeoutError | LookupError | None)
+            assert isinstance(task.exception(), _OWN | LookupError | None)
         return ended - began
 
     with asyncio.Runner(loop_factory=TickLoop) as runner:

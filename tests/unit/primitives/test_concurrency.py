@@ -280,11 +280,13 @@ async def test_what_an_adaptive_limit_learns_from_a_failure(error: BaseException
 
 
 async def test_an_adaptive_limit_learns_from_success(metrics: Any) -> None:
-    """One round of calls that use what is allowed raises it by one, and the gauge shows it."""
+    """One round of calls or streams that use what is allowed raises it by one, and the gauge shows it."""
     primitive = limited(Calls(), Aimd(2, clock=now))
     await asyncio.gather(*(primitive.execute(number) for number in range(2)))
     assert 3 == metrics("concurrency.limit", operation="ask")
-    assert "concurrency ask (adaptive, now 3 at once)\n  Calls" == primitive.describe()
+    await asyncio.gather(*(read(primitive) for _ in range(4)))
+    assert 4 == metrics("concurrency.limit", operation="ask")
+    assert "concurrency ask (adaptive, now 4 at once)\n  Calls" == primitive.describe()
 
 
 async def test_waiting_for_a_turn_does_not_lower_the_limit() -> None:

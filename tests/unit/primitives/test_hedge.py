@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -350,12 +351,9 @@ async def test_deadline_leaves_no_time(metrics: Any) -> None:
     for _ in range(3):
         await chain.execute(QUESTION)
     work.seconds = 60.0
-    for bounded in (
-        lambda: TimeoutPrimitive(chain, 2.9).execute(QUESTION),
-        lambda: TimeoutPrimitive(chain, 3.0).execute(QUESTION, WorkflowContext(deadline=Deadline.after(2.9))),
-    ):
-        with pytest.raises(PrimitiveTimeoutError):
-            await bounded()
+    with pytest.raises(PrimitiveTimeoutError):
+        await TimeoutPrimitive(chain, 2.9).execute(QUESTION)
+    await chain.execute(QUESTION, WorkflowContext(deadline=Deadline.after(2.9)))
     assert 2 == metrics("hedge.suppressed", operation="ask", reason="deadline")
     assert 0 == metrics("hedge.launched", operation="ask")
     with pytest.raises(PrimitiveTimeoutError):
@@ -478,6 +476,30 @@ async def test_answer_that_has_begun_is_not_hedged() -> None:
     assert "ab" == chain.gather(["a", "b"])
 
 
+async def test_cancelled_as_it_collects(metrics: Any, caplog: Any) -> None:
+    """The winner was paid for once; and what a clean-up raises when nobody asks is not asyncio's to log."""
+    chain = hedge(Chunks(60.0).stream, Chunks("a", 60.0).stream, cost_per_call=0.25)
+
+    async def fails(_: str) -> AsyncIterator[str]:
+        try:
+            await asyncio.sleep(60.0)
+            yield "a"
+        finally:
+            raise ConnectionError
+
+    for streaming in (chain, hedge(fails)):
+        task = asyncio.ensure_future(streaming.execute(QUESTION))
+        await asyncio.sleep(3.0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    del task  # whose traceback holds everything
+    gc.collect()
+    assert [] == caplog.records
+    assert 0.25 == metrics("hedge.cost_usd", operation="ask", role="winner")
+    assert 0.25 == metrics("hedge.cost_usd", operation="ask", role="loser")
+
+
 async def test_empty_answer_is_an_answer() -> None:
     """A stream that ends without content has been answered."""
     assert "" == await hedge(Chunks(1.0).stream).execute(QUESTION)
@@ -596,6 +618,24 @@ async def test_cancelled_reader(outcomes: Any) -> None:
     assert task.cancelled()
     assert (4.0, 4.0) == (now(), winner.closed_at)
     assert {"cancelled": 2} == outcomes()
+
+
+async def test_loser_that_overhears_its_cancellation() -> None:
+    """A producer that goes on is asked for nothing more, so it is closed after its next chunk and not at the grace."""
+    closed: list[float] = []
+
+    async def overhears(_: str) -> AsyncIterator[str]:
+        try:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60.0)
+            await asyncio.sleep(1.0)
+            yield "late"
+        finally:
+            closed.append(now())
+
+    assert ["a"] == await read(hedge(overhears, Chunks("a").stream))
+    await asyncio.sleep(20.0)
+    assert [3.0] == closed
 
 
 async def test_dropped_stream_is_closed(outcomes: Any, tracing: Any) -> None:

@@ -19,7 +19,7 @@ from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.testing import FakeClockLoop, set_testing
 
 LOOP_FACTORY = FakeClockLoop
-pytestmark = pytest.mark.promise("RT1")
+pytestmark = pytest.mark.promise("Y1")
 
 EXACT = Backoff(base_seconds=1.0, factor=2.0, max_seconds=8.0, jitter="none")
 

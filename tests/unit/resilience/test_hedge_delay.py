@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from random import Random
 
@@ -123,9 +124,13 @@ def test_threads() -> None:
             assert delay.seconds() is not None
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert WINDOW_CALLS == delay.calls
-    assert 0.85 < (delay.seconds() or 0) < 1.0
+    assert WINDOW_CALLS == len(delay._sorted)
+    assert sorted(delay._recent) == delay._sorted

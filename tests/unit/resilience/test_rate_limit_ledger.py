@@ -104,8 +104,11 @@ def test_a_claim_that_nobody_renews_is_void() -> None:
     ledger = Ledger(None, 600, 60.0)
     ledger.take_one(600, 0.0)
     ledger.take("a", [(500, 0.0)], 0.0)
-    assert 0 == ledger.take("b", [(1, 1.0)], CLAIM_SECONDS).granted + ledger.take("c", [(1, 1.0)], 1.0).granted
-    assert 1 == ledger.take("b", [(1, 1.0)], CLAIM_SECONDS + 0.01).granted
+    assert ledger.take_one(1, CLAIM_SECONDS - 0.1) is None
+    assert 0 == ledger.take("b", [(1, 1.0)], CLAIM_SECONDS - 0.1).granted
+    ledger.take("b", (), CLAIM_SECONDS - 0.1)  # withdrawn
+    assert 1 == ledger.take("c", [(1, 1.0)], CLAIM_SECONDS + 0.1).granted
+    assert ledger.take_one(1, CLAIM_SECONDS + 0.1)
 
 
 def test_what_is_given_back_never_exceeds_the_bucket_and_a_debt_counts() -> None:
@@ -144,7 +147,7 @@ def test_limits_may_change_while_in_use() -> None:
 
 
 def test_a_clock_that_lags_brings_nothing_twice() -> None:
-    """Two loops may read their clocks a little apart; a fake clock starts anew, and must not stop the limit for good."""
+    """Two loops may read their clocks a little apart; one that starts anew must not stop the limit for good."""
     ledger = Ledger(60, None, 0.0)
     assert ledger.take_one(0, 1000.0)
     for _ in range(5):
