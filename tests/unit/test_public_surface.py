@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
 import observability_integration
+from observability_integration import primitives, propagation, testing, web
 
 _IMPORTED_THIRD_PARTIES = """
 import sys
 before = set(sys.modules)
-import {module}
+from {module} import *
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(*sorted(new - sys.stdlib_module_names - {{"observability_integration"}}))
 """
 
 
-def test_all_is_sorted_and_importable() -> None:
+_FACES = [observability_integration, primitives, propagation, testing, web]
+
+
+@pytest.mark.parametrize("face", _FACES, ids=lambda face: face.__name__)
+def test_all_is_sorted_and_importable(face: ModuleType) -> None:
     """Names outside `__all__` are free to change, so `__all__` must be complete, readable and true."""
-    assert sorted(observability_integration.__all__) == observability_integration.__all__
-    for name in observability_integration.__all__:
-        assert getattr(observability_integration, name) is not None
+    constants_first = sorted(face.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert constants_first == face.__all__ or sorted(face.__all__) == face.__all__
+    for name in face.__all__:
+        value = getattr(face, name)
+        assert value is not None
+        assert not isinstance(value, ModuleType), f"{name} is hidden by a module of the same name"
 
 
-def test_unknown_name_is_an_attribute_error() -> None:
+@pytest.mark.parametrize("face", [observability_integration, primitives, testing], ids=lambda face: face.__name__)
+def test_unknown_name_is_an_attribute_error(face: ModuleType) -> None:
     """The lazy lookup must not hide a misspelt name behind another kind of error."""
     with pytest.raises(AttributeError, match="no_such_name"):
-        _ = observability_integration.no_such_name
+        _ = face.no_such_name
 
 
 @pytest.mark.parametrize(
     ("module", "allowed"),
     # typing_extensions is loaded by msgspec where it finds it.
-    [("observability_integration", ""), ("observability_integration.primitives", "msgspec typing_extensions")],
+    [
+        ("observability_integration.context", ""),
+        ("observability_integration.primitives", "msgspec typing_extensions"),
+        ("observability_integration.propagation", "msgspec typing_extensions"),
+        ("observability_integration.web", "msgspec typing_extensions"),
+    ],
 )
 def test_import_is_light(module: str, allowed: str) -> None:
     """An application that never switches telemetry on or uses Redis must not pay for their import."""

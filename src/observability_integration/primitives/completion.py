@@ -6,7 +6,15 @@ from typing import Any, cast
 
 import msgspec
 
-from observability_integration.costs.usage import Usage, finish_reasons_of, id_of, is_provider_chunk, model_of, read, usage_of
+from observability_integration.costs.usage import (
+    Usage,
+    finish_reasons_of,
+    id_of,
+    is_provider_chunk,
+    model_of,
+    read,
+    usage_of,
+)
 from observability_integration.telemetry.guard import note_fault
 
 from .llm_content import chunk_text
@@ -88,7 +96,7 @@ def completion_of(chunks: list[Any]) -> Completion:
 
 
 def answer_of(chunks: list[Any]) -> Any:
-    """What a caller expects of an answer in these chunks: of text the text, of a provider's a `Completion`, else a list.
+    """What a caller expects of these chunks: of text the text, of a provider's a `Completion`, else the list.
 
     Args:
         chunks: all of them, in order.

@@ -137,7 +137,7 @@ class SagaRun:
 
     async def _undo_all(self) -> None:
         while self._done:
-            step, result = self._done[0]
+            step, result = self._done[-1]
             error = await self._undo(step, result)
             self._done.pop()
             if error is not None:

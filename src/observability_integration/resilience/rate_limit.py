@@ -263,6 +263,8 @@ class RateLimit:
                 self._refuse(line, waiter, Verdict(0, _COME_BACK_SECONDS, "requests"))
         else:
             self._take_here(line, batch)
+            if line.claims:
+                self._turn_away(line)
 
     def _take_here(self, line: Line, batch: list[Waiter]) -> None:
         if not batch and not line.claims:

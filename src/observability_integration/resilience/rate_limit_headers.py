@@ -159,9 +159,9 @@ def _known(headers: Any) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        value = value[:_MOST_CHARS].decode("latin-1")
-    return value[:_MOST_CHARS] if isinstance(value, str) else ""
+    if not isinstance(value, str | bytes) or len(value) > _MOST_CHARS:
+        return ""
+    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 def _standing(headers: Mapping[str, str], kind: str) -> Standing:

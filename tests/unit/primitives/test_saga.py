@@ -197,9 +197,14 @@ async def test_a_passed_deadline_stops_no_compensation(log: Log, metrics: Any) -
         seen.extend([context.remaining(), deadline is current_deadline()])
         context.state["undone"] = result
 
+    async def undo_first(_: str) -> None:
+        deadline = current_deadline()
+        seen.append(None if deadline is None else deadline.remaining())
+
     context = WorkflowContext(state={"id": 7}, tags={"tier": "gold"}, deadline=Deadline(1.5))
     primitive = saga(
-        SagaStep(log.doing("a"), TimeoutPrimitive(undo, 60.0), "a"),
+        SagaStep(log.doing("a", seconds=0.5), undo_first, "first"),
+        SagaStep(log.doing("a", seconds=0.5), TimeoutPrimitive(undo, 60.0), "a"),
         TimeoutPrimitive(log.doing("b", seconds=3.0), 10.0),
     )
     token = set_deadline(Deadline(1.5))
@@ -207,22 +212,29 @@ async def test_a_passed_deadline_stops_no_compensation(log: Log, metrics: Any) -
         await primitive.execute(">", context)
     reset_deadline(token)
     assert ("inherited", 1.5) == (caught.value.deadline_source, now())
-    assert ([30.0, 30.0, True], {"success": 1}) == (seen, undone(metrics, "a"))
+    assert ([30.0, 30.0, True, 30.0], {"success": 1}) == (seen, undone(metrics, "a"))
     # It found what the steps had left for it, and left word; who called is told no new deadline.
-    assert {"id": 7, "undone": ">a"} == context.state
+    assert {"id": 7, "undone": ">aa"} == context.state
     assert context.deadline is not None
     assert 1.5 == context.deadline.when
 
 
-async def test_a_compensation_that_obeys_its_deadline_by_itself(log: Log, metrics: Any) -> None:
-    """A timeout inside that was first to notice that our time is over tells of our limit."""
-    inner = TimeoutPrimitive(log.undoing("a", seconds=100.0), 60.0)
+async def test_a_compensation_that_hears_of_its_deadline_first(log: Log, metrics: Any) -> None:
+    """A loop that was blocked is late to fire our limit; a timeout further in that tells of it is no other error."""
+    inner = TimeoutPrimitive(log.undoing("a"), 60.0)
+
+    async def undo(result: str) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, FakeClockLoop)
+        loop.advance(6.0)
+        await inner.execute(result)
+
     primitive = saga(
-        SagaStep(log.doing("a"), inner, "a"), log.step("b", LookupError()), compensation_timeout_seconds=5.0
+        SagaStep(log.doing("a"), undo, "a"), log.step("b", LookupError()), compensation_timeout_seconds=5.0
     )
     with pytest.raises(CompensationError):
         await primitive.execute(">")
-    assert {"timeout": 1} == undone(metrics, "a")
+    assert (["a", "b"], {"timeout": 1}) == (log, undone(metrics, "a"))
 
 
 class Stop(BaseException):

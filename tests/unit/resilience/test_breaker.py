@@ -585,6 +585,7 @@ class _Model:
 
     def turn(self, state: str) -> None:
         self.state = state
+        self.probe = None
         self.era += 1
         self.log, self.row = [], 0
 
@@ -592,6 +593,10 @@ class _Model:
         self.open_for = self.pause * (1 - 0.5 * jitter)
         self.open_from = max(since, now - self.open_for / 2)
         self.turn("open")
+
+    def close(self) -> None:
+        self.pause, self.early = 8.0, False
+        self.turn("closed")
 
     def passes(self, now: float) -> None:
         second = math.floor(now)
@@ -630,8 +635,7 @@ class _Model:
                 self.early = False
                 self.good += 1
                 if self.good == 2:
-                    self.pause = 8.0
-                    self.turn("closed")
+                    self.close()
         elif self.state == "closed" and era == self.era and failed is not None:
             self.passes(now)
             self.log.append((self.second, failed))
@@ -658,7 +662,8 @@ class _BreakerMachine(RuleBasedStateMachine):
 
     def tell(self, old: str, new: str, why: str) -> None:
         assert old == self.told[-1] != new
-        assert (new == "open") == (why in {"failure_ratio", "consecutive_failures", "probe_failed", "probe_ignored"})
+        opens = {"failure_ratio", "consecutive_failures", "probe_failed", "probe_ignored"}
+        assert why == "by_hand" or (new == "open") == (why in opens)
         self.told.append(new)
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 4.0, 8.0, 20.0, 1e6]))
@@ -668,6 +673,18 @@ class _BreakerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.25, 3.0, 50.0, 1e6]))
     def is_set_back(self, seconds: float) -> None:
         self.now -= seconds
+
+    @rule(seconds=st.sampled_from([None, 3.0]), jitter=st.sampled_from([0.0, 1.0]))
+    def force_open(self, seconds: float | None, jitter: float) -> None:
+        self.jitter = jitter
+        self.breaker.force_open(seconds)
+        self.model.open(self.now, self.now, jitter)
+        self.model.open_for = seconds or self.model.open_for
+
+    @rule()
+    def reset(self) -> None:
+        self.breaker.reset()
+        self.model.close()
 
     @rule(force=st.booleans(), count=st.integers(1, 4))
     def ask(self, force: bool, count: int) -> None:

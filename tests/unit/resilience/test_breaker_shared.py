@@ -335,7 +335,7 @@ async def test_without_the_store_each_goes_by_itself(
     fault: Callable[[], Awaitable[Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It opens, probes and closes as a lone one does, and when the store is back all hear of it; two lines and events."""
+    """It opens and probes as a lone one does; when the store is back all hear of it. Two lines, two events each."""
     told: list[str] = []
     unsubscribe = events.subscribe(lambda event: told.append(event.name), "circuit_breaker.backend")
     store.fault = fault
@@ -451,7 +451,7 @@ async def test_closing_takes_no_longer_than_a_second(
 
 
 async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
-    """Asking and telling are plain functions; what they leave to the courier is one task, however many calls there are."""
+    """Asking and telling are plain functions; what they leave to the courier is one task, however many they are."""
     store.fault = silent
     breaker = breakers()
     before = len(asyncio.all_tasks())

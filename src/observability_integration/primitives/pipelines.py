@@ -29,10 +29,13 @@ from .base import WorkflowPrimitive
 from .circuit_breaker import CircuitBreakerPrimitive
 from .concurrency import ConcurrencyLimitPrimitive
 from .fallback import FallbackPrimitive
+from .rate_limit import RateLimitPrimitive
 from .retry import RetryPrimitive
 from .target import LLMTarget
 from .timeout import TimeoutPrimitive
 
+_BACKOFF = Backoff(max_retry_after_seconds=10.0)
+_BREAKER = BreakerPolicy()
 _ATTEMPT_SHARE = 0.5  # of the total, for an attempt that nothing can be seen of before it ends
 
 
@@ -63,8 +66,8 @@ class PipelineDefaults:
     attempt_timeout_seconds: float | None = None
     grace_period_seconds: float = 2.0
     max_attempts: int = 3
-    backoff: Backoff = Backoff(max_retry_after_seconds=10.0)
-    breaker: BreakerPolicy = BreakerPolicy()
+    backoff: Backoff = _BACKOFF
+    breaker: BreakerPolicy = _BREAKER
     max_concurrency: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -150,8 +153,6 @@ def _around(
     requests = _given(target.requests_per_minute, chosen.requests_per_minute)
     tokens = _given(target.tokens_per_minute, chosen.tokens_per_minute)
     if requests is not None or tokens is not None:
-        from .rate_limit import RateLimitPrimitive
-
         step = RateLimitPrimitive(step, requests_per_minute=requests, tokens_per_minute=tokens, operation_name=label)
     step = CircuitBreakerPrimitive(step, _given(target.breaker, chosen.breaker), classifier=classifier, target=label)
     budget = {} if target.retry_budget is None else {"budget": target.retry_budget}

@@ -1,0 +1,268 @@
+"""What retries do to a provider that is down, and to one that is for a while too slow for its load.
+
+Nothing waits in earnest: all of it passes on the clock of an event loop that jumps from one timer to the next, and the
+library is given that clock in place of `time.monotonic`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from observability_integration.testing import FakeClockLoop
+
+from .simulated_clock import SimulatedClock
+from .storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Build, OverloadedError
+
+STORM_CALLS = 1000
+SPREADS_SECONDS = 0.0, 60.0
+_WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
+RECOVERED = 0.9  # of the calls that come in are answered
+
+Report = Callable[[str], None]
+
+
+class Scene(NamedTuple):
+    """A provider, its load, and its brown-out.
+
+    Attributes:
+        slots: requests that it serves at once.
+        seconds: that one takes, in the mean; how long each takes is exponentially distributed, as is the time from one
+            call to the next.
+        load: share of what it can do that callers ask of it.
+        browned_out: times what it can do in the brown-out, that callers ask of it then.
+        before: seconds until the brown-out.
+        during: seconds of it.
+        after: seconds that come after it.
+    """
+
+    slots: int = 20
+    seconds: float = 0.5
+    load: float = 0.7
+    browned_out: float = 2.0
+    before: float = 30.0
+    during: float = 30.0
+    after: float = 120.0
+
+    @property
+    def calls_per_second(self) -> float:
+        """How many calls come in."""
+        return self.load * self.slots / self.seconds
+
+    @property
+    def slots_left(self) -> int:
+        """Requests that it serves at once in the brown-out."""
+        return round(self.slots * self.load / self.browned_out)
+
+
+class Seen(NamedTuple):
+    """What came of the calls of one run.
+
+    Attributes:
+        attempts: requests to the provider for each call, over the whole run.
+        during: share of the calls that came in during the brown-out that was answered in it.
+        recovered_seconds: after the brown-out, from when on answers kept up with calls; None if they never did.
+        after: the same share, of the calls that came in after the brown-out.
+        wasted: share of the provider's work after the brown-out that nobody waited for any more.
+    """
+
+    attempts: float
+    during: float
+    recovered_seconds: float | None
+    after: float
+    wasted: float
+
+
+class Provider:
+    """Serves so many requests at once, and the others in the order in which they came.
+
+    As real ones do, it works on a request whose caller has left: nobody tells it.
+
+    Args:
+        slots: requests at once.
+        seconds: draws how long one takes.
+    """
+
+    def __init__(self, slots: int, seconds: Callable[[], float]) -> None:
+        self._slots = slots
+        self._seconds = seconds
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._busy = 0
+        self.requests = 0
+        self.served: list[tuple[float, bool]] = []
+        """When each request was done, and whether somebody still waited for it."""
+
+    def resize(self, slots: int) -> None:
+        """From now on it serves so many at once; what it serves already it finishes."""
+        self._slots = slots
+        self._serve()
+
+    async def ask(self, _: object) -> str:
+        """Waits for its turn, and for the answer."""
+        self.requests += 1
+        answered = asyncio.get_running_loop().create_future()
+        self._queue.append(answered)
+        self._serve()
+        await answered
+        return "answer"
+
+    def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._queue and self._busy < self._slots:
+            self._busy += 1
+            loop.call_later(self._seconds(), self._done, self._queue.popleft())
+
+    def _done(self, answered: asyncio.Future[None]) -> None:
+        self._busy -= 1
+        self.served.append((asyncio.get_running_loop().time(), not answered.done()))
+        if not answered.done():
+            answered.set_result(None)
+        self._serve()
+
+
+def measure(seeds: Sequence[int], clock: SimulatedClock, report: Report) -> dict[str, Any]:
+    """Looks at all contestants.
+
+    Args:
+        seeds: of the brown-outs: each contestant goes through one for each.
+        clock: what the library took for `time.monotonic`.
+        report: is told what is going on.
+
+    Returns:
+        Under ``storm``, by contestant, attempts for each call, in the order of `SPREADS_SECONDS`; under ``brown_out``,
+        by contestant, a `Seen` as a dict for each seed. None where the library is not installed.
+    """
+    found: dict[str, Any] = {"storm": {}, "brown_out": {}}
+    for name, build in STORM_CONTESTANTS.items():
+        report(f"retry storm: {name}")
+        found["storm"][name] = _of(build, lambda build: [storm(build, spread, clock) for spread in SPREADS_SECONDS])
+    for name, build in BROWN_OUT_CONTESTANTS.items():
+        report(f"brown-out: {name}")
+        found["brown_out"][name] = _of(
+            build, lambda build: [brown_out(build, Scene(), seed, clock)._asdict() for seed in seeds]
+        )
+    return found
+
+
+def _of(build: Build, look: Callable[[Build], list[Any]]) -> list[Any] | None:
+    try:
+        return look(build)
+    except ImportError as error:
+        if (error.name or "").startswith("observability_integration"):
+            raise  # the library is here, and does not work
+        return None
+
+
+def storm(build: Build, spread_seconds: float, clock: SimulatedClock, calls: int = STORM_CALLS) -> float:
+    """How many attempts a provider sees for each call while it refuses every one of them.
+
+    Args:
+        build: the contestant.
+        spread_seconds: over which the calls come in; 0 for all in one instant.
+        clock: what the library took for `time.monotonic`.
+        calls: how many.
+    """
+    attempts = 0
+
+    async def refuse(_: object) -> str:
+        nonlocal attempts
+        attempts += 1
+        raise OverloadedError
+
+    async def run() -> None:
+        ask = build(refuse)
+        ends = [spread_seconds * number / calls for number in range(calls)]
+        answered = await _ask_at(ends, ask)
+        assert not any(answered), "a refused call was answered"
+
+    random.seed(0)  # the waits between attempts
+    _simulate(run, clock)
+    return attempts / calls
+
+
+def brown_out(build: Build, scene: Scene, seed: int, clock: SimulatedClock) -> Seen:
+    """Has calls come in before, during and after a brown-out, whatever became of those before.
+
+    Args:
+        build: the contestant, whose callers give an attempt up after `storm_contestants.PATIENCE_SECONDS`.
+        scene: the provider.
+        seed: of the times at which calls come in, how long requests take, and the waits between attempts.
+        clock: what the library took for `time.monotonic`.
+    """
+    draws = random.Random(seed)
+    starts, ends = scene.before, scene.before + scene.during
+    comes = [draws.expovariate(scene.calls_per_second)]
+    while comes[-1] < ends + scene.after:
+        comes.append(comes[-1] + draws.expovariate(scene.calls_per_second))
+    provider = Provider(scene.slots, lambda: draws.expovariate(1 / scene.seconds))
+    answered: list[float | None] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_at(starts, provider.resize, scene.slots_left)
+        loop.call_at(ends, provider.resize, scene.slots)
+        answered.extend(await _ask_at(comes, build(provider.ask)))
+
+    random.seed(seed)
+    _simulate(run, clock)
+    in_time = sorted(at for at in answered if at is not None)
+    watched = ends + scene.after
+    late = [waited_for for at, waited_for in provider.served if ends <= at < watched]
+    return Seen(
+        provider.requests / len(comes),
+        _kept_up(comes, in_time, starts, ends),
+        recovered_seconds(comes, in_time, ends, watched),
+        _kept_up(comes, in_time, ends, watched),
+        1 - sum(late) / len(late),
+    )
+
+
+def recovered_seconds(comes: Sequence[float], answers: Sequence[float], since: float, until: float) -> float | None:
+    """From when on answers kept up with calls: in every later stretch of five seconds nine of ten; None if they did not.
+
+    Args:
+        comes: when calls came in, in order.
+        answers: when they were answered, in order.
+        since: when the brown-out ended.
+        until: when the watch ended.
+    """
+    recovered = None
+    for step in range(int((until - since - _WINDOW_SECONDS) / _STEP_SECONDS), -1, -1):
+        start = since + step * _STEP_SECONDS
+        if _kept_up(comes, answers, start, start + _WINDOW_SECONDS) < RECOVERED:
+            break
+        recovered = step * _STEP_SECONDS
+    return recovered
+
+
+def _kept_up(comes: Sequence[float], answers: Sequence[float], since: float, until: float) -> float:
+    calls, kept = (bisect_left(times, until) - bisect_left(times, since) for times in (comes, answers))
+    return kept / calls if calls else 1.0
+
+
+async def _ask_at(times: Sequence[float], ask: Ask) -> list[float | None]:
+    """Asks at these times of the loop; when each was answered, or None if it failed."""
+    loop = asyncio.get_running_loop()
+
+    async def one() -> float | None:
+        try:
+            await ask("question")
+        except Exception:  # noqa: BLE001 - every contestant has its own way to say that there is no answer
+            return None
+        return loop.time()
+
+    tasks: list[asyncio.Task[float | None]] = []
+    for at in times:
+        if at > loop.time():
+            await asyncio.sleep(at - loop.time())
+        tasks.append(loop.create_task(one()))
+    return await asyncio.gather(*tasks)
+
+
+def _simulate(run: Callable[[], Any], clock: SimulatedClock) -> None:
+    with asyncio.Runner(loop_factory=FakeClockLoop) as runner, clock.follow(runner.get_loop()):
+        runner.run(run())
