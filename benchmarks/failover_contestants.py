@@ -74,7 +74,7 @@ def ours(options: Options) -> Ask:
     """The assembled pipeline over one client a provider, asked for whole answers: both limits set, else as it is."""
     from openai import AsyncOpenAI
 
-    from observability_integration.primitives.pipeline import PipelineDefaults, pipeline
+    from observability_integration.primitives import PipelineDefaults, pipeline
     from observability_integration.primitives.target import LLMTarget
 
     scale = options.scale
