@@ -15,15 +15,23 @@ from typing import Any, NamedTuple
 
 from observability_integration.testing import FakeClockLoop
 
+from .checks import expect
 from .simulated_clock import SimulatedClock
 from .storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Build, OverloadedError
 
 STORM_CALLS = 1000
 SPREADS_SECONDS = 0.0, 60.0
-_WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
-RECOVERED = 0.9  # of the calls that come in are answered
+WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
+RECOVERED = 0.9  # of the calls that end are answered
 
 Report = Callable[[str], None]
+
+
+class Ended(NamedTuple):
+    """When a call ended, and whether with an answer."""
+
+    at: float
+    answered: bool
 
 
 class Scene(NamedTuple):
@@ -64,16 +72,16 @@ class Seen(NamedTuple):
 
     Attributes:
         attempts: requests to the provider for each call, over the whole run.
-        during: share of the calls that came in during the brown-out that was answered in it.
-        recovered_seconds: after the brown-out, from when on answers kept up with calls; None if they never did.
-        after: the same share, of the calls that came in after the brown-out.
+        during: share of the calls that ended in the brown-out that ended with an answer.
+        after: the same of those that ended after it.
+        recovered_seconds: after the brown-out, from when on calls were answered again; None if they never were.
         wasted: share of the provider's work after the brown-out that nobody waited for any more.
     """
 
     attempts: float
     during: float
-    recovered_seconds: float | None
     after: float
+    recovered_seconds: float | None
     wasted: float
 
 
@@ -175,9 +183,9 @@ def storm(build: Build, spread_seconds: float, clock: SimulatedClock, calls: int
 
     async def run() -> None:
         ask = build(refuse)
-        ends = [spread_seconds * number / calls for number in range(calls)]
-        answered = await _ask_at(ends, ask)
-        assert not any(answered), "a refused call was answered"
+        times = [spread_seconds * number / calls for number in range(calls)]
+        ended = await _ask_at(times, ask)
+        expect(not any(call.answered for call in ended), "a call was answered that nobody answers")
 
     random.seed(0)  # the waits between attempts
     _simulate(run, clock)
@@ -199,63 +207,62 @@ def brown_out(build: Build, scene: Scene, seed: int, clock: SimulatedClock) -> S
     while comes[-1] < ends + scene.after:
         comes.append(comes[-1] + draws.expovariate(scene.calls_per_second))
     provider = Provider(scene.slots, lambda: draws.expovariate(1 / scene.seconds))
-    answered: list[float | None] = []
+    ended: list[Ended] = []
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.call_at(starts, provider.resize, scene.slots_left)
         loop.call_at(ends, provider.resize, scene.slots)
-        answered.extend(await _ask_at(comes, build(provider.ask)))
+        ended.extend(await _ask_at(comes, build(provider.ask)))
 
     random.seed(seed)
     _simulate(run, clock)
-    in_time = sorted(at for at in answered if at is not None)
-    watched = ends + scene.after
-    late = [waited_for for at, waited_for in provider.served if ends <= at < watched]
+    ended.sort()
+    until = ends + scene.after
+    work = [was_wanted for at, was_wanted in provider.served if ends <= at < until]
     return Seen(
         provider.requests / len(comes),
-        _kept_up(comes, in_time, starts, ends),
-        recovered_seconds(comes, in_time, ends, watched),
-        _kept_up(comes, in_time, ends, watched),
-        1 - sum(late) / len(late),
+        _share_answered(ended, starts, ends),
+        _share_answered(ended, ends, until),
+        recovered_seconds(ended, ends, until),
+        1 - sum(work) / len(work),
     )
 
 
-def recovered_seconds(comes: Sequence[float], answers: Sequence[float], since: float, until: float) -> float | None:
-    """From when on answers kept up with calls: in every later stretch of five seconds nine of ten; None if they did not.
+def recovered_seconds(ended: Sequence[Ended], since: float, until: float) -> float | None:
+    """From when on calls were answered: in every later stretch of five seconds, nine of ten; None if they were not.
 
     Args:
-        comes: when calls came in, in order.
-        answers: when they were answered, in order.
+        ended: the calls, in the order in which they ended.
         since: when the brown-out ended.
         until: when the watch ended.
     """
     recovered = None
-    for step in range(int((until - since - _WINDOW_SECONDS) / _STEP_SECONDS), -1, -1):
+    for step in range(int((until - since - WINDOW_SECONDS) / _STEP_SECONDS), -1, -1):
         start = since + step * _STEP_SECONDS
-        if _kept_up(comes, answers, start, start + _WINDOW_SECONDS) < RECOVERED:
+        if _share_answered(ended, start, start + WINDOW_SECONDS) < RECOVERED:
             break
         recovered = step * _STEP_SECONDS
     return recovered
 
 
-def _kept_up(comes: Sequence[float], answers: Sequence[float], since: float, until: float) -> float:
-    calls, kept = (bisect_left(times, until) - bisect_left(times, since) for times in (comes, answers))
-    return kept / calls if calls else 1.0
+def _share_answered(ended: Sequence[Ended], since: float, until: float) -> float:
+    calls = ended[bisect_left(ended, (since,)) : bisect_left(ended, (until,))]
+    return sum(call.answered for call in calls) / len(calls) if calls else 0.0
 
 
-async def _ask_at(times: Sequence[float], ask: Ask) -> list[float | None]:
-    """Asks at these times of the loop; when each was answered, or None if it failed."""
+async def _ask_at(times: Sequence[float], ask: Ask) -> list[Ended]:
+    """Asks at these times of the loop, and waits for the end of all."""
     loop = asyncio.get_running_loop()
 
-    async def one() -> float | None:
+    async def one() -> Ended:
         try:
             await ask("question")
         except Exception:  # noqa: BLE001 - every contestant has its own way to say that there is no answer
-            return None
-        return loop.time()
+            return Ended(loop.time(), answered=False)
+        return Ended(loop.time(), answered=True)
 
-    tasks: list[asyncio.Task[float | None]] = []
+    tasks: list[asyncio.Task[Ended]] = []
     for at in times:
         if at > loop.time():
             await asyncio.sleep(at - loop.time())

@@ -30,8 +30,6 @@ Reason = Literal["queue_full", "queue_timeout", "deadline", "shed"]
 
 _WATCH_SECONDS = 1.0  # how long a permit that a closed loop held may keep the others waiting
 
-_Change = tuple[int, int]
-
 
 class Refused(Exception):  # noqa: N818 - the primitive makes it an error
     """No permit.
@@ -127,9 +125,6 @@ class ConcurrencyLimit:
         limit: calls at once, >= 1; an `Aimd`, for this limit alone, adapts it to what the other side bears.
         max_queued: how many may wait, >= 0.
         max_wait_seconds: how long each may wait, >= 0; None for as long as its deadline allows.
-        on_limit_change: told the limit before and after each change, when it has been made. Runs in whatever thread
-            made the change, must return at once and must not raise. With several threads the order of two changes may
-            be lost: `limit` says what holds.
 
     Raises:
         ConfigurationError: a knob out of its range.
@@ -141,7 +136,6 @@ class ConcurrencyLimit:
         *,
         max_queued: int = 1000,
         max_wait_seconds: float | None = None,
-        on_limit_change: Callable[[int, int], None] | None = None,
     ) -> None:
         self._aimd = limit if isinstance(limit, Aimd) else None
         self._round = 0
@@ -156,7 +150,6 @@ class ConcurrencyLimit:
             check_seconds("max_wait_seconds", max_wait_seconds)
         self._max_queued = max_queued
         self._max_wait_seconds = max_wait_seconds
-        self._on_limit_change = on_limit_change
         self._watchers: tuple[weakref.ref[LimitWatcher], ...] = ()
         self._lock = threading.Lock()
         # Read and written by the holder of the lock alone. While it is free, nobody waits unless all permits are taken.
@@ -165,7 +158,7 @@ class ConcurrencyLimit:
         self._shares: dict[asyncio.AbstractEventLoop, _Share] = {}
         self._latest: _Share | None = None
         # What could not be done because somebody held the lock (see `_settle`).
-        self._steps: deque[Callable[[], _Change | None]] = deque()
+        self._steps: deque[Callable[[], bool]] = deque()
 
     @property
     def limit(self) -> int:
@@ -207,11 +200,12 @@ class ConcurrencyLimit:
             with self._lock:
                 if self._aimd is not None:
                     self._aimd.move_to(limit)
-                change = self._change_to(limit)
+                changed = self._change_to(limit)
                 self._hand_out()
         finally:
             self._settle()
-        self._tell(change)
+        if changed:
+            self._tell()
 
     def watch(self, watcher: LimitWatcher) -> None:
         """Tells `watcher` of every change from now on, in whatever thread makes it; does not keep it alive."""
@@ -320,36 +314,32 @@ class ConcurrencyLimit:
 
     def give_back(self, permit: Permit, outcome: Outcome) -> None:
         """What `Permit.release` does."""
-        change = None
+        changed = False
         if self._lock.acquire(False):
             try:
-                change = self._end(permit, outcome)
+                changed = self._end(permit, outcome)
             finally:
                 self._lock.release()
         else:
             self._steps.append(partial(self._end, permit, outcome))
         if self._steps:
             self._settle()
-        if change is not None:
-            self._tell(change)
+        if changed:
+            self._tell()
 
     def _settle(self) -> None:
         """Does what could not be done while the lock was held. Whoever held it calls this afterwards."""
-        changes: list[_Change | None] = []
+        changed = False
         while self._steps and self._lock.acquire(False):
             try:
                 while self._steps:
-                    changes.append(self._steps.popleft()())
+                    changed |= self._steps.popleft()()
             finally:
                 self._lock.release()
-        for change in changes:
-            self._tell(change)
+        if changed:
+            self._tell()
 
-    def _tell(self, change: _Change | None) -> None:
-        if change is None:
-            return
-        if self._on_limit_change is not None:
-            self._on_limit_change(*change)
+    def _tell(self) -> None:
         for watching in self._watchers:
             watcher = watching()
             if watcher is not None:
@@ -363,37 +353,38 @@ class ConcurrencyLimit:
         self._in_flight += 1
         return permit
 
-    def _leave(self, waiter: _Waiter) -> _Change | None:
+    def _leave(self, waiter: _Waiter) -> bool:
         self._queue.remove(waiter, waiter.tier)
-        return None if waiter.permit is None else self._end(waiter.permit, "neutral")
+        return waiter.permit is not None and self._end(waiter.permit, "neutral")
 
-    def _end(self, permit: Permit, outcome: Outcome) -> _Change | None:
+    def _end(self, permit: Permit, outcome: Outcome) -> bool:
+        """Ends what the permit was for; says whether the limit has changed by that."""
         if not permit.held:
-            return None
+            return False
         permit.held = False
         share = permit.share
         if share.ended:
-            return None
-        change = None
+            return False
+        changed = False
         if self._aimd is not None and outcome != "neutral":
-            change = self._learn(self._aimd, outcome, permit.began)
+            changed = self._learn(self._aimd, outcome, permit.began)
         share.in_flight -= 1
         self._in_flight -= 1
         if self._queue.size:
             self._hand_out()
-        return change
+        return changed
 
-    def _learn(self, aimd: Aimd, outcome: Outcome, began: int) -> _Change | None:
+    def _learn(self, aimd: Aimd, outcome: Outcome, began: int) -> bool:
         if outcome == "success":
             aimd.success(self._in_flight, began)
         else:
             aimd.overload(began)
             self._round = aimd.round
-        return None if aimd.limit == self._limit else self._change_to(aimd.limit)
+        return self._change_to(aimd.limit)
 
-    def _change_to(self, limit: int) -> _Change | None:
+    def _change_to(self, limit: int) -> bool:
         before, self._limit = self._limit, limit
-        return None if before == limit else (before, limit)
+        return before != limit
 
     def _hand_out(self) -> None:
         """Lets in those whose turn it is, as long as there is room."""

@@ -67,7 +67,7 @@ class Bucket:
         self.per_minute = per_minute
         self.rate = per_minute / 60
         self.slack = self.rate * TOLERANCE_SECONDS
-        self.capacity = max(least, self.rate * burst_seconds)
+        self.capacity = max(least, per_minute * burst_seconds / 60)
         self.most = max(per_minute, self.capacity)
         self.level = self.capacity if level is None else min(level, self.capacity)
         self.taken = 0.0
