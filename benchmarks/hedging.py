@@ -17,7 +17,7 @@ from random import Random
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from observability_integration.primitives.hedge import HedgePrimitive
+from observability_integration.primitives import HedgePrimitive
 from observability_integration.resilience.retry_budget import RetryBudget
 
 from . import report
@@ -78,7 +78,7 @@ class Seen(NamedTuple):
     @property
     def more_calls(self) -> float:
         """Requests beyond one a call, as a share of the calls."""
-        return self.requests / len(self.seconds) - 1
+        return (self.requests - len(self.seconds)) / len(self.seconds)
 
 
 class Provider:

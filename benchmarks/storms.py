@@ -22,16 +22,9 @@ from .storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Bu
 STORM_CALLS = 1000
 SPREADS_SECONDS = 0.0, 60.0
 WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
-RECOVERED = 0.9  # of the calls that end are answered
+RECOVERED = 0.9  # answers for each call that comes in
 
 Report = Callable[[str], None]
-
-
-class Ended(NamedTuple):
-    """When a call ended, and whether with an answer."""
-
-    at: float
-    answered: bool
 
 
 class Scene(NamedTuple):
@@ -72,9 +65,10 @@ class Seen(NamedTuple):
 
     Attributes:
         attempts: requests to the provider for each call, over the whole run.
-        during: share of the calls that ended in the brown-out that ended with an answer.
-        after: the same of those that ended after it.
-        recovered_seconds: after the brown-out, from when on calls were answered again; None if they never were.
+        during: answers in the brown-out for each call that came in then.
+        after: the same after it; above 1 where calls had waited.
+        recovered_seconds: after the brown-out, until answers kept up with calls again; None if they never did.
+        slowest_seconds: all but a hundredth of the answers from the brown-out on came sooner after their call.
         wasted: share of the provider's work after the brown-out that nobody waited for any more.
     """
 
@@ -82,6 +76,7 @@ class Seen(NamedTuple):
     during: float
     after: float
     recovered_seconds: float | None
+    slowest_seconds: float
     wasted: float
 
 
@@ -184,8 +179,8 @@ def storm(build: Build, spread_seconds: float, clock: SimulatedClock, calls: int
     async def run() -> None:
         ask = build(refuse)
         times = [spread_seconds * number / calls for number in range(calls)]
-        ended = await _ask_at(times, ask)
-        expect(not any(call.answered for call in ended), "a call was answered that nobody answers")
+        answers = await _ask_at(times, ask)
+        expect(not any(answers), "a call was answered that nobody answers")
 
     random.seed(0)  # the waits between attempts
     _simulate(run, clock)
@@ -207,62 +202,67 @@ def brown_out(build: Build, scene: Scene, seed: int, clock: SimulatedClock) -> S
     while comes[-1] < ends + scene.after:
         comes.append(comes[-1] + draws.expovariate(scene.calls_per_second))
     provider = Provider(scene.slots, lambda: draws.expovariate(1 / scene.seconds))
-    ended: list[Ended] = []
+    answers: list[float | None] = []
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.call_at(starts, provider.resize, scene.slots_left)
         loop.call_at(ends, provider.resize, scene.slots)
-        ended.extend(await _ask_at(comes, build(provider.ask)))
+        answers.extend(await _ask_at(comes, build(provider.ask)))
 
     random.seed(seed)
     _simulate(run, clock)
-    ended.sort()
     until = ends + scene.after
+    answered = sorted(at for at in answers if at is not None)
+    took = sorted(at - came for came, at in zip(comes, answers, strict=True) if at is not None and at >= starts)
     work = [was_wanted for at, was_wanted in provider.served if ends <= at < until]
     return Seen(
         provider.requests / len(comes),
-        _share_answered(ended, starts, ends),
-        _share_answered(ended, ends, until),
-        recovered_seconds(ended, ends, until),
+        _kept_up(comes, answered, starts, ends),
+        _kept_up(comes, answered, ends, until),
+        recovered_seconds(comes, answered, ends, until),
+        took[len(took) * 99 // 100],
         1 - sum(work) / len(work),
     )
 
 
-def recovered_seconds(ended: Sequence[Ended], since: float, until: float) -> float | None:
-    """From when on calls were answered: in every later stretch of five seconds, nine of ten; None if they were not.
+def recovered_seconds(comes: Sequence[float], answered: Sequence[float], since: float, until: float) -> float | None:
+    """How long it took until answers kept up with calls: nine for ten, in the five seconds that follow and to the end.
 
     Args:
-        ended: the calls, in the order in which they ended.
+        comes: when calls came in, in order.
+        answered: when they were answered, in order.
         since: when the brown-out ended.
         until: when the watch ended.
+
+    Returns:
+        None if they never did.
     """
-    recovered = None
-    for step in range(int((until - since - WINDOW_SECONDS) / _STEP_SECONDS), -1, -1):
+    for step in range(int((until - since - WINDOW_SECONDS) / _STEP_SECONDS) + 1):
         start = since + step * _STEP_SECONDS
-        if _share_answered(ended, start, start + WINDOW_SECONDS) < RECOVERED:
-            break
-        recovered = step * _STEP_SECONDS
-    return recovered
+        shares = (_kept_up(comes, answered, start, end) for end in (start + WINDOW_SECONDS, until))
+        if min(shares) >= RECOVERED:
+            return start - since
+    return None
 
 
-def _share_answered(ended: Sequence[Ended], since: float, until: float) -> float:
-    calls = ended[bisect_left(ended, (since,)) : bisect_left(ended, (until,))]
-    return sum(call.answered for call in calls) / len(calls) if calls else 0.0
+def _kept_up(comes: Sequence[float], answered: Sequence[float], since: float, until: float) -> float:
+    calls, answers = (bisect_left(times, until) - bisect_left(times, since) for times in (comes, answered))
+    return answers / calls if calls else 1.0
 
 
-async def _ask_at(times: Sequence[float], ask: Ask) -> list[Ended]:
-    """Asks at these times of the loop, and waits for the end of all."""
+async def _ask_at(times: Sequence[float], ask: Ask) -> list[float | None]:
+    """Asks at these times of the loop; when each was answered, or None if it was not."""
     loop = asyncio.get_running_loop()
 
-    async def one() -> Ended:
+    async def one() -> float | None:
         try:
             await ask("question")
         except Exception:  # noqa: BLE001 - every contestant has its own way to say that there is no answer
-            return Ended(loop.time(), answered=False)
-        return Ended(loop.time(), answered=True)
+            return None
+        return loop.time()
 
-    tasks: list[asyncio.Task[Ended]] = []
+    tasks: list[asyncio.Task[float | None]] = []
     for at in times:
         if at > loop.time():
             await asyncio.sleep(at - loop.time())

@@ -15,6 +15,14 @@ TTL_SECONDS = 3600.0
 MAX_ENTRIES = 10_000
 TIMEOUT_SECONDS = 30.0
 GRACE_SECONDS = 5.0
+TARGET, OTHER_TARGET = "primary", "secondary"
+MAX_ATTEMPTS = 3
+MOST_AT_ONCE = 64
+REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE = 6e9, 6e12  # more than anybody can use
+HEDGE_QUANTILE, HEDGE_WARMUP_CALLS = 0.95, 100
+HEDGE_LEAST_SECONDS = 1.0  # no call takes as long, not even on a machine that stands still for a moment
+PIPELINE = "pipeline"
+PIPELINE_SECONDS, PIPELINE_ATTEMPT_SECONDS, PIPELINE_GRACE_SECONDS = 60.0, 30.0, 2.0
 DISTINCT_PROMPTS = 16  # asked again and again where hits are timed
 
 TEXT = "Paris has been the capital of France for most of the time since 987. " * 9
@@ -61,6 +69,13 @@ def key_of_request(request: dict[str, Any]) -> str:
 def key_of_prompt(prompt: str) -> str:
     """The cache key of a prompt: itself."""
     return prompt
+
+
+def tokens_of_request(request: dict[str, Any]) -> int:
+    """The tokens that a request is expected to use."""
+    characters = sum(len(message["content"]) for message in request["messages"])
+    most: int = request["max_tokens"]
+    return characters // 4 + most
 
 
 _numbers = count()

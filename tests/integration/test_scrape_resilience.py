@@ -1,4 +1,4 @@
-"""After a known number of calls through the primitives that repeat, replace, refuse and limit, a scrape says exactly that."""
+"""After known calls through the primitives that repeat, replace, refuse and limit, a scrape says exactly that."""
 
 from __future__ import annotations
 

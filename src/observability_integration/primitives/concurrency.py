@@ -11,8 +11,9 @@ from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
 from observability_integration.resilience.admission_queue import Priority, tier_of
 from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, check_seconds
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Outcome, Permit, Refused
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier, classify
+from observability_integration.resilience.permits import Outcome, Permit, Refused
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.spans import OperationSpan
@@ -240,7 +241,7 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 
 
 def _known(priority: Any) -> Priority:
-    if inspect.iscoroutine(priority):
+    if inspect.iscoroutine(cast("object", priority)):
         priority.close()  # Python would warn that it was never awaited
     tier_of(priority)
     return cast("Priority", priority)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from observability_integration.resilience.admission_queue import Priority
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Reason
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
+from observability_integration.resilience.permits import Reason
 from observability_integration.telemetry.instruments import (
     CONCURRENCY_IN_FLIGHT,
     CONCURRENCY_LIMIT,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 from observability_integration.context import WorkflowContext
-from observability_integration.resilience.concurrency_limit import Permit
+from observability_integration.resilience.permits import Permit
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive

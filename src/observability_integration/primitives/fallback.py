@@ -86,7 +86,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         for target in self._targets:
             if target.context_window is not None:
                 check_count("context_windows", target.context_window)
-        self._policy = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
+        self._policy: dict[FaultKind, Turn] = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
         if classifier is not None and not callable(classifier):
             raise ConfigurationError("classifier must be a function of an exception")
         self._classifier = classifier
@@ -183,9 +183,8 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         raise error
 
     def _turn_of(self, fault: Fault) -> Turn:
-        turn = self._policy.get(fault.kind)
-        if turn is not None:
-            return turn
+        if fault.kind in self._policy:
+            return self._policy[fault.kind]
         if fault.turns_to_next:
             return "next"
         return "larger_window" if fault.turns_to_larger_window else "raise"

@@ -20,7 +20,7 @@ from .hedge_record import HedgeRecord
 from .lifting import lift
 
 _OWN: Any = object()
-_RATIO = 0.1  # twice what a quantile of 0.95 makes of a service whose times do not change
+_RATIO = 0.15  # of which operations earn 0.10: twice what a quantile of 0.95 needs while times do not change
 
 
 class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
@@ -56,7 +56,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             what answers sooner is a cache further in.
         warmup_calls: answers it takes to know what slow is, from 1 to 512; until then nothing is hedged.
         budget: bounds the second calls of all operations together; share one with the retries that lead to the same
-            target. By default each primitive has its own ``RetryBudget(0.1)``; None is no bound.
+            target. By default each primitive has its own ``RetryBudget(0.15)``; None is no bound.
         grace_seconds: how long a cancelled call may take to end before it is left behind and counted, >= 0.
         cost_per_call: USD, for the metrics.
         hedge_cost_per_call: USD of a call of `hedge`; None for the same.
@@ -133,7 +133,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         slow = f"p{self._whole.quantile * 100:g}" if fixed is None else f"{fixed:g} s"
         return f"hedge {self._operation} (after {slow})"
 
-    def delay_seconds(self, *, streaming: bool = False) -> float | None:
+    def current_delay_seconds(self, *, streaming: bool = False) -> float | None:
         """After how long a call is slow now, in seconds; None while too few answers are known.
 
         Args:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.propagation import outgoing_headers
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.breaker import BreakerPolicy
@@ -70,10 +72,11 @@ class LLMTarget:
         Raises:
             ConfigurationError: `call` cannot be called.
         """
-        if isinstance(self.call, WorkflowPrimitive) or not callable(self.call):
-            return lift(self.call)
+        call: Any = self.call
+        if isinstance(cast("object", call), WorkflowPrimitive) or not callable(call):
+            return lift(call)
         return LLMCallPrimitive(
-            self.call,
+            call,
             model=self.model,
             provider=self.provider,
             server_url=self.server_url,
@@ -89,7 +92,15 @@ class LLMTarget:
         return getattr(self.call, "name", None) or getattr(self.call, "__name__", None) or type(self.call).__name__
 
     @classmethod
-    def openai(cls, client: Any, model: str, *, parameters: Mapping[str, Any] | None = None, **knobs: Any) -> LLMTarget:
+    def openai(
+        cls,
+        client: Any,
+        model: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        propagate: bool = False,
+        **knobs: Any,
+    ) -> LLMTarget:
         """A model behind the ``AsyncOpenAI`` client, or any with its ``chat.completions.create``; always streamed.
 
         The request is a text, a list of messages, or a mapping of fields of the chat completions API; its ``model`` is
@@ -99,6 +110,8 @@ class LLMTarget:
             client: the client.
             model: the model to request.
             parameters: further fields of each request, such as ``temperature``; those of the request come first.
+            propagate: sends deadline, trace context and baggage along (`propagation.outgoing_headers`). For services of
+                your own: what the baggage holds is nobody else's business.
             **knobs: the other attributes of `LLMTarget`.
 
         Raises:
@@ -110,19 +123,21 @@ class LLMTarget:
             raise ConfigurationError("client must have chat.completions.create, as AsyncOpenAI has")
         fixed = {"stream_options": {"include_usage": True}} | dict(parameters or {})
         knobs = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))} | knobs
-        return cls(call=_asking(create, model, fixed), model=model, streaming=True, **knobs)
+        return cls(call=_asking(create, model, fixed, propagate), model=model, streaming=True, **knobs)
 
 
 def _asking(
-    create: Callable[..., Awaitable[Any]], model: str, fixed: Mapping[str, Any]
-) -> Callable[[Any], Awaitable[Any]]:
-    async def ask(request: Any) -> Any:
+    create: Callable[..., Awaitable[Any]], model: str, fixed: Mapping[str, Any], propagate: bool
+) -> Callable[[Any, WorkflowContext], Awaitable[Any]]:
+    async def ask(request: Any, context: WorkflowContext) -> Any:
         if isinstance(request, str):
             fields: dict[str, Any] = {"messages": [{"role": "user", "content": request}]}
         elif isinstance(request, Mapping):
-            fields = {str(name): value for name, value in request.items()}
+            fields = dict(cast("Mapping[str, Any]", request))
         else:
             fields = {"messages": request}
+        if propagate:
+            fields["extra_headers"] = outgoing_headers(context, fields.get("extra_headers"))
         return await create(**{**fixed, **fields, "model": model, "stream": True})
 
     return ask

@@ -17,33 +17,16 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from observability_integration.context import Deadline, current_deadline, earliest
-from observability_integration.tasks import announce, wait_done
+from observability_integration.tasks import wait_done
 
 from .admission_queue import AdmissionQueue, Priority, tier_of
 from .aimd import Aimd, check_seconds, check_whole
-
-Outcome = Literal["success", "overload", "neutral"]
-Reason = Literal["queue_full", "queue_timeout", "deadline", "shed"]
+from .permits import Outcome, Permit, Reason, Refused, Share, Waiter, call_in, wake
 
 _WATCH_SECONDS = 1.0  # how long a permit that a closed loop held may keep the others waiting
-
-
-class Refused(Exception):  # noqa: N818 - the primitive makes it an error
-    """No permit.
-
-    Attributes:
-        reason: ``queue_full``; ``queue_timeout`` or ``deadline``, whichever of the two limits was the nearer one, also
-            when nothing was left of it to begin with; ``shed`` when it made room in the queue for a higher tier.
-        waited_seconds: how long it waited in the queue.
-    """
-
-    def __init__(self, reason: Reason, waited_seconds: float) -> None:
-        self.reason: Reason = reason
-        self.waited_seconds = waited_seconds
-        super().__init__(reason)
 
 
 class LimitWatcher(Protocol):
@@ -51,61 +34,6 @@ class LimitWatcher(Protocol):
 
     def limit_changed(self) -> None:
         """Told after each change; what holds is the limiter's `limit`. Must return at once and must not raise."""
-
-
-class _Share:
-    """What one event loop has of the limit."""
-
-    __slots__ = ("ended", "in_flight", "limiter", "loop", "watches")
-
-    def __init__(self, limiter: ConcurrencyLimit, loop: asyncio.AbstractEventLoop) -> None:
-        self.limiter = limiter
-        self.loop = loop
-        self.in_flight = 0
-        self.ended = False
-        self.watches = False
-
-
-class Permit:
-    """Leave to make one call, to be released when it has ended.
-
-    Attributes:
-        held: whether it has not been released yet.
-        began: the adaptive limit's `round` in which it was given.
-        share: what it counts to.
-    """
-
-    __slots__ = ("began", "held", "share")
-
-    def __init__(self, share: _Share, began: int) -> None:
-        self.share = share
-        self.began = began
-        self.held = True
-
-    def release(self, outcome: Outcome = "neutral") -> None:
-        """Gives it back, from any thread; a second time does nothing. Never waits and never raises.
-
-        Args:
-            outcome: what an adaptive limit learns from: ``success``, ``overload`` (see `aimd.OVERLOAD_FAULTS`), or
-                ``neutral`` for what says nothing about the load.
-        """
-        self.share.limiter.give_back(self, outcome)
-
-
-class _Waiter:
-    """One who waits: `turn` is done when there is a permit, a refusal, or no time left."""
-
-    __slots__ = ("permit", "refusal", "share", "tier", "turn")
-
-    def __init__(self, share: _Share, tier: int) -> None:
-        self.turn: asyncio.Future[None] = share.loop.create_future()
-        self.share = share
-        self.tier = tier
-        self.permit: Permit | None = None
-        self.refusal: Reason | None = None
-
-    def still_waits(self) -> bool:
-        return not self.turn.done()
 
 
 class ConcurrencyLimit:
@@ -154,9 +82,9 @@ class ConcurrencyLimit:
         self._lock = threading.Lock()
         # Read and written by the holder of the lock alone. While it is free, nobody waits unless all permits are taken.
         self._in_flight = 0
-        self._queue: AdmissionQueue[_Waiter] = AdmissionQueue()
-        self._shares: dict[asyncio.AbstractEventLoop, _Share] = {}
-        self._latest: _Share | None = None
+        self._queue: AdmissionQueue[Waiter] = AdmissionQueue()
+        self._shares: dict[asyncio.AbstractEventLoop, Share] = {}
+        self._latest: Share | None = None
         # What could not be done because somebody held the lock (see `_settle`).
         self._steps: deque[Callable[[], bool]] = deque()
 
@@ -287,17 +215,17 @@ class ConcurrencyLimit:
             return left, "deadline"
         return max_wait_seconds, "queue_timeout"
 
-    def _enter(self, loop: asyncio.AbstractEventLoop, tier: int) -> _Waiter:
+    def _enter(self, loop: asyncio.AbstractEventLoop, tier: int) -> Waiter:
         with self._lock:
             share = self._share_of(loop)
-            waiter = _Waiter(share, tier)
+            waiter = Waiter(share, tier)
             if self._in_flight < self._limit:  # another thread gave one back just now
                 waiter.permit = self._grant(share)
             elif self._queue.size < self._max_queued:
                 self._queue.push(waiter, tier)
             elif (victim := self._queue.shed_below(tier)) is not None:
                 victim.refusal = "shed"
-                _wake(victim)
+                wake(victim)
                 self._queue.push(waiter, tier)
             else:
                 waiter.refusal = "queue_full"
@@ -305,7 +233,7 @@ class ConcurrencyLimit:
         self._settle()
         return waiter
 
-    def _give_up(self, waiter: _Waiter) -> Permit | None:
+    def _give_up(self, waiter: Waiter) -> Permit | None:
         """Takes a waiter without time, or one that was refused, out of the queue; returns the permit if one came."""
         with self._lock:
             self._queue.remove(waiter, waiter.tier)
@@ -347,13 +275,13 @@ class ConcurrencyLimit:
 
     # What follows is called by the holder of the lock.
 
-    def _grant(self, share: _Share) -> Permit:
+    def _grant(self, share: Share) -> Permit:
         permit = Permit(share, self._round)
         share.in_flight += 1
         self._in_flight += 1
         return permit
 
-    def _leave(self, waiter: _Waiter) -> bool:
+    def _leave(self, waiter: Waiter) -> bool:
         self._queue.remove(waiter, waiter.tier)
         return waiter.permit is not None and self._end(waiter.permit, "neutral")
 
@@ -389,24 +317,24 @@ class ConcurrencyLimit:
     def _hand_out(self) -> None:
         """Lets in those whose turn it is, as long as there is room."""
         while self._in_flight < self._limit:
-            waiter = self._queue.pop(_Waiter.still_waits)
+            waiter = self._queue.pop(Waiter.still_waits)
             if waiter is None:
                 return
             waiter.permit = self._grant(waiter.share)
-            if not _wake(waiter):
+            if not wake(waiter):
                 self._bury(waiter.share)
 
-    def _share_of(self, loop: asyncio.AbstractEventLoop) -> _Share:
+    def _share_of(self, loop: asyncio.AbstractEventLoop) -> Share:
         share = self._shares.get(loop)
         if share is None:
             self._bury_closed()
             if self._queue.size:
                 for other in self._shares.values():
                     if not other.watches:
-                        other.watches = _call_in(other.loop, self._watch, other)
+                        other.watches = call_in(other.loop, self._watch, other)
             else:  # a loop that has nothing under way is forgotten, or it could never be collected
                 self._shares = {used: share for used, share in self._shares.items() if share.in_flight}
-            share = self._shares[loop] = _Share(self, loop)
+            share = self._shares[loop] = Share(self, loop)
         self._latest = share
         return share
 
@@ -419,43 +347,22 @@ class ConcurrencyLimit:
             self._hand_out()
         return self._in_flight < self._limit
 
-    def _bury(self, share: _Share) -> None:
+    def _bury(self, share: Share) -> None:
         share.ended = True
         self._in_flight -= share.in_flight
         share.in_flight = 0
         self._shares.pop(share.loop, None)
         self._queue.drop(lambda waiter: waiter.share is share)
 
-    def _watch_if_needed(self, share: _Share) -> None:
+    def _watch_if_needed(self, share: Share) -> None:
         if self._queue.size and len(self._shares) > 1 and not share.watches:
             share.watches = True
             share.loop.call_later(_WATCH_SECONDS, self._watch, share)
 
-    def _watch(self, share: _Share) -> None:
+    def _watch(self, share: Share) -> None:
         """In the share's own loop, not holding the lock."""
         with self._lock:
             share.watches = False
             self._bury_closed()
             self._watch_if_needed(share)
         self._settle()
-
-
-def _wake(waiter: _Waiter) -> bool:
-    """Ends the wait; False if there is nobody left to wake, because the loop is closed."""
-    loop = waiter.share.loop
-    try:
-        here = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    if loop is here:
-        announce(waiter.turn)
-        return True
-    return _call_in(loop, announce, waiter.turn)
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> bool:
-    try:
-        loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
-        return False
-    return True

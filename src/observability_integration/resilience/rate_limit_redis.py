@@ -123,7 +123,12 @@ class RedisUrlLedger(RedisLedger):
 
     def _make(self) -> Any:
         return self._class.from_url(
-            self._url, socket_timeout=None, socket_connect_timeout=_CONNECT_SECONDS, retry=self._retry, protocol=2
+            self._url,
+            socket_timeout=None,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            retry=self._retry,
+            protocol=2,
+            **_unannounced(),
         )
 
     async def _client(self) -> Any:
@@ -164,6 +169,15 @@ def shared_ledger(name: str, url: str | None, client: Any) -> RedisLedger | None
     except MissingDependencyError as error:
         logger.warning("Rate limit '%s': %s; each process limits by itself", name, error)
         return None
+
+
+def _unannounced() -> dict[str, Any]:
+    """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
+    try:
+        import redis.driver_info  # noqa: F401 - in newer versions, which have this option in place of the others
+    except ImportError:
+        return {"lib_name": None, "lib_version": None}
+    return {"driver_info": None}
 
 
 def _text(part: Any) -> str:

@@ -265,9 +265,12 @@ def streams(*attempts: list[Any], **knobs: Any) -> FallbackPrimitive[Any, Any]:
     return FallbackPrimitive(named, operation_name="ask", **knobs)
 
 
-async def read(primitive: Any) -> list[Any]:
+async def read(primitive: Any, seen: list[Any] | None = None) -> list[Any]:
+    seen = [] if seen is None else seen
     async with primitive.stream("q") as chunks:
-        return [chunk async for chunk in chunks]
+        async for chunk in chunks:
+            seen.append(chunk)
+    return seen
 
 
 async def test_a_stream_fails_over_unseen_before_its_first_content(metrics: Any, tracing: Any) -> None:
@@ -282,9 +285,7 @@ async def test_a_stream_that_breaks_after_content_is_interrupted(metrics: Any, t
     """Two answers are never spliced."""
     seen: list[Any] = []
     with pytest.raises(StreamInterruptedError) as caught:
-        async with streams(["a", "b", ConnectionResetError()], ["x"]).stream("q") as chunks:
-            async for chunk in chunks:
-                seen.append(chunk)
+        await read(streams(["a", "b", ConnectionResetError()], ["x"]), seen)
     assert (["a", "b"], "cut", 2) == (seen, caught.value.reason, caught.value.chunks)
     assert {} == served(metrics)
     assert 1 == metrics("fallback.failed", operation="ask", reason="fault")

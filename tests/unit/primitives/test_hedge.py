@@ -16,8 +16,7 @@ import pytest
 from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
-from observability_integration.primitives import LLMCallPrimitive, TimeoutPrimitive
-from observability_integration.primitives.hedge import HedgePrimitive
+from observability_integration.primitives import HedgePrimitive, LLMCallPrimitive, TimeoutPrimitive
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import QUESTION, Work, now
@@ -253,13 +252,13 @@ async def test_nothing_is_hedged_before_it_is_known_what_slow_is(outcomes: Any, 
     work = Work(1.0)
     chain = hedge(work, None, None, warmup_calls=20, quantile=0.9)
     for number in range(20):
-        assert chain.delay_seconds() is None
+        assert chain.current_delay_seconds() is None
         work.seconds = 1.0 + number
         await chain.execute(QUESTION)
     assert 20 == metrics("hedge.suppressed", operation="ask", reason="warmup")
     assert {"unhedged": 20} == outcomes()
-    assert 18.0 == chain.delay_seconds()
-    assert chain.delay_seconds(streaming=True) is None
+    assert 18.0 == chain.current_delay_seconds()
+    assert chain.current_delay_seconds(streaming=True) is None
     work.seconds = 60.0
     await chain.execute(QUESTION)
     assert 1 == metrics("hedge.launched", operation="ask")
@@ -276,7 +275,7 @@ async def test_overtaken_calls_count_as_slow() -> None:
     chain = hedge(ask, None, None, warmup_calls=90, quantile=0.9, budget=None)
     for _ in range(90 + 20):
         await chain.execute(QUESTION)
-    assert 1.5 == chain.delay_seconds()
+    assert 1.5 == chain.current_delay_seconds()
 
 
 async def test_error_in_time_says_nothing_of_answers() -> None:
@@ -289,7 +288,7 @@ async def test_error_in_time_says_nothing_of_answers() -> None:
     for _ in range(50):
         with pytest.raises(ConnectionError):
             await chain.execute("fail")
-    assert 1.0 == chain.delay_seconds()
+    assert 1.0 == chain.current_delay_seconds()
 
 
 def lambda_of(works: Work, fails: Work) -> Any:
@@ -303,7 +302,7 @@ async def test_delay_is_never_shorter_than_the_least() -> None:
     """Hits of a cache further in take microseconds; hedging what is slower than that would hedge every miss."""
     chain = hedge(Work(0.0001), None, None, warmup_calls=1)
     await chain.execute(QUESTION)
-    assert 0.05 == chain.delay_seconds()
+    assert 0.05 == chain.current_delay_seconds()
 
 
 # ---- what keeps a second call from being made
@@ -333,8 +332,8 @@ async def test_default_budget_tells_when_it_is_used_up(metrics: Any, caplog: Any
     unsubscribe()
     assert [{"operation": "ask"}] == told
     assert 1 == len(caplog.records)
-    assert 25 == metrics("hedge.launched", operation="ask")
-    assert 175 == metrics("hedge.suppressed", operation="ask", reason="budget")
+    assert 37 == metrics("hedge.launched", operation="ask")
+    assert 163 == metrics("hedge.suppressed", operation="ask", reason="budget")
 
 
 async def test_no_budget_is_no_bound(metrics: Any) -> None:
@@ -433,7 +432,7 @@ async def test_cancelled_call_teaches_only_what_it_saw() -> None:
         await asyncio.sleep(seconds)
         task.cancel()
         await asyncio.wait({task})
-        assert expected == chain.delay_seconds()
+        assert expected == chain.current_delay_seconds()
 
 
 HEDGED: dict[str, Any] = {
@@ -549,7 +548,7 @@ async def test_slow_reader_is_no_slow_call(metrics: Any) -> None:
             await asyncio.sleep(50.0)
             async for _ in chunks:
                 await asyncio.sleep(50.0)
-    assert 1.5 == chain.delay_seconds(streaming=True)
+    assert 1.5 == chain.current_delay_seconds(streaming=True)
     assert 0 == metrics("hedge.launched", operation="ask")
 
 

@@ -979,7 +979,7 @@ def test_the_environment_decides_whether_texts_are_captured(
 
 
 class _Source:
-    """An iterator that raises in the place of what it cannot read, and goes on, as one with a parser of its own does."""
+    """Raises in the place of what it cannot read, and goes on: an iterator with a parser of its own."""
 
     def __init__(self, *chunks: Any) -> None:
         self._chunks = iter(chunks)

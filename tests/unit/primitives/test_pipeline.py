@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from observability_integration import WorkflowContext
 from observability_integration.errors import AllTargetsFailedError, ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives import (
     GLOBAL,
@@ -44,11 +45,11 @@ async def large(question: Any) -> AsyncIterator[str]:
     yield str(question)
 
 
-def chain(step: WorkflowPrimitive[Any, Any]) -> list[str]:
+def chain(step: WorkflowPrimitive[Any, Any]) -> str:
     """The names of the classes from the outside to the first target's call."""
-    names = [type(step).__name__.removesuffix("Primitive")]
+    name = type(step).__name__.removesuffix("Primitive")
     inner = step.steps()
-    return names + (chain(inner[0][1]) if inner else [])
+    return f"{name} {chain(inner[0][1])}" if inner else name
 
 
 def test_the_order_is_the_recommended_one() -> None:
@@ -57,9 +58,8 @@ def test_the_order_is_the_recommended_one() -> None:
         [LLMTarget(call=small, max_concurrency=5, requests_per_minute=60), large],
         cache=lambda inner: CachePrimitive(inner, str, scope=GLOBAL),
     )
-    expected = "Cache Timeout Fallback Retry CircuitBreaker RateLimit ConcurrencyLimit Timeout LLMCall".split()
-    assert expected == chain(whole)
-    assert "Timeout Fallback Retry CircuitBreaker Timeout LLMCall".split() == chain(pipeline([small, large]))
+    assert "Cache Timeout Fallback Retry CircuitBreaker RateLimit ConcurrencyLimit Timeout LLMCall" == chain(whole)
+    assert "Timeout Fallback Retry CircuitBreaker Timeout LLMCall" == chain(pipeline([small, large]))
 
 
 def test_the_table_of_defaults_is_what_the_code_does() -> None:
@@ -187,6 +187,18 @@ async def test_openai_targets_ask_as_the_sdk_is_asked() -> None:
     assert [fixed | {"temperature": heat} for heat in (0.5, 0.5, 0.1)] == client.asked
     assert {"max_retries": 0} == client.options
     assert ("m", "openai", "https://api.example.com/v1") == (target.label(), target.provider, target.server_url)
+
+
+async def test_a_service_of_ones_own_hears_of_the_deadline() -> None:
+    """And whoever is not, of nothing."""
+    client = _Client()
+    context = WorkflowContext(baggage={"tenant": "a"})
+    for propagate in (True, False):
+        target = LLMTarget.openai(client, "m", propagate=propagate)
+        await pipeline([target], timeout_seconds=20.0).execute({"messages": [], "extra_headers": {"x": "y"}}, context)
+    told, untold = (asked["extra_headers"] for asked in client.asked)
+    assert {"x": "y", "X-Request-Deadline-Ms": "20000", "baggage": "tenant=a"} == told
+    assert {"x": "y"} == untold
 
 
 @pytest.mark.parametrize(

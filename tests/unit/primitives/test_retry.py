@@ -265,9 +265,12 @@ def streaming(*attempts: list[Any], opened: list[int] | None = None) -> Callable
 ROLE = {"choices": [{"delta": {"role": "assistant"}}]}
 
 
-async def read(primitive: Any) -> list[Any]:
+async def read(primitive: Any, seen: list[Any] | None = None) -> list[Any]:
+    seen = [] if seen is None else seen
     async with primitive.stream("q") as chunks:
-        return [chunk async for chunk in chunks]
+        async for chunk in chunks:
+            seen.append(chunk)
+    return seen
 
 
 async def test_a_stream_is_attempted_again_before_its_first_content(metrics: Any, tracing: Any) -> None:
@@ -286,9 +289,7 @@ async def test_a_stream_that_breaks_after_content_is_interrupted(metrics: Any, t
     primitive = retry(streaming(["a", "b", broken], ["c"]))
     seen: list[Any] = []
     with pytest.raises(StreamInterruptedError) as caught:
-        async with primitive.stream("q") as chunks:
-            async for chunk in chunks:
-                seen.append(chunk)
+        await read(primitive, seen)
     assert (["a", "b"], 2, "cut") == (seen, caught.value.chunks, caught.value.reason)
     assert broken is caught.value.__cause__
     assert {"failed_without_retry": 1} == counted(metrics)

@@ -31,9 +31,7 @@ def chunks(*steps: tuple[float, Any]) -> Any:
 
 
 def timeout(step: Any, **knobs: Any) -> TimeoutPrimitive[Any, Any]:
-    return TimeoutPrimitive(
-        step, 30.0, 2.0, "ask", **{"first_chunk_seconds": 10.0, "idle_seconds": 5.0, **knobs}
-    )
+    return TimeoutPrimitive(step, 30.0, 2.0, "ask", **{"first_chunk_seconds": 10.0, "idle_seconds": 5.0, **knobs})
 
 
 async def test_an_answer_that_keeps_coming_is_waited_for(metrics: Any, tracing: Any) -> None:

@@ -16,7 +16,8 @@ from observability_integration.context import Deadline, reset_deadline, set_dead
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.admission_queue import Priority
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Permit, Reason, Refused
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
+from observability_integration.resilience.permits import Permit, Reason, Refused
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -59,6 +60,20 @@ def all_free(limiter: ConcurrencyLimit) -> bool:
         if permit is not None:
             permit.release()
     return [permit is not None for permit in permits] == [True] * limiter.limit + [False]
+
+
+class Watching:
+    """Notes the limit whenever it is told of a change, and how many calls then run."""
+
+    def __init__(self, limiter: ConcurrencyLimit) -> None:
+        self.limiter = limiter
+        self.seen: list[int] = []
+        self.in_flight: list[int] = []
+        limiter.watch(self)
+
+    def limit_changed(self) -> None:
+        self.seen.append(self.limiter.limit)
+        self.in_flight.append(self.limiter.in_flight)
 
 
 async def test_no_more_than_the_limit_at_once_and_in_order() -> None:
@@ -151,11 +166,13 @@ async def test_the_deadline_bounds_the_wait(
     """Nobody waits for a permit that would come too late; the reason says which limit to raise."""
     limiter = ConcurrencyLimit(1)
     permit = take(limiter)
-    token = set_deadline(Deadline.after(deadline_seconds))
-    try:
-        assert expected == await refusal(limiter.acquire(max_wait_seconds=max_wait_seconds))
-    finally:
-        reset_deadline(token)
+    for in_force, given in ((deadline_seconds, None), (60.0, deadline_seconds), (deadline_seconds, 60.0)):
+        also = None if given is None else Deadline.after(given)
+        token = set_deadline(Deadline.after(in_force))
+        try:
+            assert expected == await refusal(limiter.acquire(max_wait_seconds=max_wait_seconds, deadline=also))
+        finally:
+            reset_deadline(token)
     permit.release()
     assert all_free(limiter)
 
@@ -243,10 +260,9 @@ async def test_a_raised_limit_lets_in_as_many_as_there_is_room_for() -> None:
 
 async def test_an_adaptive_limit_follows_the_outcomes_and_tells_of_each_change() -> None:
     """Successes at full use raise it, overload lowers it, anything else changes nothing."""
-    seen: list[tuple[int, int]] = []
-    limiter = ConcurrencyLimit(
-        Aimd(4, max_limit=8, clock=now), on_limit_change=lambda before, after: seen.append((before, after))
-    )
+    limiter = ConcurrencyLimit(Aimd(4, max_limit=8, clock=now))
+    assert limiter.adapts
+    watching = Watching(limiter)
     for _ in range(2):  # in each round of four ends, three see half of the limit in use or more
         permits = [take(limiter) for _ in range(4)]
         for permit in permits:
@@ -264,7 +280,7 @@ async def test_an_adaptive_limit_follows_the_outcomes_and_tells_of_each_change()
     limiter.set_limit(8)
     with pytest.raises(ConfigurationError, match="max_limit=8"):
         limiter.set_limit(9)
-    assert [(4, 5), (5, 4), (4, 3), (3, 8)] == seen
+    assert [5, 4, 3, 8] == watching.seen
     assert all_free(limiter)
 
 
@@ -281,14 +297,21 @@ async def test_a_limit_raised_by_success_lets_one_more_in_than_ended() -> None:
     assert all_free(limiter)
 
 
-async def test_what_is_told_of_a_change_may_use_the_limit() -> None:
-    """A callback runs when the change is made and the lock is free."""
-    limiter: ConcurrencyLimit
-    seen: list[tuple[int, int]] = []
-    limiter = ConcurrencyLimit(1, on_limit_change=lambda _, after: seen.append((limiter.limit, limiter.in_flight)))
+async def test_who_is_told_of_a_change_may_use_the_limit() -> None:
+    """All who watch are told when the change is made and the lock is free, once for each; nobody lives for that."""
+    limiter = ConcurrencyLimit(1)
+    assert not limiter.adapts
+    first, second = Watching(limiter), Watching(limiter)
+    take(limiter)
     limiter.set_limit(3)
     limiter.set_limit(3)
-    assert [(3, 0)] == seen
+    assert ([3], [1]) == (first.seen, first.in_flight)
+    del first
+    gc.collect()
+    limiter.set_limit(4)
+    third = Watching(limiter)
+    limiter.set_limit(5)
+    assert ([3, 4, 5], [5]) == (second.seen, third.seen)
     ConcurrencyLimit(1).set_limit(2)
 
 
@@ -362,7 +385,6 @@ async def test_a_waiter_that_is_thrown_away_leaves_the_queue() -> None:
 
 async def test_what_is_given_back_inside_the_lock_is_not_lost() -> None:
     """A garbage collection may end a coroutine that holds a permit while this very thread holds the lock."""
-    changes: list[tuple[int, int]] = []
     inside: list[Callable[[], object]] = []
 
     def clock() -> float:  # read inside the lock
@@ -370,7 +392,8 @@ async def test_what_is_given_back_inside_the_lock_is_not_lost() -> None:
             step()
         return now()
 
-    limiter = ConcurrencyLimit(Aimd(4, clock=clock), on_limit_change=lambda *change: changes.append(change))
+    limiter = ConcurrencyLimit(Aimd(4, clock=clock))
+    watching = Watching(limiter)
     permits = [take(limiter) for _ in range(4)]
     task = await waiting(limiter)
     leaver = limiter.acquire()
@@ -379,7 +402,7 @@ async def test_what_is_given_back_inside_the_lock_is_not_lost() -> None:
     permits[0].release("overload")
     assert {"critical": 0, "high": 0, "low": 0, "best_effort": 0} == limiter.queued
     assert 2 == limiter.in_flight
-    assert [(4, 3)] == changes
+    assert [3] == watching.seen
     permits[3].release()
     (await task).release()
     assert all_free(limiter)
@@ -387,14 +410,14 @@ async def test_what_is_given_back_inside_the_lock_is_not_lost() -> None:
 
 async def test_a_change_made_late_is_told_too() -> None:
     """The outcome that could not be counted at once counts all the same."""
-    changes: list[tuple[int, int]] = []
-    limiter = ConcurrencyLimit(Aimd(2), on_limit_change=lambda *change: changes.append(change))
+    limiter = ConcurrencyLimit(Aimd(2))
+    watching = Watching(limiter)
     permits = [take(limiter) for _ in range(2)]
     with limiter._lock:
         permits[0].release("overload")
-    assert [] == changes
+    assert [] == watching.seen
     permits[1].release()
-    assert [(2, 1)] == changes
+    assert [1] == watching.seen
     assert all_free(limiter)
 
 

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from observability_integration.resilience.admission_queue import PRIORITIES, Priority
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit, Outcome, Permit, Refused
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
+from observability_integration.resilience.permits import Outcome, Permit, Refused
 from observability_integration.testing.clock import FakeClockLoop
 
 pytestmark = pytest.mark.once

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 from . import cache, gen_ai, own, resilience, router, timeout
 from .spec import GEN_AI_SECONDS, LLM_SECONDS, LOOKUP_SECONDS, WAIT_SECONDS, Kind, MetricSpec, Profile
 
 
 def _specs(room: ModuleType) -> Iterator[MetricSpec]:
-    for value in cast("dict[str, Any]", vars(room)).values():
+    for value in vars(room).values():
         if isinstance(value, MetricSpec):
             yield value
         elif isinstance(value, dict):
