@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from . import bare_resilience as resilience
 from . import workload
 from .measure import Call
 from .workload import Runnable, Work
@@ -152,15 +153,22 @@ async def finished_within(task: asyncio.Task[Any], limit_seconds: float, grace_s
 class Timeout:
     """Gives control back in time, whatever the work does."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(
+        self,
+        call: Call,
+        limit_seconds: float = workload.TIMEOUT_SECONDS,
+        grace_seconds: float = workload.GRACE_SECONDS,
+    ) -> None:
         self._call = call
+        self._limit_seconds = limit_seconds
+        self._grace_seconds = grace_seconds
         self.successes = 0
         self.failures = 0
 
     async def execute(self, request: Any) -> Any:
         """The answer, or a TimeoutError."""
         task = asyncio.create_task(self._call(request))
-        if not await finished_within(task, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS):
+        if not await finished_within(task, self._limit_seconds, self._grace_seconds):
             self.failures += 1
             raise TimeoutError
         answer = task.result()
@@ -204,3 +212,41 @@ class Bare:
         """The equivalents of all four, one in the other."""
         routes = {route: Timeout(work.answer).execute for route in workload.COST_PER_ROUTE_USD}
         return Cache(Router(routes, workload.choose, workload.FAST).execute, workload.key_of_request)
+
+    def retry(self, work: Work) -> Runnable:
+        """The equivalent of RetryPrimitive."""
+        return resilience.Retry(work.answer)
+
+    def fallback(self, work: Work) -> Runnable:
+        """The equivalent of FallbackPrimitive."""
+        return resilience.Fallback({workload.TARGET: work.answer, workload.OTHER_TARGET: work.answer})
+
+    def breaker(self, work: Work) -> Runnable:
+        """The equivalent of CircuitBreakerPrimitive."""
+        return resilience.Breaker(work.answer)
+
+    def concurrency(self, work: Work) -> Runnable:
+        """The equivalent of ConcurrencyLimitPrimitive."""
+        return resilience.Concurrency(work.answer)
+
+    def rate_limit(self, work: Work) -> Runnable:
+        """The equivalent of RateLimitPrimitive."""
+        return resilience.RateLimit(work.answer)
+
+    def hedge(self, work: Work) -> Runnable:
+        """The equivalent of HedgePrimitive."""
+        return resilience.Hedge(work.answer)
+
+    def saga(self, work: Work) -> Runnable:
+        """The equivalent of SagaPrimitive."""
+        return resilience.Saga([(work.answer, workload.undo)] * 2)
+
+    def pipeline(self, work: Work) -> Runnable:
+        """The equivalent of `pipeline`."""
+
+        def target() -> Call:
+            attempt = Timeout(work.answer, workload.PIPELINE_ATTEMPT_SECONDS, workload.PIPELINE_GRACE_SECONDS)
+            return resilience.Retry(resilience.Breaker(attempt.execute).execute).execute
+
+        targets = resilience.Fallback({workload.TARGET: target(), workload.OTHER_TARGET: target()})
+        return Timeout(targets.execute, workload.PIPELINE_SECONDS, workload.PIPELINE_GRACE_SECONDS)

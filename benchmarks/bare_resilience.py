@@ -247,7 +247,7 @@ class Saga:
             for call, undo in self._steps:
                 value = await call(value)
                 done.append((undo, value))
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:
             failures = await undone(done)
             if failures and isinstance(error, Exception):
                 raise NotUndoneError(failures) from error

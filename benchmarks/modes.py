@@ -20,7 +20,7 @@ Report = Callable[[str], None]
 
 
 class Kit(Protocol):
-    """A style: makes each of the five around some work."""
+    """A style: makes each primitive, or what stands for it, around some work."""
 
     name: str
 
@@ -29,15 +29,24 @@ class Kit(Protocol):
     def timeout(self, work: Work, /) -> Runnable: ...
     def llm_call(self, work: Work, /) -> Runnable: ...
     def chain(self, work: Work, /) -> Runnable: ...
+    def retry(self, work: Work, /) -> Runnable: ...
+    def fallback(self, work: Work, /) -> Runnable: ...
+    def breaker(self, work: Work, /) -> Runnable: ...
+    def concurrency(self, work: Work, /) -> Runnable: ...
+    def rate_limit(self, work: Work, /) -> Runnable: ...
+    def hedge(self, work: Work, /) -> Runnable: ...
+    def saga(self, work: Work, /) -> Runnable: ...
+    def pipeline(self, work: Work, /) -> Runnable: ...
 
 
 class Task(NamedTuple):
-    """One thing to time: what is made, around which answer, and asked what."""
+    """One thing to time: what is made, around which answer, asked what, and how often it calls the work for that."""
 
     name: str
     makes: str
-    answer: Any
-    arguments: Callable[[], Callable[[int], Sequence[Any]]]
+    answer: Any = workload.COMPLETION
+    arguments: Callable[[], Callable[[int], Sequence[Any]]] = lambda: workload.new_requests
+    works: int = 1
 
 
 ROUTER = Task("router", "router", workload.COMPLETION, lambda: workload.new_requests)
@@ -47,7 +56,19 @@ MISS = Task("cache miss", "cache", workload.TEXT, lambda: workload.new_prompts)
 TIMEOUT = Task("timeout", "timeout", workload.COMPLETION, lambda: workload.new_requests)
 LLM_CALL = Task("LLM call", "llm_call", workload.COMPLETION, lambda: workload.new_requests)
 CHAIN = Task("whole chain, miss", "chain", workload.COMPLETION, lambda: workload.new_requests)
-TASKS = (ROUTER, HIT, HIT_STRUCTURE, MISS, TIMEOUT, LLM_CALL, CHAIN)
+RETRY = Task("retry, at the first attempt", "retry")
+CONCURRENCY = Task("concurrency limit, with room", "concurrency")
+RESILIENCE = (
+    RETRY,
+    Task("fallback, by the first target", "fallback"),
+    Task("circuit breaker, closed", "breaker"),
+    CONCURRENCY,
+    Task("rate limit, with room", "rate_limit"),
+    Task("hedge, by one call", "hedge"),
+    Task("saga of two steps", "saga", works=2),
+    Task("whole pipeline, by the first target", "pipeline"),
+)
+TASKS = (ROUTER, HIT, HIT_STRUCTURE, MISS, TIMEOUT, LLM_CALL, CHAIN, *RESILIENCE)
 
 BESIDE_CACHES = "cache hit beside peers"
 BESIDE_LITELLM = "whole chain beside LiteLLM"
@@ -163,7 +184,7 @@ async def _own_tasks(
 def _check(name: str, task: Task, effort: Effort, work: Work, runnable: Any) -> None:
     calls = effort.total + 1
     made = min(effort.calls, workload.DISTINCT_PROMPTS) if task.arguments is Repeated else calls
-    checks.worked(name, work, made)
+    checks.worked(name, work, made * task.works)
     if task.makes in ("cache", "chain"):
         checks.counted(name, runnable, {"hits": calls - made, "misses": made})
     if task.makes == "timeout":

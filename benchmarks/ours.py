@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from observability_integration.primitives import CachePrimitive, LLMCallPrimitive, RouterPrimitive, TimeoutPrimitive
+from observability_integration.primitives import (
+    CachePrimitive,
+    CircuitBreakerPrimitive,
+    ConcurrencyLimitPrimitive,
+    FallbackPrimitive,
+    HedgePrimitive,
+    LLMCallPrimitive,
+    LLMTarget,
+    RateLimitPrimitive,
+    RetryPrimitive,
+    RouterPrimitive,
+    SagaPrimitive,
+    SagaStep,
+    TimeoutPrimitive,
+    pipeline,
+)
 
 from . import workload
 from .workload import Runnable, Work
@@ -35,6 +50,57 @@ class Ours:
         """All four, one in the other, in the recommended order."""
         routes = {route: self._timeout(self.llm_call(work)) for route in workload.COST_PER_ROUTE_USD}
         return self._cache(self._router(routes), workload.key_of_request)
+
+    def retry(self, work: Work) -> Runnable:
+        """One target, with a budget of its own."""
+        return RetryPrimitive(work.answer, workload.MAX_ATTEMPTS, operation_name=workload.OPERATION)
+
+    def fallback(self, work: Work) -> Runnable:
+        """Two targets, of which the first answers."""
+        return FallbackPrimitive(
+            {workload.TARGET: work.answer, workload.OTHER_TARGET: work.answer}, operation_name=workload.OPERATION
+        )
+
+    def breaker(self, work: Work) -> Runnable:
+        """A closed one."""
+        return CircuitBreakerPrimitive(work.answer, target=workload.TARGET)
+
+    def concurrency(self, work: Work) -> Runnable:
+        """With room for all."""
+        return ConcurrencyLimitPrimitive(work.answer, workload.MOST_AT_ONCE, operation_name=workload.OPERATION)
+
+    def rate_limit(self, work: Work) -> Runnable:
+        """Of requests and tokens, with enough of both."""
+        return RateLimitPrimitive(
+            work.answer,
+            requests_per_minute=workload.REQUESTS_PER_MINUTE,
+            tokens_per_minute=workload.TOKENS_PER_MINUTE,
+            estimate_tokens=workload.tokens_of_request,
+            operation_name=workload.OPERATION,
+        )
+
+    def hedge(self, work: Work) -> Runnable:
+        """After a measured delay that no call takes."""
+        return HedgePrimitive(
+            work.answer,
+            quantile=workload.HEDGE_QUANTILE,
+            min_delay_seconds=workload.HEDGE_LEAST_SECONDS,
+            warmup_calls=workload.HEDGE_WARMUP_CALLS,
+            operation_name=workload.OPERATION,
+        )
+
+    def saga(self, work: Work) -> Runnable:
+        """Two steps, each with what undoes it."""
+        steps = [SagaStep(work.answer, workload.undo, name) for name in (workload.TARGET, workload.OTHER_TARGET)]
+        return SagaPrimitive(steps, operation_name=workload.OPERATION)
+
+    def pipeline(self, work: Work) -> Runnable:
+        """Two targets at the defaults, of which the first answers."""
+        targets = [
+            LLMTarget(call=work.answer, name=name, model=workload.MODEL, provider=workload.PROVIDER)
+            for name in (workload.TARGET, workload.OTHER_TARGET)
+        ]
+        return pipeline(targets, operation_name=workload.PIPELINE)
 
     def _router(self, routes: dict[str, Any]) -> RouterPrimitive[Any, Any]:
         return RouterPrimitive(routes, workload.choose, workload.FAST, workload.COST_PER_ROUTE_USD)

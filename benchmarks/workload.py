@@ -78,6 +78,10 @@ def tokens_of_request(request: dict[str, Any]) -> int:
     return characters // 4 + most
 
 
+async def undo(_: Any) -> None:
+    """What undoes a step of a saga."""
+
+
 _numbers = count()
 
 

@@ -16,6 +16,7 @@ import pytest
 from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
 from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience import breaker_redis
 from observability_integration.resilience.breaker_redis import RedisBreakerStore
 from observability_integration.resilience.breaker_shared import Verdict
 from tests.processes import RedisProcess
@@ -98,6 +99,23 @@ async def test_what_others_wrote_is_no_verdict(client: Any, value: Any, redis_se
         assert (None, "mine") == await link.look("a", 1.0)
         said = await link.say("a", Verdict("id", True, 1.0, 21.0), 1.0, keep=True)
         assert "id" == (said.verdict and said.verdict.id)
+
+
+async def test_a_stand_in_that_answers_nothing_is_as_good_as_no_redis() -> None:
+    """Tests of users give mocks; each breaker then goes by itself."""
+
+    class Nothing:
+        async def execute_command(self, *command: Any) -> None:
+            """Does nothing."""
+
+    async with RedisBreakerStore(client=Nothing()).link("t") as link:
+        assert (None, "free") == await link.look("a", 1.0)
+
+
+def test_older_clients_are_told_otherwise_not_to_introduce_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They read their version from the disk as well."""
+    monkeypatch.setitem(sys.modules, "redis.driver_info", None)
+    assert {"lib_name": None, "lib_version": None} == breaker_redis._unannounced()
 
 
 # ---- one process

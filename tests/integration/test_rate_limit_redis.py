@@ -70,6 +70,8 @@ async def test_any_client_shares_the_limit(way: str, redis_server: RedisProcess,
     assert 8 == await admitted(first, 8)
     assert 2 == await admitted(second, 8)
     assert {"admitted": 2, "refused": 6}.items() <= second.get_stats().items()
+    for each in (first, second):
+        await each.aclose()
     if client is not None:
         await client.aclose() if way.startswith("asyncio") else client.close()
 
@@ -113,7 +115,7 @@ def test_processes_share_one_limit(redis_server: RedisProcess) -> None:
     """What three processes did in sum is what one would have been allowed, and none went without."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, redis_server.url, "1.5"],
+            [sys.executable, "-c", WORKER, redis_server.url, "1.0"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -222,7 +224,9 @@ async def test_the_script_does_what_the_ledger_here_does(seed: int, redis_server
     assert here.tokens is not None
     terms = Terms(here.requests.rate, here.requests.capacity, here.tokens.rate, here.tokens.capacity)
     there = RedisUrlLedger(f"model {seed}", redis_server.url)
-    for _ in range(80):
+    for step in range(50):
+        await asyncio.sleep(0.002)  # of two that have waited as long, the one that said so first is first
+        now = step / 100
         line = chance.choice("abc")
         news = News(chance.choice([0, 1]), chance.choice([0, 0, 3000, -2000]))
         if chance.random() < 0.1:
@@ -230,19 +234,27 @@ async def test_the_script_does_what_the_ledger_here_does(seed: int, redis_server
         waited = sorted((chance.choice([0, 1, 2, 5]) for _ in range(chance.randrange(5))), reverse=True)
         calls = [(float(chance.choice([0, 100, 2000, 70_000])), float(seconds)) for seconds in waited]
         here.give_back(news.requests, news.tokens)
-        here.lower(news.most_requests, news.most_tokens, 0.0)
-        expected = here.take(line, [(tokens, -seconds) for tokens, seconds in calls], 0.0)
+        here.lower(news.most_requests, news.most_tokens, now)
+        expected = here.take(line, [(tokens, now - seconds) for tokens, seconds in calls], now)
         answer = await there.take(line, terms, news, calls)
         assert expected.granted == answer.verdict.granted
         assert expected.wait_seconds == pytest.approx(answer.verdict.wait_seconds, rel=1e-3, abs=1e-3)
         if expected.granted < len(calls):
             assert expected.limit == answer.verdict.limit
-        assert here.left(0.0) == pytest.approx((max(0, answer.requests or 0), max(0, answer.tokens or 0)), abs=1e-3)
-    closed = await there.take("a", terms, News(closed_seconds=30.0), [(0.0, 0.0)])
-    assert ("provider", 0) == (closed.verdict.limit, closed.verdict.granted)
-    assert 30.0 == pytest.approx(closed.verdict.wait_seconds, abs=0.5)
-    assert closed.closed_seconds == pytest.approx(closed.verdict.wait_seconds)
+        assert here.left(now) == pytest.approx((max(0, answer.requests or 0), max(0, answer.tokens or 0)), abs=1e-3)
     await there.aclose()
+
+
+async def test_the_gate_is_closed_for_all(redis_server: RedisProcess) -> None:
+    """For as long as was said, whoever asks; a shorter pause said later does not open it."""
+    ledger = RedisUrlLedger("gate", redis_server.url)
+    terms = Terms(1.0, 60.0)
+    for seconds in (30.0, 10.0, 0.0):
+        answer = await ledger.take("a", terms, News(closed_seconds=seconds), [(0.0, 0.0)])
+        assert ("provider", 0, 60.0) == (answer.verdict.limit, answer.verdict.granted, answer.requests)
+        assert 30.0 == pytest.approx(answer.verdict.wait_seconds, abs=1.0)
+        assert answer.closed_seconds == pytest.approx(answer.verdict.wait_seconds)
+    await ledger.aclose()
 
 
 async def test_keys_go_by_themselves(redis_server: RedisProcess, make: Make) -> None:

@@ -7,11 +7,12 @@ of the pause is left is how long the key has to live yet, less the tail: so no c
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.tasks import DaemonThreads
@@ -89,8 +90,9 @@ class RedisBreakerStore:
             raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
         # One attempt, and the courier decides; but on a connection that the server has closed meanwhile, another one.
         options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, (BrokenConnection,)), "protocol": 2}
+        kind: Any = Redis
         try:
-            return Redis.from_url(
+            return kind.from_url(
                 str(self._url),
                 socket_timeout=None,
                 socket_connect_timeout=_CONNECT_SECONDS,
@@ -144,8 +146,8 @@ class _RedisLink:
 def _unannounced() -> dict[str, Any]:
     """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
     try:
-        import redis.driver_info  # noqa: F401 - there in newer versions, which have this option in place of the others
-    except ImportError:
+        importlib.import_module("redis.driver_info")
+    except ImportError:  # older versions are told otherwise
         return {"lib_name": None, "lib_version": None}
     return {"driver_info": None}
 
@@ -155,9 +157,9 @@ def _ms(seconds: float) -> int:
 
 
 def _answer(token: str, said: Any) -> Answer:
-    if not isinstance(said, list | tuple):
+    if not isinstance(said, list):
         return Answer(None, "free")  # a stand-in for a client
-    text, life_ms, holder = map(_text, said)
+    text, life_ms, holder = map(_text, cast("list[Any]", said))
     lease: Any = "free" if not holder else "mine" if holder == token else "other"
     return Answer(_verdict(text, life_ms), lease)
 

@@ -258,8 +258,7 @@ class SharedBreaker(Breaker):
                 # Half to full: processes that lost the store together must not return to it together.
                 await courier.rest(pause * _random.uniform(0.5, 1.0))  # noqa: S311
         finally:
-            if self._couriers.get(loop) is courier:
-                del self._couriers[loop]
+            self._couriers.pop(loop, None)
 
     def _may_go(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> bool:
         limit = _QUIET_SECONDS if self._state == "closed" else _QUIET_OPEN_SECONDS

@@ -161,7 +161,7 @@ class RateLimit:
         """Ends a reservation with what was used; None leaves it at what was reserved. Any thread; once."""
         if reservation.held:
             reservation.held = False
-            if tokens is not None and tokens != reservation.tokens:
+            if tokens is not None and tokens != reservation.tokens and self._ledger.tokens is not None:
                 self._give_back(reservation, 0.0, reservation.tokens - tokens)
 
     def cancel(self, reservation: Reservation) -> None:
@@ -208,12 +208,16 @@ class RateLimit:
             self._tell(News(0.0, 0.0, most_requests, most_tokens, pause))
 
     async def aclose(self) -> None:
-        """Closes the connections to a shared ledger that were opened for the running loop."""
-        if self._shared is not None:
-            telling = self._telling
-            if telling is not None and telling.get_loop() is asyncio.get_running_loop():
-                await wait_done(telling, None)
-            await self._shared.aclose()
+        """Closes the connections to a shared ledger that were opened for the running loop, after what is under way."""
+        if self._shared is None:
+            return
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)  # what is to be told has been noted, and is about to be sent
+        line = self._lines.get(loop)
+        for task in (self._telling, None if line is None else line.asking):
+            if task is not None and task.get_loop() is loop:
+                await wait_done(task, None)
+        await self._shared.aclose()
 
     def _give_back(self, reservation: Reservation, requests: float, tokens: float) -> None:
         # From any thread, and in a garbage collection: nothing here waits for a lock.

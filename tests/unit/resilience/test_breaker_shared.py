@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ class _Store:
         self.asked = 0
         self.links = 0
         self.opened = 0
+        self.leaving_seconds = 0.0
 
     @asynccontextmanager
     async def link(self, target: str) -> AsyncIterator[_Store]:
@@ -42,8 +44,10 @@ class _Store:
         try:
             yield self
         finally:
-            await asyncio.sleep(0)
-            self.links -= 1
+            try:
+                await asyncio.sleep(self.leaving_seconds)
+            finally:
+                self.links -= 1
 
     async def look(self, token: str, lease_seconds: float) -> Answer:
         await self._asked()
@@ -360,9 +364,9 @@ async def test_what_is_found_out_meanwhile_is_told_later(breakers: Callable[...,
     store.fault = refused
     first = breakers()
     fail(first)
-    await asyncio.sleep(10.0)
+    await asyncio.sleep(5.0)
     store.fault = None
-    await asks(first, 5.0)
+    await asks(first, 10.0)
     assert store.said is not None
     assert store.ends_at == pytest.approx(21.0, abs=0.01)
     store.fault, store.said = refused, None
@@ -450,6 +454,34 @@ async def test_closing_takes_no_longer_than_a_second(
     assert 0 == len(breaker._couriers)
 
 
+async def test_closing_does_not_wait_for_a_connection_that_does_not_close(
+    breakers: Callable[..., SharedBreaker], store: _Store
+) -> None:
+    """It is left after a second."""
+    store.leaving_seconds = 100.0
+    breaker = breakers()
+    permit(breaker).success()
+    await asyncio.sleep(0.1)
+    await breaker.aclose()
+    assert asyncio.get_running_loop().time() < 1.2
+
+
+async def test_a_probe_that_is_given_back_is_anybodys(breakers: Callable[..., SharedBreaker]) -> None:
+    """Whoever is called next probes; the one that had it asks for the lease anew."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(19.0)
+    while "half_open" != first.state:
+        granted = first.admit()
+        await asyncio.sleep(0.1)
+    assert isinstance(granted, Permit)
+    granted.ignore()
+    await asyncio.sleep(16.0)
+    assert [True] == [each.probe for each in await asks(second, 3.0)]
+    assert isinstance(first.admit(), Refusal)
+
+
 async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
     """Asking and telling are plain functions; what they leave to the courier is one task, however many they are."""
     store.fault = silent
@@ -469,6 +501,24 @@ def test_outside_of_a_loop_it_is_a_plain_one() -> None:
     assert "open" == breaker.state
     breaker.reset()
     assert permit(breaker)
+
+
+def test_a_loop_that_ends_ends_the_exchange() -> None:
+    """Also in the middle of one, with a store that does not answer; and nothing is complained of."""
+    store = _Store()
+    store.fault = silent
+    breaker = SharedBreaker("t", store, POLICY)
+    complaints: list[Any] = []
+
+    async def job() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        permit(breaker).success()
+        await asyncio.sleep(0.1)
+
+    with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
+        runner.run(job())
+    gc.collect()
+    assert (0, []) == (store.links, complaints)
 
 
 def test_it_serves_several_loops_in_turn() -> None:
