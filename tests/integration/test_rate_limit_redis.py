@@ -266,3 +266,13 @@ async def test_keys_go_by_themselves(redis_server: RedisProcess, make: Make) -> 
     with closing(redis.Redis(port=redis_server.port)) as client:
         milliseconds: Any = client.pttl("ratelimit:{life}:state")
     assert 60_000 < milliseconds <= 60_000 + 31_000
+
+
+def test_one_limiter_in_one_loop_after_another(redis_server: RedisProcess) -> None:
+    """A script that calls ``asyncio.run`` twice and closes nothing: each loop has its connections, and leaves none."""
+    primitive = RateLimitPrimitive(
+        used, requests_per_minute=60, operation_name="twice", redis_url=redis_server.url, redis_budget_seconds=2.0
+    )
+    for count in (1, 2, 3):
+        asyncio.run(primitive.execute(""))
+        assert 60 - count <= float(_level(redis_server, "twice") or "nan") < 61 - count

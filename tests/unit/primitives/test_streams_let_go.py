@@ -124,8 +124,11 @@ async def test_a_stream_lets_go(
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     producer = Producer(fails_at)
     primitive = make(producer)
+    stream = primitive.stream("question", WorkflowContext("w-1"))
     with suppress(LookupError, asyncio.CancelledError, AllTargetsFailedError):
-        await reader(primitive.stream("question", WorkflowContext("w-1")))
+        await reader(stream)
+    if "hedge" not in primitive.describe():  # whose loser is left to clean up while the winner is read
+        assert 0 == producer.open
     await asyncio.sleep(60.0)
     assert 0 == producer.open
     assert [] == tracing.unended()
