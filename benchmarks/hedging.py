@@ -25,7 +25,7 @@ from .checks import NotDoneError, expect
 from .grids import Grid, GridRow
 from .targets import Verdict
 
-FAST_SECONDS = (0.018, 0.024)
+FAST_SECONDS = (0.01, 0.03)
 SLOW_SECONDS = (0.36, 0.44)
 SLOW_SHARE = 0.05
 QUANTILE = 0.94  # of 1 - SLOW_SHARE = 95 % normal calls

@@ -2,7 +2,8 @@
 
 `python -m tests.environments` from the root of the project. Arguments go to pytest; the coverage is then shown, not
 judged, because a part of the suite cannot cover the whole. The full environment runs beside the others, which leave out
-the tests marked `once`: those that cannot tell one environment from another. It takes longest, and runs in two parts.
+the tests marked `once`: those that cannot tell one environment from another. It takes longest, and runs in three parts,
+of which the one with the tests marked `unmeasured` is not measured.
 """
 
 from __future__ import annotations
@@ -29,9 +30,16 @@ ENVIRONMENTS = {
 # depends on a package being there or not, and measuring takes as long again as running.
 MEASURED = ("", "opentelemetry,redis")
 
-
 # The parts of the full environment, about as long as each other; the others run as a whole.
-PARTS = (("tests/integration",), ("tests/unit", "tests/stack", "tests/docs"))
+UNMEASURED = ("-m", "unmeasured")
+PARTS = (
+    UNMEASURED,
+    ("-m", "not unmeasured", "tests/unit", "tests/stack", "tests/docs"),
+    ("-m", "not unmeasured", "tests/integration"),
+)
+
+# A test waits for a socket, a process or a clock about half of the time.
+_AT_ONCE = 3
 
 
 class Outcome(NamedTuple):
@@ -50,10 +58,9 @@ def main(arguments: list[str]) -> int:
     """Run all environments, print the sums, and return the exit code."""
     coverage = [sys.executable, "-m", "coverage"]
     subprocess.run([*coverage, "erase"], check=True)
-    # The longest first, two at a time: a test waits for a socket, a process or a clock about half of the time.
     jobs = [(name, absent, part) for name, absent in ENVIRONMENTS.items() for part in _parts(absent, arguments)]
     outcomes = dict.fromkeys(ENVIRONMENTS, Outcome(0, 0, 0))
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [
             (name, pool.submit(_run, name, absent, Path(directory, f"{number}.xml"), part))
             for number, (name, absent, part) in enumerate(jobs)
@@ -88,11 +95,12 @@ def _shown(run: Run) -> Outcome:
 
 
 def _run(name: str, absent: str, results: Path, arguments: list[str]) -> Run:
-    measured = ["-m", "coverage", "run"] if absent in MEASURED else []
+    measured = ["-m", "coverage", "run"] if absent in MEASURED and tuple(arguments) != UNMEASURED else []
     command = [sys.executable, *measured, "-m", "pytest", "-p", "tests.absent", f"--junitxml={results}"]
     if absent:
         command += ["-rfE", "-m", "not once"]  # skipped tests are the point of this environment, not news
-    environment = {**os.environ, "OBS_TEST_ABSENT": absent}
+    # All runs, and the hundreds of processes that they start, use what the first one has compiled.
+    environment = {**os.environ, "OBS_TEST_ABSENT": absent, "PYTHONDONTWRITEBYTECODE": ""}
     finished = subprocess.run(
         [*command, *arguments],
         env=environment,

@@ -76,6 +76,9 @@ async def caches() -> AsyncIterator[Caches]:
             client.close()
         else:
             await client.aclose()
+    # What was left open warns while the test is not over.
+    made.clear()
+    clients.clear()
 
 
 class Calls:

@@ -15,8 +15,8 @@ import pytest
 
 from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
-from observability_integration.resilience.breaker import BreakerPolicy
 from observability_integration.resilience import breaker_redis
+from observability_integration.resilience.breaker import BreakerPolicy
 from observability_integration.resilience.breaker_redis import RedisBreakerStore
 from observability_integration.resilience.breaker_shared import Verdict
 from tests.processes import RedisProcess

@@ -22,6 +22,7 @@ pytestmark = [
     # redis-py drops the transport of a connection attempt that is cancelled, and Python says so when it is collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.once,
+    pytest.mark.unmeasured,
     pytest.mark.needs_redis_package,
     pytest.mark.needs_redis_server,
     pytest.mark.promise("C4", "C5"),
@@ -80,6 +81,9 @@ async def caches(request: pytest.FixtureRequest) -> AsyncIterator[Caches]:
         closing = client.aclose() if hasattr(client, "aclose") else client.close()
         if inspect.isawaitable(closing):
             await closing
+    # What was left open warns while the test is not over.
+    made.clear()
+    clients.clear()
 
 
 def _clients(way: str, request: pytest.FixtureRequest) -> list[Any]:

@@ -17,7 +17,7 @@ from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import PATIENT, Caches, Calls, ask_server, caches
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 __all__ = ["caches"]
 
@@ -99,8 +99,6 @@ async def away(redis_process: RedisProcess) -> AsyncIterator[RedisProcess]:
     redis_process.resume()
 
 
-# redis-py drops the transport of a connection attempt that is cancelled, and Python says so when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.promise("C11")
 @pytest.mark.parametrize("kind", list(_INVALIDATIONS))
 async def test_what_is_invalidated_while_redis_is_away_is_void_when_it_is_back(

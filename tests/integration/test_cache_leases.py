@@ -21,7 +21,7 @@ import pytest
 
 from tests.processes import RedisProcess
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 _CALLERS = 5
 _READY_SECONDS = 30.0

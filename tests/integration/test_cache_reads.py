@@ -15,6 +15,7 @@ __all__ = ["caches"]
 
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.unmeasured,
     # redis-py drops the transport of a connection that is cut under it, and Python says so when it is collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.needs_redis_package,

@@ -26,7 +26,7 @@ from tests.scripts import run_script
 
 __all__ = ["caches"]
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 # Everything that JSON can hold, and hence Redis.
 VALUES = [

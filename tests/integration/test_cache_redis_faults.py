@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ __all__ = ["caches"]
 
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.unmeasured,
     # redis-py drops the transport of a connection attempt that is cancelled, and Python says so when it is collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.needs_redis_package,
@@ -211,6 +213,14 @@ async def timed_alone(cache: CachePrimitive[Any, Any], key: Any) -> float:
     return took - lag
 
 
+def kept_waiting() -> float:
+    """For how long this thread could have run and was not let, in seconds: what other processes have taken from it."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except FileNotFoundError:  # only Linux tells
+        return 0.0
+
+
 async def in_use(
     cache: CachePrimitive[Any, Any], server: RedisProcess, turns: Turns, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -262,13 +272,13 @@ async def test_nobody_is_the_worse_for_it(
 
     async with FAULTS[fault](redis_process):
         assert await timed_alone(cache, "first") < _FIRST_SECONDS
-        # Of a few rounds the best: what else the machine does must not count.
+        # Of a few rounds the best, less what other processes take: what else the machine does must not count.
         rounds = []
         for number in range(3):
-            started = time.perf_counter()
+            started = time.perf_counter() - kept_waiting()
             for key in range(100):
                 await timed(cache, [number, key])
-            rounds.append(time.perf_counter() - started)
+            rounds.append(time.perf_counter() - kept_waiting() - started)
         assert min(rounds) < 100 * _OPEN_SECONDS
         # Memory serves what it has, from before and from since.
         unneeded = Calls("never")

@@ -378,6 +378,7 @@ _EAGER = CachePolicy(backend_retry_seconds=0.05, backend_retry_max_seconds=0.2)
 
 
 @pytest.mark.once
+@pytest.mark.unmeasured
 @pytest.mark.needs_redis_package
 @pytest.mark.needs_redis_server
 @pytest.mark.promise("C5")

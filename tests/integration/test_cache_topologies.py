@@ -18,6 +18,7 @@ from tests.processes import RedisProcess, free_port, require_binary
 
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.unmeasured,
     pytest.mark.needs_redis_package,
     pytest.mark.needs_redis_server,
     pytest.mark.promise("C4"),

@@ -15,7 +15,7 @@ from tests.redis_cluster import SLOTS, RedisCluster
 from tests.redis_sentinel import SERVICE, SentinelGroup
 from tests.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured, pytest.mark.needs_redis_server]
 
 _DELAY_SECONDS = 0.1
 _SILENCE_SECONDS = 0.1

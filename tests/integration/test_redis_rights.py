@@ -20,7 +20,7 @@ from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import Calls, ask_server
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 _DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
 _POLICY = CachePolicy(backend_budget_seconds=2.0, lease_seconds=0.3, ttl_jitter=0.0)

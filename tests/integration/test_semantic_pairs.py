@@ -23,7 +23,7 @@ from benchmarks import data
 from observability_integration.caching.semantic import DEFAULT_GATES, Gate, SemanticLookup
 
 np = pytest.importorskip("numpy")
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 
 _ROOT = Path(__file__).parents[2]
 _PARAPHRASES = "gptcache_mock_pairs.json.gz"

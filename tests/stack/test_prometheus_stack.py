@@ -29,7 +29,13 @@ from observability_integration.telemetry.catalogue import CATALOGUE
 from observability_integration.telemetry.prometheus import PrometheusReader
 from observability_integration.telemetry.scrape_server import ScrapeServer
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.needs_prometheus, pytest.mark.promise("M2", "M4")]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.unmeasured,
+    pytest.mark.needs_otel,
+    pytest.mark.needs_prometheus,
+    pytest.mark.promise("M2", "M4"),
+]
 
 WAIT_SECONDS = 20.0
 TOKEN = "s3cret"

@@ -21,10 +21,16 @@ from benchmarks import checks, imports, modes, report, targets, workload
 from benchmarks.measure import Case, Contestant, Effort, Ratio, ratio, run
 from benchmarks.targets import Row, Section, Target, Verdict
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 
 ROOT = Path(__file__).parents[2]
 TINY = Effort(rounds=2, batches=2, calls=3)
+
+
+@pytest.fixture(autouse=True)
+def _small_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests before have left for good need not be walked before every measurement."""
+    monkeypatch.setattr(gc, "unfreeze", lambda: None)
 
 
 async def _quick(_: Any) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +67,32 @@ def test_subscriber_that_raises(heard: Any, caplog: pytest.LogCaptureFixture) ->
     end()
     assert 1 == len(after)
     assert ["A subscriber to event a raised ValueError"] == caplog.messages
+
+
+def _emitted() -> set[str]:
+    """Every name that the library emits, read from its code: literals, also of a choice or a table."""
+    names: set[str] = set()
+    for path in (Path(events.__file__).parent).rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tables = {
+            ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target): node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "events.emit":
+                name: ast.AST = node.args[0]
+                if isinstance(name, ast.Subscript):
+                    name = ast.List([*tables[ast.unparse(name.value)].values])  # type: ignore[union-attr]
+                found = {leaf.value for leaf in ast.walk(name) if isinstance(leaf, ast.Constant)}
+                assert found, f"{path.name}: the name of an event is a literal"
+                names |= {str(each) for each in found}
+    return names
+
+
+@pytest.mark.once
+def test_every_event_is_documented() -> None:
+    """Whoever subscribes must know what there is; and nobody waits for an event that never comes."""
+    page = Path(__file__).parents[2] / "docs" / "events.md"
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert documented == _emitted()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import data, eviction
 from benchmarks.policies import LRU, OURS, SIEVE, TINY_LFU, Lru, Sieve, contestants, ideal_hits
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 
 _keys = st.lists(st.sampled_from([b"%d" % number for number in range(7)]), max_size=60)
 _capacities = st.integers(1, 5)

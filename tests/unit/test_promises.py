@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,6 +19,7 @@ def _promised() -> set[str]:
     return set(re.findall(r"^- \*\*([A-Z]\d+)\*\*", text, re.MULTILINE))
 
 
+@cache
 def _held() -> dict[str, list[str]]:
     held: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):

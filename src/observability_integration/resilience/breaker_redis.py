@@ -157,9 +157,9 @@ def _ms(seconds: float) -> int:
 
 
 def _answer(token: str, said: Any) -> Answer:
-    if not isinstance(said, list):
+    if not isinstance(cast("object", said), list):
         return Answer(None, "free")  # a stand-in for a client
-    text, life_ms, holder = map(_text, cast("list[Any]", said))
+    text, life_ms, holder = map(_text, said)
     lease: Any = "free" if not holder else "mine" if holder == token else "other"
     return Answer(_verdict(text, life_ms), lease)
 

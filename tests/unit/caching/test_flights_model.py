@@ -19,7 +19,7 @@ from observability_integration.primitives import CachePrimitive
 from observability_integration.testing.clock import FakeClockLoop
 from tests.cache_doubles import Server, clocks_of_the_loop, turns
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 
 _TTL = 5.0
 _KEYS = ("a", "b")

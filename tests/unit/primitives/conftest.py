@@ -85,13 +85,17 @@ class RecordingTracing(spans.Tracing):
 def new_tracing() -> Iterator[Callable[[], RecordingTracing]]:
     """Makes a tracing that records, and puts it in force."""
 
+    made: list[RecordingTracing] = []
+
     def make() -> RecordingTracing:
-        tracing = RecordingTracing()
-        spans.install(tracing)
-        return tracing
+        made.append(RecordingTracing())
+        spans.install(made[-1])
+        return made[-1]
 
     yield make
     spans.install(None)
+    for tracing in made:  # the last one is kept, and must not keep what its spans' errors have seen
+        tracing.spans.clear()
 
 
 @pytest.fixture

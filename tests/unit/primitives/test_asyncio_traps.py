@@ -36,11 +36,12 @@ SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if "demo" not in path.rel
 
 @cache
 def nodes() -> list[tuple[str, ast.AST]]:
-    """Every node of the source, and where it stands."""
+    """Every node of the source that the fences look at, and where it stands."""
     return [
         (f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node)
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute | ast.ImportFrom | ast.Expr)
     ]
 
 

@@ -12,6 +12,8 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.primitives import cache_admission
 from observability_integration.primitives.cache_admission import _BY_WEIGHT, _ENDINGS, _STATUSES, Admission, Refusal
 
+pytestmark = pytest.mark.once
+
 ADMISSION = Admission()
 _CALL = {"id": "c", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
 

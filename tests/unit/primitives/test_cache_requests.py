@@ -117,6 +117,7 @@ async def _made_by(*requests: tuple[str, Any]) -> int:
     return work.made
 
 
+@pytest.mark.once
 @pytest.mark.promise("C13")
 @settings(max_examples=150, deadline=None)
 @given(first=_requests, second=_requests, scope=st.text(max_size=2), other=st.text(max_size=2))

@@ -32,7 +32,7 @@ from observability_integration.primitives import (
 from observability_integration.testing import FakeClockLoop
 from tests.cache_doubles import clocks_of_the_loop
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 
 MAX_TURNS_AFTER = 60  # in which everything that a call started must have ended
 LIMIT_SECONDS = 10.0

@@ -10,6 +10,8 @@ import pytest
 
 from observability_integration.primitives.streams import is_content
 
+pytestmark = pytest.mark.once
+
 
 def as_object(value: Any) -> Any:
     """The same, as the objects that an SDK makes of it."""

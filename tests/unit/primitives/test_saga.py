@@ -373,6 +373,20 @@ def test_a_call_that_its_loop_did_not_outlive(log: Log, metrics: Any, caplog: An
     assert "left as they are: a" in caplog.text
 
 
+def test_a_loop_that_ends(log: Log, metrics: Any) -> None:
+    """What `asyncio.run` cancels as it ends, as after Ctrl-C, is undone before the loop is closed."""
+
+    async def main() -> None:
+        saga_under_way.append(await started(primitive.execute(">"), 1.5))
+
+    primitive = saga(log.step("a"), log.step("b"))
+    saga_under_way: list[Any] = []
+    with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
+        runner.run(main())
+    assert (["a", "undo a of >a"], {"compensated": 1}) == (log, counts(metrics))
+    assert saga_under_way[0].cancelled()
+
+
 # ---- streams
 
 

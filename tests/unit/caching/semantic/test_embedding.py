@@ -10,6 +10,8 @@ import pytest
 
 from observability_integration.caching.semantic.embedding import EmbedderBusy, Embedding
 
+pytestmark = pytest.mark.once
+
 _SECRET = b"key of the hashes"
 
 

@@ -10,6 +10,8 @@ import pytest
 from observability_integration.caching.semantic import Evidence
 from observability_integration.errors import ConfigurationError
 
+pytestmark = pytest.mark.once
+
 
 def test_nothing_is_known_at_first() -> None:
     """Without observations, or with false ones only, any rate is possible."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from observability_integration.caching.semantic import DEFAULT_GATES, Gate, Prompt
 
+pytestmark = pytest.mark.once
+
 _SECRET = b"key of the hashes"
 _BY_NAME = {gate.name: gate for gate in DEFAULT_GATES}
 

@@ -17,6 +17,8 @@ from observability_integration.errors import ConfigurationError, MissingDependen
 
 pytest.importorskip("numpy")
 
+pytestmark = pytest.mark.once
+
 
 async def nearest(index: MemoryIndex, scope: str, vector: list[float]) -> str | None:
     found = await index.nearest(scope, vector)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from observability_integration.caching.semantic import Prompt
 from observability_integration.caching.semantic.gates.numbers import numbers
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("text", "seen"),
