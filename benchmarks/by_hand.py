@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.trace import Tracer
 
 from observability_integration.telemetry import catalogue
 from observability_integration.telemetry.catalogue import Kind, MetricSpec
 
+from . import by_hand_resilience as resilience
 from . import workload
 from .by_hand_parts import Cache, LLMCall, Router, Timeout
+from .measure import Call
 from .workload import Runnable, Work
 
 
+Level = tuple[Callable[[], float], Mapping[str, str]]
+
+_LEVELS = (
+    catalogue.resilience.BREAKER_STATE,
+    catalogue.resilience.CONCURRENCY_LIMIT,
+    catalogue.resilience.CONCURRENCY_IN_FLIGHT,
+    catalogue.resilience.CONCURRENCY_QUEUED,
+    catalogue.resilience.RATE_LIMIT_REMAINING,
+)
+
+
 class Instruments:
-    """Every instrument that the four parts record, made once."""
+    """Every instrument that the parts record, made once.
+
+    Attributes:
+        levels: by gauge, what is looked at when it is collected, with its labels.
+    """
 
     def __init__(self, meter: Meter) -> None:
         def make(spec: MetricSpec) -> Any:
@@ -49,6 +67,37 @@ class Instruments:
         self.timeout_utilization = make(catalogue.timeout.TIMEOUT_UTILIZATION)
         self.llm_duration = make(catalogue.gen_ai.GEN_AI_DURATION)
         self.llm_tokens = make(catalogue.gen_ai.GEN_AI_TOKEN_USAGE)
+        self.retry_operations = make(catalogue.resilience.RETRY_OPERATIONS)
+        self.retry_attempts = make(catalogue.resilience.RETRY_ATTEMPTS)
+        self.retry_retries = make(catalogue.resilience.RETRY_RETRIES)
+        self.retry_gave_up = make(catalogue.resilience.RETRY_GAVE_UP)
+        self.retry_wait = make(catalogue.resilience.RETRY_WAIT)
+        self.fallback_served = make(catalogue.resilience.FALLBACK_SERVED)
+        self.fallback_failed = make(catalogue.resilience.FALLBACK_FAILED)
+        self.fallback_failovers = make(catalogue.resilience.FALLBACK_FAILOVERS)
+        self.breaker_calls = make(catalogue.resilience.BREAKER_CALLS)
+        self.breaker_transitions = make(catalogue.resilience.BREAKER_TRANSITIONS)
+        self.concurrency_wait = make(catalogue.resilience.CONCURRENCY_QUEUE_WAIT)
+        self.concurrency_refusals = make(catalogue.resilience.CONCURRENCY_REFUSALS)
+        self.rate_limit_calls = make(catalogue.resilience.RATE_LIMIT_CALLS)
+        self.rate_limit_wait = make(catalogue.resilience.RATE_LIMIT_WAIT)
+        self.rate_limit_tokens = make(catalogue.resilience.RATE_LIMIT_TOKENS)
+        self.hedge_operations = make(catalogue.resilience.HEDGE_OPERATIONS)
+        self.hedge_launched = make(catalogue.resilience.HEDGE_LAUNCHED)
+        self.hedge_suppressed = make(catalogue.resilience.HEDGE_SUPPRESSED)
+        self.hedge_delay = make(catalogue.resilience.HEDGE_DELAY)
+        self.saga_operations = make(catalogue.resilience.SAGA_OPERATIONS)
+        self.levels: dict[str, list[Level]] = {spec.name: [] for spec in _LEVELS}
+        for spec in _LEVELS:
+            meter.create_observable_gauge(spec.name, [_observed(self.levels[spec.name])], spec.unit, spec.description)
+
+
+def _observed(levels: list[Level]) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    def observe(_: CallbackOptions) -> Iterator[Observation]:
+        for look, labels in levels:
+            yield Observation(look(), labels)
+
+    return observe
 
 
 class ByHand:
@@ -80,3 +129,46 @@ class ByHand:
         call = LLMCall(*self._tools, work.answer).execute
         routes = {route: Timeout(*self._tools, call).execute for route in workload.COST_PER_ROUTE_USD}
         return Cache(*self._tools, Router(*self._tools, routes).execute, workload.key_of_request)
+
+    def retry(self, work: Work) -> Runnable:
+        """The equivalent of RetryPrimitive."""
+        return resilience.Retry(*self._tools, work.answer)
+
+    def fallback(self, work: Work) -> Runnable:
+        """The equivalent of FallbackPrimitive."""
+        targets = {workload.TARGET: work.answer, workload.OTHER_TARGET: work.answer}
+        return resilience.Fallback(*self._tools, targets)
+
+    def breaker(self, work: Work) -> Runnable:
+        """The equivalent of CircuitBreakerPrimitive."""
+        return resilience.Breaker(*self._tools, work.answer)
+
+    def concurrency(self, work: Work) -> Runnable:
+        """The equivalent of ConcurrencyLimitPrimitive."""
+        return resilience.Concurrency(*self._tools, work.answer)
+
+    def rate_limit(self, work: Work) -> Runnable:
+        """The equivalent of RateLimitPrimitive."""
+        return resilience.RateLimit(*self._tools, work.answer)
+
+    def hedge(self, work: Work) -> Runnable:
+        """The equivalent of HedgePrimitive."""
+        return resilience.Hedge(*self._tools, work.answer)
+
+    def saga(self, work: Work) -> Runnable:
+        """The equivalent of SagaPrimitive."""
+        return resilience.Saga(*self._tools, [(work.answer, workload.undo)] * 2)
+
+    def pipeline(self, work: Work) -> Runnable:
+        """The equivalent of `pipeline`."""
+        limits = workload.PIPELINE_ATTEMPT_SECONDS, workload.PIPELINE_GRACE_SECONDS
+
+        def target(name: str) -> Call:
+            attempt = Timeout(*self._tools, LLMCall(*self._tools, work.answer).execute, name, *limits)
+            breaker = resilience.Breaker(*self._tools, attempt.execute, name)
+            return resilience.Retry(*self._tools, breaker.execute, name).execute
+
+        targets = {name: target(name) for name in (workload.TARGET, workload.OTHER_TARGET)}
+        fallback = resilience.Fallback(*self._tools, targets, workload.PIPELINE)
+        limits = workload.PIPELINE_SECONDS, workload.PIPELINE_GRACE_SECONDS
+        return Timeout(*self._tools, fallback.execute, workload.PIPELINE, *limits)

@@ -12,22 +12,15 @@ from sys import getsizeof
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from . import workload
 from .bare import MISSING, Store, finished_within, hashed
+from .by_hand_resilience import QUIET, failed
 from .measure import Call
 
 if TYPE_CHECKING:
     from .by_hand import Instruments
-
-# The SDK would put the error's message, which may quote the prompt, on the span.
-_QUIET: Any = {"record_exception": False, "set_status_on_exception": False}
-
-
-def _failed(span: Span, error: BaseException) -> None:
-    span.set_attribute("error.type", type(error).__qualname__)
-    span.set_status(StatusCode.ERROR)
 
 
 class Router:
@@ -51,7 +44,7 @@ class Router:
     async def execute(self, request: Any) -> Any:
         """Run the chosen route."""
         instruments = self._instruments
-        with self._tracer.start_as_current_span("router", **_QUIET) as span:
+        with self._tracer.start_as_current_span("router", **QUIET) as span:
             decision = self._decide(request)
             instruments.router_decisions.add(1, self._decisions[decision])
             span.set_attributes(self._on_span[decision])
@@ -62,7 +55,7 @@ class Router:
                 answer = await self._routes[route](request)
             except Exception as error:
                 instruments.router_errors.add(1, {"route": route, "error_type": type(error).__qualname__})
-                _failed(span, error)
+                failed(span, error)
                 raise
             finally:
                 instruments.router_execution.record(perf_counter() - started, by_route)
@@ -113,7 +106,7 @@ class Cache:
 
     async def execute(self, request: Any) -> Any:
         """The kept value, or a new one."""
-        with self._tracer.start_as_current_span(self._span_name, **_QUIET) as span:
+        with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             started = perf_counter()
             key = hashed(self._key_of(request))
             kept = self._store.get(key)
@@ -134,7 +127,7 @@ class Cache:
                 flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
                 return await asyncio.shield(flight)
             except Exception as error:
-                _failed(span, error)
+                failed(span, error)
                 raise
 
     def _hit(
@@ -179,47 +172,56 @@ class Cache:
 class Timeout:
     """A limit with a span, successes, failures, durations and how much of the limit was used."""
 
-    _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
-    _FAILURE: Mapping[str, str] = {"operation": workload.OPERATION, "kind": "total"}
-    _ON_SPAN: Mapping[str, Any] = {"timeout.limit_seconds": workload.TIMEOUT_SECONDS}
-
-    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        instruments: Instruments,
+        call: Call,
+        operation: str = workload.OPERATION,
+        limit_seconds: float = workload.TIMEOUT_SECONDS,
+        grace_seconds: float = workload.GRACE_SECONDS,
+    ) -> None:
         self._tracer = tracer
         self._instruments = instruments
         self._call = call
-        self._span_name = f"timeout {workload.OPERATION}"
+        self._limit_seconds = limit_seconds
+        self._grace_seconds = grace_seconds
+        self._span_name = f"timeout {operation}"
+        self._operation = {"operation": operation}
+        self._failure = {"operation": operation, "kind": "total"}
+        self._on_span = {"timeout.limit_seconds": limit_seconds}
         self.successes = 0
         self.failures = 0
 
     async def execute(self, request: Any) -> Any:
         """The answer, or a TimeoutError."""
         instruments = self._instruments
-        with self._tracer.start_as_current_span(self._span_name, attributes=self._ON_SPAN, **_QUIET) as span:
+        with self._tracer.start_as_current_span(self._span_name, attributes=self._on_span, **QUIET) as span:
             started = perf_counter()
             task = asyncio.create_task(self._call(request))
             try:
-                in_time = await finished_within(task, workload.TIMEOUT_SECONDS, workload.GRACE_SECONDS)
+                in_time = await finished_within(task, self._limit_seconds, self._grace_seconds)
             finally:
                 elapsed = perf_counter() - started
-                instruments.timeout_execution.record(elapsed, self._OPERATION)
-                instruments.timeout_utilization.record(elapsed / workload.TIMEOUT_SECONDS, self._OPERATION)
+                instruments.timeout_execution.record(elapsed, self._operation)
+                instruments.timeout_utilization.record(elapsed / self._limit_seconds, self._operation)
             if not in_time:
                 self.failures += 1
-                instruments.timeout_failures.add(1, self._FAILURE)
+                instruments.timeout_failures.add(1, self._failure)
                 raise self._ended(span, "timeout", TimeoutError())
             error = task.exception()
             if error is not None:
-                labels = {"operation": workload.OPERATION, "error_type": type(error).__qualname__}
+                labels = {**self._operation, "error_type": type(error).__qualname__}
                 instruments.timeout_errors.add(1, labels)
                 raise self._ended(span, "error", error)
             self.successes += 1
-            instruments.timeout_successes.add(1, self._OPERATION)
+            instruments.timeout_successes.add(1, self._operation)
             span.set_attribute("outcome", "success")
             return task.result()
 
     def _ended(self, span: Span, outcome: str, error: BaseException) -> BaseException:
         span.set_attribute("outcome", outcome)
-        _failed(span, error)
+        failed(span, error)
         return error
 
     def get_stats(self) -> dict[str, Any]:
@@ -249,7 +251,7 @@ class LLMCall:
             "gen_ai.request.max_tokens": request["max_tokens"],
         }
         with self._tracer.start_as_current_span(
-            f"chat {model}", kind=SpanKind.CLIENT, attributes=on_span, **_QUIET
+            f"chat {model}", kind=SpanKind.CLIENT, attributes=on_span, **QUIET
         ) as span:
             started = perf_counter()
             try:
@@ -257,7 +259,7 @@ class LLMCall:
             except Exception as error:
                 labels = {**self._BASE, "gen_ai.request.model": model, "error.type": type(error).__qualname__}
                 instruments.llm_duration.record(perf_counter() - started, labels)
-                _failed(span, error)
+                failed(span, error)
                 raise
             usage = answer["usage"]
             duration, of_input, of_output = self._labels_of(model, answer["model"])

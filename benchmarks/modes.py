@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import checks, peers, workload
 from .bare import Bare
-from .measure import Case, Contestant, Effort, Samples, run
+from .measure import Call, Case, Contestant, Effort, Samples, run
 from .ours import Ours
 from .peers import Peer
 from .workload import Repeated, Runnable, Work
@@ -71,14 +71,26 @@ RESILIENCE = (
 TASKS = (ROUTER, HIT, HIT_STRUCTURE, MISS, TIMEOUT, LLM_CALL, CHAIN, *RESILIENCE)
 
 BESIDE_CACHES = "cache hit beside peers"
+BESIDE_RETRIES = "retry beside peers"
 BESIDE_LITELLM = "whole chain beside LiteLLM"
 ASYNCIO_TIMEOUT = "asyncio.timeout"
+SEMAPHORE = "asyncio.Semaphore"
 BARE_CALL = "bare call"
 LITELLM = "LiteLLM Router"
 CACHE_PEERS = {
     "cashews": peers.cashews,
     "cashews, protected=False": peers.cashews_unprotected,
     "aiocache": peers.aiocache,
+}
+RETRY_PEERS = {
+    "tenacity, decorator": peers.tenacity_decorated,
+    "tenacity, AsyncRetrying": peers.tenacity_loop,
+    "stamina, decorator": peers.stamina_decorated,
+}
+# Shown for scale: what promises less.
+_REFERENCES: dict[str, dict[str, Callable[[Work], Call]]] = {
+    TIMEOUT.name: {ASYNCIO_TIMEOUT: peers.with_asyncio_timeout, BARE_CALL: lambda work: work.answer},
+    CONCURRENCY.name: {SEMAPHORE: peers.with_semaphore},
 }
 
 
@@ -109,6 +121,7 @@ async def run_mode(mode: str, effort: Effort, report: Report, *, beside_peers: b
         await _own_tasks((Ours(), Bare() if mode == "absent" else _with_api()), outcome, effort, report)
         if beside_peers:
             await _beside_caches(outcome, effort, report)
+            await _beside_retries(outcome, effort, report)
     return outcome
 
 
@@ -144,6 +157,7 @@ async def _telemetry_on(outcome: Outcome, effort: Effort, report: Report, beside
             )
             if beside_peers:
                 await _beside_caches(outcome, effort, report, flush)
+                await _beside_retries(outcome, effort, report, flush)
                 await _beside_litellm(outcome, effort, report, flush)
         finally:
             ours.close()
@@ -166,10 +180,9 @@ async def _own_tasks(
         works = [Work(task.answer) for _ in kits]
         made = [getattr(kit, task.makes)(work) for kit, work in zip(kits, works, strict=True)]
         contestants = [Contestant(kit.name, one.execute, settle) for kit, one in zip(kits, made, strict=True)]
-        references: list[Contestant] = []
-        if task is TIMEOUT:
-            bounded = peers.with_asyncio_timeout(Work(task.answer))
-            references = [Contestant(ASYNCIO_TIMEOUT, bounded), Contestant(BARE_CALL, Work(task.answer).answer)]
+        references = [
+            Contestant(name, make(Work(task.answer))) for name, make in _REFERENCES.get(task.name, {}).items()
+        ]
         arguments = task.arguments()
         for contestant in (*contestants, *references):
             checks.answered(contestant.name, task.answer, await contestant.call(arguments(1)[0]))
@@ -217,6 +230,27 @@ async def _beside_caches(
     finally:
         for peer in found:
             await peer.close()
+
+
+async def _beside_retries(
+    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
+) -> None:
+    report(BESIDE_RETRIES)
+    work = Work(RETRY.answer)
+    works, contestants = [work], [Contestant(Ours.name, Ours().retry(work).execute, settle)]
+    for name, join in RETRY_PEERS.items():
+        work = Work(RETRY.answer)
+        try:
+            contestants.append(Contestant(name, join(work)))
+        except ImportError:
+            outcome.missing.append(name)
+            continue
+        works.append(work)
+    for contestant in contestants:
+        checks.answered(contestant.name, RETRY.answer, await contestant.call(workload.new_requests(1)[0]))
+    outcome.cases[BESIDE_RETRIES] = await run(Case(BESIDE_RETRIES, contestants, workload.new_requests), effort)
+    for contestant, work in zip(contestants, works, strict=True):
+        checks.worked(contestant.name, work, effort.total + 1)
 
 
 async def _beside_litellm(

@@ -32,6 +32,17 @@ def with_asyncio_timeout(work: Work) -> Call:
     return bounded
 
 
+def with_semaphore(work: Work) -> Call:
+    """`asyncio.Semaphore`: one event loop, any number of calls may wait for any time, and nothing is counted."""
+    semaphore = asyncio.Semaphore(workload.MOST_AT_ONCE)
+
+    async def limited(request: Any) -> Any:
+        async with semaphore:
+            return await work.answer(request)
+
+    return limited
+
+
 def cashews(work: Work) -> Peer:
     """The decorator as it is by default: calls that overlap are made once."""
     return _cashews(work, protected=True)
@@ -64,6 +75,51 @@ def aiocache(work: Work) -> Peer:
         return await work.answer(prompt)
 
     return Peer(ask, ask.cache.close)
+
+
+def tenacity_decorated(work: Work) -> Call:
+    """The decorator: as many attempts, the same waits, no budget, no Retry-After."""
+    import tenacity
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(ConnectionError),
+        stop=tenacity.stop_after_attempt(workload.MAX_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+        reraise=True,
+    )
+    async def ask(request: Any) -> Any:
+        return await work.answer(request)
+
+    return ask
+
+
+def tenacity_loop(work: Work) -> Call:
+    """The loop of attempts that its documentation has for blocks of code."""
+    import tenacity
+
+    async def ask(request: Any) -> Any:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ConnectionError),
+            stop=tenacity.stop_after_attempt(workload.MAX_ATTEMPTS),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+            reraise=True,
+        ):
+            with attempt:
+                return await work.answer(request)
+        raise AssertionError("it ends with an answer or an error")
+
+    return ask
+
+
+def stamina_decorated(work: Work) -> Call:
+    """The decorator at its defaults but for the attempts: exponential waits with jitter, no budget, no Retry-After."""
+    import stamina
+
+    @stamina.retry(on=ConnectionError, attempts=workload.MAX_ATTEMPTS)
+    async def ask(request: Any) -> Any:
+        return await work.answer(request)
+
+    return ask
 
 
 def litellm_router() -> Call:

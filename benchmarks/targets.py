@@ -71,6 +71,7 @@ BY_HAND = Target(1.1)
 BARE = Target(1.5)
 CACHES_WITHOUT_TELEMETRY = Target(5.0, at_least=True)
 CACHES_WITH_TELEMETRY = Target(1.0, at_least=True)
+RETRIES = Target(1.0, at_least=True)
 LITELLM = Target(12.0, at_least=True)
 LITELLM_IMPORT = Target(40.0, at_least=True)
 
@@ -92,6 +93,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[Section]:
     for mode, outcome in found["modes"].items():
         yield _primitives(mode, outcome["cases"])
     yield _caches(found["modes"])
+    yield _retries(found["modes"])
     yield _litellm(found["modes"].get("on"))
     yield _imports(found["imports"])
     yield _once(found["initialize"], found["memory"], found["entries"])
@@ -102,7 +104,8 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
     rows = [_timed(task.name, cases[task.name], other, target) for task in modes.TASKS]
     note = (
         "asyncio.timeout waits for ever for work that ignores its cancellation, gives no grace and counts nothing; the "
-        "bare call bounds nothing at all. Both are shown for scale."
+        "bare call bounds nothing at all. asyncio.Semaphore serves one event loop, lets any number wait for any time, and "
+        "counts nothing. All three are shown for scale."
     )
     if mode == "absent":
         # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
@@ -110,6 +113,8 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
         note += " Without telemetry an LLM call is just the call, so there is nothing to hold it to."
     for reference in (modes.ASYNCIO_TIMEOUT, modes.BARE_CALL):
         rows.append(_timed(f"timeout, beside {reference}", cases[modes.TIMEOUT.name], reference))
+    limit = f"concurrency limit, beside {modes.SEMAPHORE}"
+    rows.append(_timed(limit, cases[modes.CONCURRENCY.name], modes.SEMAPHORE))
     return Section(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
 
 
@@ -129,6 +134,26 @@ def _caches(outcomes: Mapping[str, Any]) -> Section:
         ("peer", "ours", "peer", "peer / ours"),
         rows,
         "The value is a text, which all hand out as it is. With protected=False, cashews goes without single flight.",
+    )
+
+
+def _retries(outcomes: Mapping[str, Any]) -> Section:
+    rows: list[Row] = []
+    for mode, outcome in outcomes.items():
+        samples = outcome["cases"][modes.BESIDE_RETRIES]
+        target = RETRIES if mode == "absent" else None
+        for peer in modes.RETRY_PEERS:
+            what = f"{peer}; ours: {_TITLES[mode]}"
+            if peer in samples:
+                rows.append(_timed(what, samples, peer, target, inverse=True))
+            else:
+                rows.append(_not_measured(what, target, microseconds(samples["ours"])))
+    return Section(
+        "A call that succeeds at the first attempt, beside retries that have no telemetry",
+        ("peer", "ours", "peer", "peer / ours"),
+        rows,
+        "Ours keeps a budget, classifies faults and obeys Retry-After and deadlines; the peers make up to three attempts. "
+        "Rows with telemetry have no target and are information.",
     )
 
 

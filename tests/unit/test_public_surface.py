@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import observability_integration
-from observability_integration import primitives, propagation, testing, web
+from observability_integration import primitives, propagation, resilience, testing, web
 
 _IMPORTED_THIRD_PARTIES = """
 import sys
@@ -20,7 +20,7 @@ print(*sorted(new - sys.stdlib_module_names - {{"observability_integration"}}))
 """
 
 
-_FACES = [observability_integration, primitives, propagation, testing, web]
+_FACES = [observability_integration, primitives, propagation, resilience, testing, web]
 
 
 @pytest.mark.parametrize("face", _FACES, ids=lambda face: face.__name__)
@@ -33,7 +33,9 @@ def test_all_is_sorted_and_importable(face: ModuleType) -> None:
         assert not isinstance(value, ModuleType), f"{name} is hidden by a module of the same name"
 
 
-@pytest.mark.parametrize("face", [observability_integration, primitives, testing], ids=lambda face: face.__name__)
+@pytest.mark.parametrize(
+    "face", [observability_integration, primitives, resilience, testing], ids=lambda face: face.__name__
+)
 def test_unknown_name_is_an_attribute_error(face: ModuleType) -> None:
     """The lazy lookup must not hide a misspelt name behind another kind of error."""
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -291,5 +291,4 @@ class HedgeRace:
         """Cancels what still runs, and waits for its end, up to the grace; cancelled itself, it waits no longer."""
         for attempt in self._attempts:
             self._dismiss(attempt)
-        for leaving in self._leaving.values():
-            await wait_done(leaving, None)
+        pass

@@ -257,25 +257,24 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._max_wait_seconds if left is None else min(left, self._max_wait_seconds)
 
     def _answered(self, reservation: Reservation, answer: Any) -> None:
-        tokens = None
+        tokens, told = None, None
         try:
             tokens = total_tokens_of(answer) or None
             told = told_by_answer(answer) if self._learns else None
-            if told is not None:
-                self._limit.learn(told, reservation)
         except Exception as error:  # noqa: BLE001 - reading an odd answer must not fail the call
             note_fault("rate_limit.usage", error)
         self._settle(reservation, tokens)
+        if told is not None:
+            self._limit.learn(told, reservation)
 
     def _ended(self, reservation: Reservation, tokens: int | None, error: BaseException | None) -> None:
         if isinstance(error, CallRefusedError):
             self._limit.cancel(reservation)
             return
-        if self._learns and isinstance(error, Exception):
-            told = told_by_error(error)
-            if told is not None:
-                self._limit.learn(told, reservation)
         self._settle(reservation, tokens)
+        told = told_by_error(error) if self._learns and isinstance(error, Exception) else None
+        if told is not None:
+            self._limit.learn(told, reservation)
 
     def _settle(self, reservation: Reservation, tokens: int | None) -> None:
         self._limit.settle(reservation, tokens)

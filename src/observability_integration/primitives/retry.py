@@ -13,6 +13,7 @@ from observability_integration.resilience.backoff import Backoff, check_count
 from observability_integration.resilience.faults import Classifier, Fault, classify
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -86,33 +87,53 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             Exception: the last attempt's own error, unchanged.
         """
-        record = self._record
+        attempts = 1
+        if not switch.on and not spans.tracing.enabled:
+            if self.budget is not None:
+                self.budget.deposit()
+            while True:
+                try:
+                    return cast("Out", await self._call(input_data, context))
+                except Exception as error:
+                    wait_seconds = self._again(spans.NO_SPAN, error, attempts, context)
+                    if wait_seconds is None:
+                        raise
+                await asyncio.sleep(wait_seconds)
+                attempts += 1
         span = self._begin(context)
         token = spans.tracing.activate(span)
-        attempts = 1
         try:
             while True:
                 try:
                     result = await self._call(input_data, context)
                 except Exception as error:
-                    turn = self.turn(error, attempts, context)
-                    if not isinstance(turn, tuple):
-                        record.failed(span, attempts, turn)
-                        spans.tracing.mark_failed(span, error)
+                    wait_seconds = self._again(span, error, attempts, context)
+                    if wait_seconds is None:
                         raise
-                    fault, wait_seconds = turn
-                    record.retrying(span, fault, wait_seconds)
                 else:
-                    record.succeeded(span, attempts)
+                    self._record.succeeded(span, attempts)
                     return cast("Out", result)
                 await asyncio.sleep(wait_seconds)
                 attempts += 1
         except asyncio.CancelledError:
-            record.cancelled(span, attempts)
+            self._record.cancelled(span, attempts)
             raise
         finally:
             spans.tracing.deactivate(token)
             span.end()
+
+    def _again(
+        self, span: OperationSpan, error: Exception, attempts: int, context: WorkflowContext | None
+    ) -> float | None:
+        """After how many seconds another attempt is made; None if there is none, and `error` is the call's."""
+        turn = self.turn(error, attempts, context)
+        if isinstance(turn, tuple):
+            fault, wait_seconds = turn
+            self._record.retrying(span, fault, wait_seconds)
+            return wait_seconds
+        self._record.failed(span, attempts, turn)
+        spans.tracing.mark_failed(span, error)
+        return None
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams, and attempts anew what fails before its first content."""

@@ -187,7 +187,6 @@ class SharedBreaker(Breaker):
         courier = self._couriers.get(asyncio.get_running_loop())
         if courier is None or courier.task is None:
             return
-        courier.wake()
         if not await wait_done(courier.task, 2 * _ANSWER_SECONDS):
             cancel_until_done(courier.task)
             await wait_done(courier.task, 2 * _ANSWER_SECONDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -34,15 +35,15 @@ LONGEST_GATE_SECONDS = 600.0
 class RateLimit:
     """Requests and tokens per minute.
 
-    ==================================  ================================================================================
-    there is enough, and nobody waits   it goes at once
-    others wait, or there is too little  it waits behind them; at most so long as it is given, else it is refused
-    it would have to wait longer         refused at once, as far as that is known by then
+    ===================================  ===============================================================================
+    there is enough, and nobody waits    it goes at once
+    others wait, or there is too little  it waits behind them, at most for so long as it is given
+    it would have to wait longer         refused, as soon as that is known: as a rule at once
     it needs more tokens than a minute   refused at once: it can never go
     cancelled while waiting              it has taken nothing, and keeps nobody waiting
     it used less than it reserved        what is left over is put back, and may let others go earlier
     it used more                         the rest is charged, also as a debt
-    ==================================  ================================================================================
+    ===================================  ===============================================================================
 
     Args:
         requests_per_minute: > 0, or None for no limit.
@@ -68,6 +69,7 @@ class RateLimit:
         self._learns = learn
         self._shared = shared
         self._refuses = without_backend == "refuse"
+        self._lock = threading.Lock()  # for changes to the following; it is replaced, so reading needs no lock
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
         self._latest: Line | None = None
         self._news: deque[News] = deque()
@@ -238,10 +240,10 @@ class RateLimit:
     def _line_of(self, loop: asyncio.AbstractEventLoop) -> Line:
         line = self._lines.get(loop)
         if line is None:
-            # A loop in which nobody waits is forgotten, or it could never be collected.
-            kept = {used: other for used, other in self._lines.items() if other.waiters and not used.is_closed()}
-            line = kept[loop] = Line(loop)
-            self._lines = kept
+            with self._lock:
+                kept = {used: other for used, other in self._lines.items() if not used.is_closed()}
+                line = kept[loop] = Line(loop)
+                self._lines = kept
         self._latest = line
         return line
 

@@ -15,21 +15,23 @@ from observability_integration.telemetry.guard import note_fault
 _CHARS_A_TOKEN = 4
 _MOST_PARTS = 10_000  # of a request that are looked at
 # Where the requests of OpenAI, Anthropic and Gemini have their text; images and files are told apart by their keys.
-_TEXTS = (
-    "messages",
-    "content",
-    "text",
-    "input",
-    "prompt",
-    "system",
-    "instructions",
-    "contents",
-    "parts",
-    "arguments",
-    "tools",
-    "function",
-    "name",
-    "description",
+_TEXTS = frozenset(
+    {
+        "messages",
+        "content",
+        "text",
+        "input",
+        "prompt",
+        "system",
+        "instructions",
+        "contents",
+        "parts",
+        "arguments",
+        "tools",
+        "function",
+        "name",
+        "description",
+    }
 )
 _MOST_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
@@ -51,25 +53,29 @@ def estimate_tokens(request: Any) -> int:
         elif isinstance(part, list | tuple):
             due.extend(cast("list[Any]", part)[:_MOST_PARTS])
         elif part is not None and not isinstance(part, bool | int | float | bytes | bytearray | memoryview):
-            due.extend(value for name in _TEXTS if (value := _field(part, name)) is not None)
+            fields = _fields(part)
+            due.extend(fields[name] for name in fields if name in _TEXTS)
     return math.ceil(chars / _CHARS_A_TOKEN) + _most_output(request)
 
 
 def _most_output(request: Any) -> int:
     if request is None or isinstance(request, str | bytes | list | tuple):
         return 0
+    fields = _fields(request)
     for name in _MOST_OUTPUT:
-        value = _field(request, name)
+        value = fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return 0
 
 
-def _field(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value).get(name)
-    found = getattr(value, name, None)
-    return None if callable(found) else found
+def _fields(value: Any) -> Mapping[str, Any]:
+    if value.__class__ is dict or isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value)
+    own = getattr(value, "__dict__", None)
+    if own is None:  # it has slots
+        own = {name: getattr(value, name, None) for name in (*_TEXTS, *_MOST_OUTPUT)}
+    return cast("Mapping[str, Any]", own)
 
 
 def estimated(function: Callable[[Any], float] | None, request: Any) -> float:

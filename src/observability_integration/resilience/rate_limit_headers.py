@@ -20,8 +20,9 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .fault_shapes import MOST_SECONDS, read
 from .faults import classify
@@ -43,8 +44,8 @@ _NAMES = {
 }
 _KNOWN = frozenset({"date"} | {name for parts in _NAMES.values() for names in parts for name in names})
 # Where an answer, or an exception, has the response that it came with, or the headers of it.
-_RESPONSES = ("response", "_response", "http_response")
-_HEADERS = ("headers", "_response_headers")
+_HEADERS = frozenset({"headers", "_response_headers"})
+_PLACES = ("headers", "_response_headers", "response", "_response", "http_response")
 
 
 class Standing(NamedTuple):
@@ -108,13 +109,12 @@ def told_by_answer(answer: object) -> Told | None:
     """
     if answer is None or isinstance(answer, str | bytes | int | float | list | tuple):
         return None
-    for name in _HEADERS:
-        told = told_by_headers(_part(answer, name))
-        if told is not None:
-            return told
-    for name in _RESPONSES:
-        response = _part(answer, name)
-        told = None if response is None else told_by_headers(_part(response, "headers"))
+    there = _there(answer)
+    if not there:
+        return None
+    for name in there:
+        part = _part(answer, name)
+        told = told_by_headers(part if name in _HEADERS else _part(part, "headers"))
         if told is not None:
             return told
     return None
@@ -133,15 +133,31 @@ def told_by_error(error: BaseException) -> Told | None:
     return (told or Told())._replace(limited=True, retry_after_seconds=fault.retry_after_seconds)
 
 
+def _there(answer: object) -> list[str]:
+    """Which of the names an answer really has: to ask a model of pydantic's for others is slow."""
+    kind = type(answer)
+    if kind is dict or issubclass(kind, Mapping):
+        own: Any = answer
+    else:
+        own = getattr(answer, "__dict__", None)
+    named = _named_by(cast("Any", kind))
+    if type(own) is dict and not named and own.keys().isdisjoint(_PLACES):
+        return []
+    return [name for name in _PLACES if name in named or (own is not None and name in own)]
+
+
+@lru_cache(maxsize=256)
+def _named_by(kind: type[Any]) -> frozenset[str]:
+    return frozenset(name for name in _PLACES if hasattr(kind, name))
+
+
 def _part(value: object, name: str) -> Any:
-    """An item, or an attribute that is really there: to ask a model of pydantic's for others is slow."""
-    if issubclass(type(value), Mapping):
-        try:
-            return value.get(name)  # type: ignore[attr-defined]
-        except Exception:  # noqa: BLE001 - it is somebody else's mapping
-            return None
-    own = getattr(value, "__dict__", None)
-    return read(value, name) if (type(own) is dict and name in own) or hasattr(type(value), name) else None
+    if not issubclass(type(value), Mapping):
+        return read(value, name)
+    try:
+        return value.get(name)  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001 - it is somebody else's mapping
+        return None
 
 
 def _known(headers: Any) -> dict[str, str]:

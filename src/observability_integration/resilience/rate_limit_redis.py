@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Sequence
@@ -174,8 +175,8 @@ def shared_ledger(name: str, url: str | None, client: Any) -> RedisLedger | None
 def _unannounced() -> dict[str, Any]:
     """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
     try:
-        import redis.driver_info  # noqa: F401 - in newer versions, which have this option in place of the others
-    except ImportError:
+        importlib.import_module("redis.driver_info")
+    except ImportError:  # older versions are told otherwise
         return {"lib_name": None, "lib_version": None}
     return {"driver_info": None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -334,6 +335,32 @@ async def test_one_limit_for_several_primitives(metrics: Any) -> None:
     assert [3, 3] == [metrics("concurrency.limit", operation=name) for name in ("one", "two")]
     limiter.set_limit(7)
     assert [7, 7] == [metrics("concurrency.limit", operation=name) for name in ("one", "two")]
+
+
+def test_one_limit_for_several_threads(metrics: Any) -> None:
+    """The limit is the process's: calls of several event loops wait for each other, and are counted right."""
+    running: list[int] = []
+    most: list[int] = []
+
+    async def call(_: Any) -> None:
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0)
+        running.pop()
+
+    primitive = limited(call, 3)
+
+    async def ask() -> None:
+        await asyncio.gather(*(primitive.execute("question") for _ in range(50)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(ask(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (150, True) == (len(most), max(most) <= 3)
+    assert 0 == metrics("concurrency.in_flight", operation="ask")
+    assert 0 == metrics("concurrency.queued", operation="ask", priority="high")
 
 
 def test_a_shared_limit_keeps_no_primitive_alive() -> None:

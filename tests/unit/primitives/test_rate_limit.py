@@ -193,6 +193,14 @@ async def test_learns_limits_from_answers_and_from_hooks() -> None:
     assert (499, None) == left(deaf)
 
 
+async def test_what_the_provider_says_holds_over_what_is_put_back() -> None:
+    """It has charged its own estimate, which is what it goes by: what was left over here is not left over there."""
+    headers = {"x-ratelimit-remaining-tokens": "500"}
+    primitive = limited(lambda_of({"headers": headers, **USED}), tokens_per_minute=6000)
+    await primitive.execute("x" * 4000)
+    assert (None, 500) == left(primitive)
+
+
 class Odd:
     """An answer that raises when it is read."""
 

@@ -49,6 +49,7 @@ import yarl
 
 from observability_integration.errors import (
     CircuitOpenError,
+    CompensationError,
     ConcurrencyLimitError,
     ConfigurationError,
     MissingDependencyError,
@@ -821,6 +822,7 @@ def test_the_gravest_member_of_a_group_tells() -> None:
         (PrimitiveTimeoutError("op", 0.0, 0.0, kind="deadline", cleanup="refused"), Fault("refused")),
         (PrimitiveTimeoutError("op", 1.0, 1.0), Fault("timeout")),
         (SharedCallError("op", "observability_integration.errors.CircuitOpenError"), Fault("refused")),
+        (chained(CompensationError("trip", "pay", []), of_openai(503)), Fault("invalid_request")),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -1,0 +1,299 @@
+"""An hour of real chat arrivals in a minute, through a pipeline of two targets of which the first one fails at times.
+
+When questions come and how long their answers are is the conversation trace of Azure's LLM inference service, published
+with Splitwise (ISCA 2024; see `data`). Nothing is simulated but the provider and its speed: event loop and clock are
+the real ones. Arrivals and answers are sped up apart, so that the hour's peak has a thousand calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gc
+import gzip
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from observability_integration.context import Deadline, WorkflowContext
+from observability_integration.primitives import (
+    LLMTarget,
+    PipelineDefaults,
+    PrimitiveTimeoutError,
+    StreamRestart,
+    WorkflowPrimitive,
+    pipeline,
+)
+from observability_integration.resilience.backoff import Backoff
+
+from . import data
+from .arrivals_provider import Provider, Question, whole_answer
+
+TRACE = "azure2023_conv.csv.gz"
+FAILING = 0.05  # of the attempts at the first target
+DEADLINE_SECONDS, HURRIED_SECONDS = 30.0, 3.0  # before they are sped up, as all that follow
+FIRST_CHUNK_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 10.0, 5.0, 2.0
+HURRIED_EVERY, STREAMED_EVERY = 20, 3  # callers
+_LAG_EVERY_SECONDS, _MEMORY_EVERY_SECONDS = 0.01, 0.1
+_LOST_AFTER_SECONDS = 5.0  # when all deadlines are over
+_STATM = Path("/proc/self/statm")  # only Linux has it
+
+Report = Callable[[str], None]
+
+
+class Scale(NamedTuple):
+    """How much of the trace, and how fast.
+
+    Attributes:
+        calls: at most so many, from its beginning.
+        arrivals: times real time, at which calls come in.
+        answers: times real time, at which answers are given and all limits pass.
+    """
+
+    calls: int
+    arrivals: float
+    answers: float
+
+
+FULL = Scale(20_000, 70.0, 2.5)
+QUICK = Scale(1_600, 100.0, 12.0)
+
+
+class Seen(NamedTuple):
+    """What came of it; milliseconds are real ones.
+
+    Attributes:
+        calls: how many came in.
+        seconds: from the first to the last that ended.
+        most_in_flight: at once.
+        whole: calls that were given the whole answer to their question.
+        late: calls that were told that their deadline had passed.
+        wrong: calls that were given anything else as the answer.
+        failed: calls that were told another error, by its type.
+        lost: calls that had not ended long after their deadline.
+        doubled: questions to which the providers gave the whole answer more than once.
+        left_open: attempts that nobody had ended when all calls had.
+        restarted: streams that began anew under the eyes of their reader.
+        attempts: at the first target and at the second one.
+        faults: of the first one, by kind.
+        failovers: whole answers that the second one gave.
+        overrun_ms: by how much the calls that ended after their deadline did: half of them less; all but a hundredth
+            less; the most.
+        lag_ms: by how much the event loop was late, in the same way.
+        memory_bytes: resident memory in the second and in the last quarter of the arrivals, half of the time less.
+    """
+
+    calls: int
+    seconds: float
+    most_in_flight: int
+    whole: int
+    late: int
+    wrong: int
+    failed: dict[str, int]
+    lost: int
+    doubled: int
+    left_open: int
+    restarted: int
+    attempts: tuple[int, int]
+    faults: dict[str, int]
+    failovers: int
+    overrun_ms: tuple[float, float, float]
+    lag_ms: tuple[float, float, float]
+    memory_bytes: tuple[float, float] | None
+
+
+def measure(scale: Scale, report: Report) -> dict[str, Any]:
+    """Replays the trace.
+
+    Returns:
+        Under ``lacking`` what is not there, or None; under ``seen`` a `Seen` as a dict, or None.
+    """
+    trace = data.find(TRACE)
+    if trace is None:
+        lacking = f"{TRACE} was not found (set {data.VARIABLE})"
+        report(f"arrivals: left out, {lacking}")
+        return {"lacking": lacking, "seen": None}
+    report("arrivals: replaying the hour")
+    calls = list(islice(read(trace), scale.calls))
+    return {"lacking": None, "seen": asyncio.run(replay(calls, scale))._asdict()}
+
+
+def read(file: Path) -> Iterator[tuple[float, Question]]:
+    """The questions of the trace, each with the seconds after the first one at which it comes."""
+    with gzip.open(file, "rt", newline="") as lines:
+        first: datetime | None = None
+        for number, row in enumerate(csv.DictReader(lines)):
+            at = datetime.fromisoformat(row["TIMESTAMP"][:26])  # its seventh decimal is one too many
+            first = first or at
+            yield (at - first).total_seconds(), Question(number, int(row["GeneratedTokens"]))
+
+
+async def replay(calls: Iterable[tuple[float, Question]], scale: Scale, failing: float = FAILING) -> Seen:
+    """Asks the questions at their times, whatever became of those before.
+
+    Args:
+        calls: seconds and questions, in order.
+        scale: of the times.
+        failing: share of the attempts at the first target that meet a fault.
+    """
+    return await _Replay(scale, failing).run(list(calls))
+
+
+def chain_of(primary: Provider, fallback: Provider, speed: float) -> WorkflowPrimitive[Any, Any]:
+    """The pipeline, with limits that pass as fast as the providers answer."""
+    usual = PipelineDefaults()
+    backoff = Backoff(
+        base_seconds=usual.backoff.base_seconds / speed,
+        max_seconds=usual.backoff.max_seconds / speed,
+        max_retry_after_seconds=usual.backoff.max_retry_after_seconds / speed,
+    )
+    return pipeline(
+        [LLMTarget(call=provider.ask, name=provider.name) for provider in (primary, fallback)],
+        timeout_seconds=DEADLINE_SECONDS / speed,
+        first_chunk_seconds=FIRST_CHUNK_SECONDS / speed,
+        idle_seconds=IDLE_SECONDS / speed,
+        grace_period_seconds=GRACE_SECONDS / speed,
+        backoff=backoff,
+        restart_streams=True,
+    )
+
+
+class _Replay:
+    def __init__(self, scale: Scale, failing: float) -> None:
+        self._scale = scale
+        self._primary = Provider("primary", scale.answers, failing)
+        self._fallback = Provider("fallback", scale.answers)
+        self._chain = chain_of(self._primary, self._fallback, scale.answers)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._most_in_flight = 0
+        self._ended: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._failovers = self._restarted = 0
+        self._overruns: list[float] = []
+        self._lags: list[float] = []
+        self._memory: list[tuple[float, int]] = []
+
+    async def run(self, calls: list[tuple[float, Question]]) -> Seen:
+        loop = asyncio.get_running_loop()
+        watchers = [loop.create_task(self._watch_lag()), loop.create_task(self._watch_memory())]
+        gc.collect()
+        gc.freeze()  # the trace is no part of what is collected again and again
+        began = loop.time()
+        for at, question in calls:
+            wait_seconds = began + at / self._scale.arrivals - loop.time()
+            if wait_seconds > 0:
+                await asyncio.sleep(wait_seconds)
+            task = loop.create_task(self._ask(question))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            self._most_in_flight = max(self._most_in_flight, len(self._under_way))
+        arrived = loop.time()
+        lost = await self._wait_for_all()
+        seconds = loop.time() - began
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.wait(watchers)
+        gc.unfreeze()
+        finished = self._primary.finished + self._fallback.finished
+        return Seen(
+            len(calls),
+            seconds,
+            self._most_in_flight,
+            self._ended["whole"],
+            self._ended["late"],
+            self._ended["wrong"],
+            dict(self._failed),
+            lost,
+            sum(times > 1 for times in finished.values()),
+            self._primary.open + self._fallback.open,
+            self._restarted,
+            (self._primary.attempts, self._fallback.attempts),
+            dict(self._primary.faults),
+            self._failovers,
+            _milliseconds(self._overruns),
+            _milliseconds(self._lags),
+            self._quarters(began, arrived),
+        )
+
+    async def _wait_for_all(self) -> int:
+        longest = DEADLINE_SECONDS + GRACE_SECONDS
+        if not self._under_way:
+            return 0
+        _, lost = await asyncio.wait(self._under_way, timeout=longest / self._scale.answers + _LOST_AFTER_SECONDS)
+        for task in lost:
+            task.cancel()
+        if lost:
+            await asyncio.wait(lost, timeout=_LOST_AFTER_SECONDS)
+        return len(lost)
+
+    async def _ask(self, question: Question) -> None:
+        loop = asyncio.get_running_loop()
+        hurried = question.number % HURRIED_EVERY == 0
+        limit_seconds = (HURRIED_SECONDS if hurried else DEADLINE_SECONDS) / self._scale.answers
+        due = loop.time() + limit_seconds
+        context = WorkflowContext(deadline=Deadline(due)) if hurried else None
+        ask = self._streamed if question.number % STREAMED_EVERY == 0 else self._gathered
+        try:
+            text, model, reason = await ask(question, context)
+        except Exception as error:  # noqa: BLE001 - whatever a caller is told, it is counted
+            if isinstance(error, PrimitiveTimeoutError) and loop.time() >= due:
+                self._ended["late"] += 1
+            else:
+                self._failed[type(error).__name__] += 1
+        else:
+            whole = text == whole_answer(question) and reason == "stop"
+            self._ended["whole" if whole else "wrong"] += 1
+            self._failovers += model == self._fallback.name
+        if loop.time() > due:
+            self._overruns.append(loop.time() - due)
+
+    async def _gathered(self, question: Question, context: WorkflowContext | None) -> tuple[str, Any, Any]:
+        answer = await self._chain.execute(question, context)
+        return answer.text, answer.model, answer.finish_reason
+
+    async def _streamed(self, question: Question, context: WorkflowContext | None) -> tuple[str, Any, Any]:
+        texts: list[str] = []
+        model = reason = None
+        async with self._chain.stream(question, context) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, StreamRestart):
+                    self._restarted += 1
+                    texts.clear()
+                    model = reason = None
+                    continue
+                choice = chunk["choices"][0]
+                texts.append(choice["delta"].get("content", ""))
+                model, reason = chunk["model"], choice["finish_reason"] or reason
+        return "".join(texts), model, reason
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_SECONDS
+            await asyncio.sleep(_LAG_EVERY_SECONDS)
+            self._lags.append(loop.time() - due)
+
+    async def _watch_memory(self) -> None:
+        loop = asyncio.get_running_loop()
+        while _STATM.exists():
+            resident = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            self._memory.append((loop.time(), resident))
+            await asyncio.sleep(_MEMORY_EVERY_SECONDS)
+
+    def _quarters(self, began: float, arrived: float) -> tuple[float, float] | None:
+        times = [began + (arrived - began) * quarter / 4 for quarter in range(5)]
+        second, _, last = ([size for at, size in self._memory if since <= at < until] for since, until in pairwise(times[1:]))
+        return (median(second), median(last)) if second and last else None
+
+
+def _milliseconds(seconds: list[float]) -> tuple[float, float, float]:
+    if not seconds:
+        return 0.0, 0.0, 0.0
+    seconds.sort()
+    half, most = seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100]
+    return half * 1e3, most * 1e3, seconds[-1] * 1e3

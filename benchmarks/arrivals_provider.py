@@ -1,0 +1,118 @@
+"""A provider in the process of its callers that streams answers in the shape of OpenAI's chunks, and fails at times."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+PIECES = 8
+FAULTS = ("429", "503", "reset", "cut", "stall", "malformed")
+_AT_ONCE = ("429", "503", "reset")
+_RETRY_AFTER_SECONDS = 1.0
+_FIRST_TOKEN_SECONDS, _TOKEN_SECONDS = 0.3, 0.02
+
+
+class Question(NamedTuple):
+    """What is asked: which of the trace it is, and how many tokens its answer has."""
+
+    number: int
+    tokens: int
+
+
+class StatusError(Exception):
+    """A reply with an error status, in the shape that SDKs give it.
+
+    Args:
+        status_code: of the reply.
+        headers: of the reply.
+    """
+
+    def __init__(self, status_code: int, headers: dict[str, str]) -> None:
+        super().__init__(status_code)
+        self.status_code = status_code
+        self.headers = headers
+
+
+def whole_answer(question: Question) -> str:
+    """The text of the answer: each of its pieces names the question and itself, so that none can stand for another."""
+    return "".join(_piece(question, number) for number in range(PIECES))
+
+
+def answer_seconds(question: Question) -> float:
+    """How long an answer takes, from the request to its last token."""
+    return _FIRST_TOKEN_SECONDS + _TOKEN_SECONDS * question.tokens
+
+
+def _piece(question: Question, number: int) -> str:
+    return f"{question.number}/{number} "
+
+
+class Provider:
+    """Answers questions; each attempt may meet a fault.
+
+    Args:
+        name: the model that its answers name.
+        speed: times real time, at which it answers.
+        failing: share of the attempts that meet a fault, each kind as often.
+        seed: of that.
+    """
+
+    def __init__(self, name: str, speed: float, failing: float = 0.0, seed: int = 0) -> None:
+        self.name = name
+        self._speed = speed
+        self._failing = failing
+        self._random = random.Random(seed)
+        self.attempts = 0
+        self.open = 0
+        """Attempts that have not ended."""
+        self.faults: Counter[str] = Counter()
+        self.finished: Counter[int] = Counter()
+        """How often the whole answer to a question was given, by its number."""
+
+    async def ask(self, question: Question) -> AsyncIterator[dict[str, Any]]:
+        """Streams the answer."""
+        self.attempts += 1
+        self.open += 1
+        try:
+            fault = self._random.choice(FAULTS) if self._random.random() < self._failing else None
+            if fault is not None:
+                self.faults[fault] += 1
+            await asyncio.sleep(_FIRST_TOKEN_SECONDS / self._speed)
+            if fault in _AT_ONCE:
+                raise self._refusal(fault)
+            pause_seconds = _TOKEN_SECONDS * question.tokens / PIECES / self._speed
+            for number in range(PIECES):
+                await asyncio.sleep(pause_seconds)
+                if fault is not None and number == PIECES // 2:
+                    await self._break_off(fault)
+                    return
+                yield self._chunk({"content": _piece(question, number)})
+            self.finished[question.number] += 1
+            usage = {"prompt_tokens": 1, "completion_tokens": question.tokens, "total_tokens": 1 + question.tokens}
+            yield self._chunk({}, finish_reason="stop") | {"usage": usage}
+        finally:
+            self.open -= 1
+
+    def _refusal(self, fault: str) -> Exception:
+        if fault == "reset":
+            return ConnectionResetError("connection reset by peer")
+        waits = {"retry-after": f"{_RETRY_AFTER_SECONDS / self._speed:g}"}
+        return StatusError(int(fault), waits if fault == "429" else {})
+
+    async def _break_off(self, fault: str) -> None:
+        """In the middle of an answer: which ends then, if it does, without a finish reason."""
+        if fault == "stall":
+            await asyncio.get_running_loop().create_future()
+        if fault == "malformed":
+            json.loads('{"choices": [{"delta": {"con')
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return {"id": "chunk", "model": self.name, "choices": [choice]}
+
+
+Ask = Callable[[Question], AsyncIterator[dict[str, Any]]]

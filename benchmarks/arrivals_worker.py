@@ -1,0 +1,34 @@
+"""The replay of arrivals in a process of its own: `python -m benchmarks.arrivals_worker SCALE FILE` writes JSON.
+
+Its memory is looked at, and its event loop is to be late through nobody else's doing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from . import arrivals
+
+SCALES = {"full": arrivals.FULL, "quick": arrivals.QUICK}
+
+
+def main(arguments: list[str]) -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arrivals_worker")
+    parser.add_argument("scale", choices=SCALES)
+    parser.add_argument("file", type=Path)
+    options = parser.parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+
+    def report(what: str) -> None:
+        print(what, file=sys.stderr, flush=True)
+
+    options.file.write_text(json.dumps(arrivals.measure(SCALES[options.scale], report)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
