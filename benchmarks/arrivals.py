@@ -12,6 +12,8 @@ import csv
 import gc
 import gzip
 import os
+import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -50,18 +52,20 @@ class Scale(NamedTuple):
     """How much of the trace, and how fast.
 
     Attributes:
-        calls: at most so many, from its beginning.
+        first: number of the first call.
+        calls: at most so many from there on.
         arrivals: times real time, at which calls come in.
         answers: times real time, at which answers are given and all limits pass.
     """
 
+    first: int
     calls: int
     arrivals: float
     answers: float
 
 
-FULL = Scale(20_000, 70.0, 2.5)
-QUICK = Scale(1_600, 100.0, 12.0)
+FULL = Scale(6_000, 10_000, 36.0, 1.25)  # its busiest half
+QUICK = Scale(0, 1_600, 100.0, 12.0)
 
 
 class Seen(NamedTuple):
@@ -69,7 +73,8 @@ class Seen(NamedTuple):
 
     Attributes:
         calls: how many came in.
-        seconds: from the first to the last that ended.
+        seconds: from when the first came in until the last ended.
+        processor_seconds: that all of it took, the providers included.
         most_in_flight: at once.
         whole: calls that were given the whole answer to their question.
         late: calls that were told that their deadline had passed.
@@ -82,14 +87,18 @@ class Seen(NamedTuple):
         attempts: at the first target and at the second one.
         faults: of the first one, by kind.
         failovers: whole answers that the second one gave.
-        overrun_ms: by how much the calls that ended after their deadline did: half of them less; all but a hundredth
-            less; the most.
+        overrun_ms: by how much calls ended after their deadline, of those that did: half of them by less; all but a
+            hundredth by less; the most.
+        beyond_lag_ms: the same, less by how much the event loop was late in that time.
         lag_ms: by how much the event loop was late, in the same way.
+        busy_lag_ms: the same, where it was late because this process was busy, and not because it had to wait for a
+            processor.
         memory_bytes: resident memory in the second and in the last quarter of the arrivals, half of the time less.
     """
 
     calls: int
     seconds: float
+    processor_seconds: float
     most_in_flight: int
     whole: int
     late: int
@@ -103,7 +112,9 @@ class Seen(NamedTuple):
     faults: dict[str, int]
     failovers: int
     overrun_ms: tuple[float, float, float]
+    beyond_lag_ms: tuple[float, float, float]
     lag_ms: tuple[float, float, float]
+    busy_lag_ms: tuple[float, float, float]
     memory_bytes: tuple[float, float] | None
 
 
@@ -119,7 +130,7 @@ def measure(scale: Scale, report: Report) -> dict[str, Any]:
         report(f"arrivals: left out, {lacking}")
         return {"lacking": lacking, "seen": None}
     report("arrivals: replaying the hour")
-    calls = list(islice(read(trace), scale.calls))
+    calls = list(islice(read(trace), scale.first, scale.first + scale.calls))
     return {"lacking": None, "seen": asyncio.run(replay(calls, scale))._asdict()}
 
 
@@ -141,7 +152,7 @@ async def replay(calls: Iterable[tuple[float, Question]], scale: Scale, failing:
         scale: of the times.
         failing: share of the attempts at the first target that meet a fault.
     """
-    return await _Replay(scale, failing).run(list(calls))
+    return await _Replay(list(calls), scale, failing).run()
 
 
 def chain_of(primary: Provider, fallback: Provider, speed: float) -> WorkflowPrimitive[Any, Any]:
@@ -164,28 +175,30 @@ def chain_of(primary: Provider, fallback: Provider, speed: float) -> WorkflowPri
 
 
 class _Replay:
-    def __init__(self, scale: Scale, failing: float) -> None:
+    def __init__(self, calls: list[tuple[float, Question]], scale: Scale, failing: float) -> None:
+        self._calls = calls
         self._scale = scale
-        self._primary = Provider("primary", scale.answers, failing)
-        self._fallback = Provider("fallback", scale.answers)
+        self._finished = bytearray(1 + max((question.number for _, question in calls), default=0))
+        self._primary = Provider("primary", scale.answers, self._finished, failing)
+        self._fallback = Provider("fallback", scale.answers, self._finished)
         self._chain = chain_of(self._primary, self._fallback, scale.answers)
         self._under_way: set[asyncio.Task[None]] = set()
         self._most_in_flight = 0
         self._ended: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._failovers = self._restarted = 0
-        self._overruns: list[float] = []
-        self._lags: list[float] = []
+        self._overruns: list[tuple[float, float]] = []
+        self._lags: list[tuple[float, float, float]] = []
         self._memory: list[tuple[float, int]] = []
 
-    async def run(self, calls: list[tuple[float, Question]]) -> Seen:
-        loop = asyncio.get_running_loop()
+    async def run(self) -> Seen:
+        calls, loop = self._calls, asyncio.get_running_loop()
         watchers = [loop.create_task(self._watch_lag()), loop.create_task(self._watch_memory())]
         gc.collect()
         gc.freeze()  # the trace is no part of what is collected again and again
-        began = loop.time()
+        began, busy_before = loop.time(), time.process_time()
         for at, question in calls:
-            wait_seconds = began + at / self._scale.arrivals - loop.time()
+            wait_seconds = began + (at - calls[0][0]) / self._scale.arrivals - loop.time()
             if wait_seconds > 0:
                 await asyncio.sleep(wait_seconds)
             task = loop.create_task(self._ask(question))
@@ -194,29 +207,31 @@ class _Replay:
             self._most_in_flight = max(self._most_in_flight, len(self._under_way))
         arrived = loop.time()
         lost = await self._wait_for_all()
-        seconds = loop.time() - began
+        seconds, busy_seconds = loop.time() - began, time.process_time() - busy_before
         for watcher in watchers:
             watcher.cancel()
         await asyncio.wait(watchers)
         gc.unfreeze()
-        finished = self._primary.finished + self._fallback.finished
         return Seen(
             len(calls),
             seconds,
+            busy_seconds,
             self._most_in_flight,
             self._ended["whole"],
             self._ended["late"],
             self._ended["wrong"],
             dict(self._failed),
             lost,
-            sum(times > 1 for times in finished.values()),
+            sum(times > 1 for times in self._finished),
             self._primary.open + self._fallback.open,
             self._restarted,
             (self._primary.attempts, self._fallback.attempts),
             dict(self._primary.faults),
             self._failovers,
-            _milliseconds(self._overruns),
-            _milliseconds(self._lags),
+            _milliseconds([ended - due for due, ended in self._overruns]),
+            _milliseconds([max(0.0, ended - due - self._late_within(due, ended)) for due, ended in self._overruns]),
+            _milliseconds([late for _, late, _ in self._lags]),
+            _milliseconds([min(late, busy) for _, late, busy in self._lags]),
             self._quarters(began, arrived),
         )
 
@@ -240,7 +255,7 @@ class _Replay:
         ask = self._streamed if question.number % STREAMED_EVERY == 0 else self._gathered
         try:
             text, model, reason = await ask(question, context)
-        except Exception as error:  # noqa: BLE001 - whatever a caller is told, it is counted
+        except Exception as error:
             if isinstance(error, PrimitiveTimeoutError) and loop.time() >= due:
                 self._ended["late"] += 1
             else:
@@ -250,7 +265,7 @@ class _Replay:
             self._ended["whole" if whole else "wrong"] += 1
             self._failovers += model == self._fallback.name
         if loop.time() > due:
-            self._overruns.append(loop.time() - due)
+            self._overruns.append((due, loop.time()))
 
     async def _gathered(self, question: Question, context: WorkflowContext | None) -> tuple[str, Any, Any]:
         answer = await self._chain.execute(question, context)
@@ -274,9 +289,14 @@ class _Replay:
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _LAG_EVERY_SECONDS
+            due, busy_before = loop.time() + _LAG_EVERY_SECONDS, time.process_time()
             await asyncio.sleep(_LAG_EVERY_SECONDS)
-            self._lags.append(loop.time() - due)
+            self._lags.append((loop.time(), loop.time() - due, time.process_time() - busy_before))
+
+    def _late_within(self, since: float, until: float) -> float:
+        """How late the event loop was in that time, in all; found out by the first look that came after it, too."""
+        first, last = bisect_left(self._lags, (since,)), bisect_left(self._lags, (until,))
+        return sum(late for _, late, _ in self._lags[first : last + 1])
 
     async def _watch_memory(self) -> None:
         loop = asyncio.get_running_loop()
@@ -287,7 +307,9 @@ class _Replay:
 
     def _quarters(self, began: float, arrived: float) -> tuple[float, float] | None:
         times = [began + (arrived - began) * quarter / 4 for quarter in range(5)]
-        second, _, last = ([size for at, size in self._memory if since <= at < until] for since, until in pairwise(times[1:]))
+        second, _, last = (
+            [size for at, size in self._memory if since <= at < until] for since, until in pairwise(times[1:])
+        )
         return (median(second), median(last)) if second and last else None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 PIECES = 8
@@ -57,11 +57,12 @@ class Provider:
     Args:
         name: the model that its answers name.
         speed: times real time, at which it answers.
+        finished: counts how often the whole answer to a question was given, by its number.
         failing: share of the attempts that meet a fault, each kind as often.
         seed: of that.
     """
 
-    def __init__(self, name: str, speed: float, failing: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, name: str, speed: float, finished: bytearray, failing: float = 0.0, seed: int = 0) -> None:
         self.name = name
         self._speed = speed
         self._failing = failing
@@ -70,8 +71,7 @@ class Provider:
         self.open = 0
         """Attempts that have not ended."""
         self.faults: Counter[str] = Counter()
-        self.finished: Counter[int] = Counter()
-        """How often the whole answer to a question was given, by its number."""
+        self._finished = finished
 
     async def ask(self, question: Question) -> AsyncIterator[dict[str, Any]]:
         """Streams the answer."""
@@ -91,7 +91,7 @@ class Provider:
                     await self._break_off(fault)
                     return
                 yield self._chunk({"content": _piece(question, number)})
-            self.finished[question.number] += 1
+            self._finished[question.number] += 1
             usage = {"prompt_tokens": 1, "completion_tokens": question.tokens, "total_tokens": 1 + question.tokens}
             yield self._chunk({}, finish_reason="stop") | {"usage": usage}
         finally:
@@ -113,6 +113,3 @@ class Provider:
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return {"id": "chunk", "model": self.name, "choices": [choice]}
-
-
-Ask = Callable[[Question], AsyncIterator[dict[str, Any]]]

@@ -1,7 +1,7 @@
 """What retries, breakers and limits decide by, in plain Python: without telemetry, for one process.
 
-Each may be shared by everything that leads to the same target, in any thread, as ours may; a lock, held for a few lines,
-sees to it. Left out, though ours has it: deadlines, priorities, limits that adapt, and other processes.
+Each may be shared by everything that leads to the same target, in any thread, as ours may; a lock, held for a few
+lines, sees to it. Left out, though ours has it: deadlines, priorities, limits that adapt, and other processes.
 """
 
 from __future__ import annotations

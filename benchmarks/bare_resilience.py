@@ -76,8 +76,8 @@ class Fallback:
         """The first answer that there is."""
         failures: list[Exception] = []
         for call in self._targets.values():
-            last = len(failures) == len(self._targets) - 1 > 0
-            token = last_target.set(True) if last else None
+            # Set for each: another fallback around this one may have said True.
+            token = last_target.set(len(failures) == len(self._targets) - 1 > 0)
             try:
                 return await call(request)
             except Exception as error:
@@ -85,8 +85,7 @@ class Fallback:
                     raise
                 failures.append(error)
             finally:
-                if token is not None:
-                    last_target.reset(token)
+                last_target.reset(token)
         if len(failures) == 1:
             raise failures[0]
         raise AllFailedError(failures) from failures[-1]

@@ -17,7 +17,6 @@ from .by_hand_parts import Cache, LLMCall, Router, Timeout
 from .measure import Call
 from .workload import Runnable, Work
 
-
 Level = tuple[Callable[[], float], Mapping[str, str]]
 
 _LEVELS = (

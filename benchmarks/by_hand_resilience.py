@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span, StatusCode, Tracer
 
 from . import workload
-from .bare_engines import Allowance, Budget, Circuit, RefusedError, Slots, Slow, another_may_serve, may_pass
-from .bare_engines import counts_against, pause_before  # fmt: skip
+from .bare_engines import (
+    Allowance,
+    Budget,
+    Circuit,
+    RefusedError,
+    Slots,
+    Slow,
+    another_may_serve,
+    counts_against,
+    may_pass,
+    pause_before,
+)
 from .bare_resilience import (
     AllFailedError,
     NotUndoneError,
@@ -142,8 +152,8 @@ class Fallback:
         failures: list[Exception] = []
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             for name, call in self._targets.items():
-                last = len(failures) == len(self._targets) - 1 > 0
-                token = last_target.set(True) if last else None
+                # Set for each: another fallback around this one may have said True.
+                token = last_target.set(len(failures) == len(self._targets) - 1 > 0)
                 try:
                     answer = await call(request)
                 except Exception as error:
@@ -163,8 +173,7 @@ class Fallback:
                     span.set_attributes(self._on_span[name])
                     return answer
                 finally:
-                    if token is not None:
-                        last_target.reset(token)
+                    last_target.reset(token)
             instruments.fallback_failed.add(1, {**self._operation, "reason": "exhausted"})
             error = failures[0] if len(failures) == 1 else AllFailedError(failures)
             _ended(span, error)
@@ -174,9 +183,7 @@ class Fallback:
 class Breaker:
     """A breaker with a span, its state, and counts of how calls ended."""
 
-    def __init__(
-        self, tracer: Tracer, instruments: Instruments, call: Call, target: str = workload.TARGET
-    ) -> None:
+    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call, target: str = workload.TARGET) -> None:
         self._tracer = tracer
         self._instruments = instruments
         self._call = call

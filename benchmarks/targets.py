@@ -104,8 +104,8 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
     rows = [_timed(task.name, cases[task.name], other, target) for task in modes.TASKS]
     note = (
         "asyncio.timeout waits for ever for work that ignores its cancellation, gives no grace and counts nothing; the "
-        "bare call bounds nothing at all. asyncio.Semaphore serves one event loop, lets any number wait for any time, and "
-        "counts nothing. All three are shown for scale."
+        "bare call bounds nothing at all. asyncio.Semaphore serves one event loop, lets any number wait for any time, "
+        "and counts nothing. All three are shown for scale."
     )
     if mode == "absent":
         # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
@@ -152,8 +152,8 @@ def _retries(outcomes: Mapping[str, Any]) -> Section:
         "A call that succeeds at the first attempt, beside retries that have no telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
-        "Ours keeps a budget, classifies faults and obeys Retry-After and deadlines; the peers make up to three attempts. "
-        "Rows with telemetry have no target and are information.",
+        "Ours keeps a budget, knows the faults of providers, and obeys Retry-After and deadlines. Where it reports what it "
+        "does, which the peers do not, there is no target.",
     )
 
 

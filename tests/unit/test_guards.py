@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 _ROOT = Path(__file__).parents[2]
 
 _OFFENDERS = """
-import asyncio, threading, time
+import asyncio, gc, socket, threading, time
 from pathlib import Path
 import observability_integration
 
@@ -41,11 +41,16 @@ async def test_library_blocks():
 
 async def test_test_blocks():
     time.sleep(0)
+
+def test_leaves_a_socket_in_a_cycle():
+    gc.disable()  # until the module is over, and this is its last test
+    cycle = [socket.socket()]
+    cycle.append(cycle)
 """
 
 
-def test_guards_catch_threads_tasks_and_blocking_calls(tmp_path: Path) -> None:
-    """Three offenders must be told by name, and their harmless neighbours must pass."""
+def test_guards_catch_threads_tasks_garbage_and_blocking_calls(tmp_path: Path) -> None:
+    """Four offenders must be told by name, and their harmless neighbours must pass."""
     offenders = tmp_path / "test_offenders.py"
     offenders.write_text(_OFFENDERS)
     options = [
@@ -65,7 +70,8 @@ def test_guards_catch_threads_tasks_and_blocking_calls(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "1 failed, 6 passed, 2 errors" in result.stdout, result.stdout
+    assert "1 failed, 7 passed, 3 errors" in result.stdout, result.stdout
     assert "threads left running: ['left-thread']" in result.stdout
     assert "tasks left pending: ['left-task: Event.wait:" in result.stdout
     assert "Blocking call to time.sleep" in result.stdout
+    assert "ERROR at teardown of test_leaves_a_socket_in_a_cycle" in result.stdout

@@ -12,6 +12,7 @@ from observability_integration.resilience.backoff import check_count
 from observability_integration.resilience.faults import FAULT_KINDS, Classifier, Fault, FaultKind, classify
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -86,6 +87,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         for target in self._targets:
             if target.context_window is not None:
                 check_count("context_windows", target.context_window)
+        self._alone = len(self._targets) == 1
         self._policy: dict[FaultKind, Turn] = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
         if classifier is not None and not callable(classifier):
             raise ConfigurationError("classifier must be a function of an exception")
@@ -110,6 +112,26 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             AllTargetsFailedError: two or more targets were asked in vain; the last one's error is its cause.
             Exception: the error of the only target that was asked, unchanged.
         """
+        if not switch.on and not spans.tracing.enabled:
+            search, target = None, self._targets[0]
+            is_last = self._alone and last_resort.get() is True
+            while True:
+                resort = last_resort.set(is_last)
+                try:
+                    result = await target.call(input_data, context)
+                except Exception as error:  # noqa: BLE001 - raised again unless another target is asked
+                    search = search or Search(self._targets)
+                    self.turn(spans.NO_SPAN, search, error, context)
+                    target = search.target
+                else:
+                    if search is not None:
+                        self._record.answered(search.index, search.fault)
+                    elif self._record.restless:
+                        self._record.answered(0, None)
+                    return cast("Out", result)
+                finally:
+                    last_resort.reset(resort)
+                is_last = search.is_last_resort(last_resort.get())
         span = self._begin(context)
         token = spans.tracing.activate(span)
         search = Search(self._targets)

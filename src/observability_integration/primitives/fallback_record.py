@@ -25,7 +25,11 @@ Failed = Literal["exhausted", "fault", "deadline"]
 
 
 class FallbackRecord:
-    """Outcomes of one operation."""
+    """Outcomes of one operation.
+
+    Attributes:
+        restless: whether an answer of the first target changes anything: another one serves, or gave the last answer.
+    """
 
     def __init__(self, owner: object, operation: str, targets: Sequence[str]) -> None:
         self.operation = operation
@@ -33,6 +37,7 @@ class FallbackRecord:
         self._targets = tuple(targets)
         self._served = [FALLBACK_SERVED.declare(owner, operation, target) for target in targets]
         self._exhausted = FALLBACK_FAILED.declare(owner, operation, "exhausted")
+        self.restless = False
         self._serving = 0
         self._by_another = 0
 
@@ -41,12 +46,17 @@ class FallbackRecord:
         self._served[index].add()
         span.set_attribute("fallback.target", self._targets[index])
         span.set_attribute("outcome", "success")
+        self.answered(index, fault)
+
+    def answered(self, index: int, fault: FaultKind | None) -> None:
+        """The same, of a call that is not shown: whether another target than before is serving is always told."""
         if index == self._serving:
             self._by_another = 0
         else:
             self._by_another += 1
             if self._by_another >= _IN_A_ROW:
                 self._changed(index, fault)
+        self.restless = self._serving > 0 or self._by_another > 0
 
     def _changed(self, index: int, fault: FaultKind | None) -> None:
         self._by_another = 0

@@ -291,4 +291,5 @@ class HedgeRace:
         """Cancels what still runs, and waits for its end, up to the grace; cancelled itself, it waits no longer."""
         for attempt in self._attempts:
             self._dismiss(attempt)
-        pass
+        for leaving in self._leaving.values():
+            await wait_done(leaving, None)

@@ -187,6 +187,7 @@ class SharedBreaker(Breaker):
         courier = self._couriers.get(asyncio.get_running_loop())
         if courier is None or courier.task is None:
             return
+        courier.wake()
         if not await wait_done(courier.task, 2 * _ANSWER_SECONDS):
             cancel_until_done(courier.task)
             await wait_done(courier.task, 2 * _ANSWER_SECONDS)
@@ -207,9 +208,6 @@ class SharedBreaker(Breaker):
 
     def _turn(self, state: State, why: Why) -> None:
         super()._turn(state, why)
-        if why == "shared":
-            return
-        self._free = False
         try:
             courier = self._couriers.get(asyncio.get_running_loop())
         except RuntimeError:

@@ -18,8 +18,9 @@ from typing import Literal
 from observability_integration.tasks import announce, spawn, wait_done
 
 from .rate_limit_guard import GuardedLedger
-from .rate_limit_headers import Standing, Told
-from .rate_limit_ledger import TOLERANCE_SECONDS, Bucket, Ledger, Verdict
+from .rate_limit_headers import Told
+from .rate_limit_learning import learn
+from .rate_limit_ledger import TOLERANCE_SECONDS, Ledger, Verdict
 from .rate_limit_line import Line, Refused, Reservation, Waiter
 from .rate_limit_shared import Answer, News, Terms
 
@@ -28,8 +29,6 @@ WithoutBackend = Literal["local", "refuse"]
 _ASK_AGAIN_SECONDS = 1.0  # others may have given back meanwhile
 _ASKED_SECONDS = 0.25  # so long may it take until a shared ledger has answered those who cannot wait
 _COME_BACK_SECONDS = 1.0  # what is said to those who are refused while a shared ledger is away
-#: The longest that the provider's word keeps everybody waiting; then one asks again.
-LONGEST_GATE_SECONDS = 600.0
 
 
 class RateLimit:
@@ -107,17 +106,14 @@ class RateLimit:
 
         Needs a running event loop.
         """
-        loop = asyncio.get_running_loop()
-        line = self._latest
-        if line is None or line.loop is not loop:
-            line = self._line_of(loop)
-        if line.waiters or self._shared is not None:
+        now = asyncio.get_running_loop().time()
+        if self._shared is not None:
             return None
-        ledger, now = self._ledger, loop.time()
+        ledger = self._ledger
         bucket = ledger.tokens
         if bucket is not None and tokens > bucket.most:
             return None
-        taken = ledger.take_one(tokens, now)
+        taken = ledger.take_one(tokens, now)  # None while somebody waits, whose claim it knows
         return None if taken is None else Reservation(tokens, now, 0.0, False, taken)
 
     async def reserve(self, tokens: float, patience_seconds: float) -> Reservation:
@@ -182,32 +178,12 @@ class RateLimit:
         if not self._learns:
             return
         now = asyncio.get_running_loop().time()
-        ledger = self._ledger
-        _learn_limit(told.requests, self._given[0], ledger.requests, ledger.set_requests)
-        _learn_limit(told.tokens, self._given[1], ledger.tokens, ledger.set_tokens)
-        passed, requests_since, tokens_since = 0.0, 0.0, 0.0
-        if reservation is not None:
-            taken = ledger.taken
-            passed = now - reservation.began
-            requests_since, tokens_since = taken[0] - reservation.taken[0], taken[1] - reservation.taken[1]
-        most_requests = _left(told.requests, ledger.requests, passed, requests_since)
-        most_tokens = _left(told.tokens, ledger.tokens, passed, tokens_since)
-        pause = max(told.requests.pause_seconds, told.tokens.pause_seconds)
-        if told.limited:
-            # Whatever was saved up here, the provider has nothing of it.
-            most_requests = 0.0 if told.requests.remaining is None else most_requests
-            most_tokens = 0.0 if told.tokens.remaining is None else most_tokens
-            pause = max(pause, told.retry_after_seconds or 0.0)
-        pause = min(pause, LONGEST_GATE_SECONDS)
-        if most_requests is None and most_tokens is None and pause <= 0:
-            return
-        ledger.lower(most_requests, most_tokens, now)
-        if pause > 0:
-            ledger.close_until(now + pause)
+        lesson = learn(told, self._ledger, self._given, reservation, now)
+        if lesson.closed_seconds > 0:
             for line in list(self._lines.values()):
                 _soon(line.loop, self._turn_away, line)
-        if self._shared is not None:
-            self._tell(News(0.0, 0.0, most_requests, most_tokens, pause))
+        if self._shared is not None and lesson != News():
+            self._tell(lesson)
 
     async def aclose(self) -> None:
         """Closes the connections to a shared ledger that were opened for the running loop, after what is under way."""
@@ -380,22 +356,6 @@ class RateLimit:
             now = asyncio.get_running_loop().time()
             self._ledger.adopt(answer.requests, answer.tokens, answer.closed_seconds, now)
         return answer
-
-
-def _learn_limit(
-    standing: Standing, given: float | None, bucket: Bucket | None, change: Callable[[float | None], None]
-) -> None:
-    if standing.limit is None:
-        return
-    limit = standing.limit if standing.is_per_minute else None
-    if given is not None:
-        limit = given if limit is None else min(given, limit)
-    if limit != (None if bucket is None else bucket.per_minute):
-        change(limit)
-
-
-def _left(standing: Standing, bucket: Bucket | None, passed_seconds: float, taken: float) -> float | None:
-    return None if bucket is None else standing.left_by_now(bucket.rate * passed_seconds - taken)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:

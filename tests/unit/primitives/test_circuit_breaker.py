@@ -399,8 +399,11 @@ def test_cancelled_at_every_turn_no_permit_is_lost(streams: bool, work: Work, ne
 async def test_several_primitives_share_one_breaker(metrics: Any) -> None:
     """Chat and embeddings of one provider: what one finds out is for the other, and is told once."""
     target = Target()
-    chat = await opened(target)
+    chat = guarded(target)
     other = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="t")
+    target.error = ServerError()
+    assert [ServerError] * 3 == [await outcome(each) for each in (chat, other, chat)]
+    target.error = None
     assert CircuitOpenError is await outcome(other)
     assert 1 == metrics("circuit_breaker.transitions", target="t", state="open", reason="consecutive_failures")
     third = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="u")

@@ -182,11 +182,11 @@ async def test_a_probe_that_fails_fails_for_all(breakers: Callable[..., SharedBr
     first, second = group = [breakers(BreakerPolicy(jitter=0.0, max_open_seconds=100.0)) for _ in range(2)]
     permit(second).success()
     fail(first)
-    for pause in (31.5, 47.25):
-        await asyncio.sleep(max(first._pause_seconds - 3.0, 0.0))
+    for pause, prober in ((31.5, first), (47.25, second)):
+        await asyncio.sleep(first._pause_seconds - 3.0)
         granted: list[Permit] = []
         while not granted:
-            granted = [*await asks(first, 0.2, 0.2), *await asks(second, 0.2, 0.2)]
+            granted = await asks(prober, 0.2, 0.2)
         granted[0].failure()
         await asyncio.sleep(1.1)
         for breaker in group:
@@ -264,10 +264,11 @@ async def test_one_that_comes_new_learns_of_it(breakers: Callable[..., SharedBre
     """At its first call, which is let through, and not after three failures of its own."""
     fail(breakers())
     await asyncio.sleep(5.0)
-    late = breakers()
-    permit(late)
-    await asyncio.sleep(0.01)
-    assert "open" == late.state
+    for ask in (SharedBreaker.admit, SharedBreaker.force_probe):
+        late = breakers()
+        assert isinstance(ask(late), Permit)
+        await asyncio.sleep(0.01)
+        assert "open" == late.state
 
 
 async def test_by_hand_is_for_all(breakers: Callable[..., SharedBreaker]) -> None:
@@ -433,6 +434,17 @@ async def test_closing_says_what_is_to_be_said(breakers: Callable[..., SharedBre
     await breaker.aclose()
     assert store.said is not None
     assert store.said[1]
+    assert asyncio.get_running_loop().time() < 0.15
+
+
+async def test_closing_wakes_the_one_who_looks(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """Nobody waits for the time of the next look."""
+    breaker = breakers()
+    permit(breaker).success()
+    await asyncio.sleep(0.2)
+    await breaker.aclose()
+    assert asyncio.get_running_loop().time() < 0.25
+    assert 0 == store.links
 
 
 @pytest.mark.parametrize("fault", [silent, stubborn])
@@ -478,8 +490,26 @@ async def test_a_probe_that_is_given_back_is_anybodys(breakers: Callable[..., Sh
     assert isinstance(granted, Permit)
     granted.ignore()
     await asyncio.sleep(16.0)
+    assert "half_open" == first.state
     assert [True] == [each.probe for each in await asks(second, 3.0)]
     assert isinstance(first.admit(), Refusal)
+
+
+async def test_others_are_not_waited_for_when_they_cannot_be_heard(
+    breakers: Callable[..., SharedBreaker], store: _Store
+) -> None:
+    """One that probes may have found out long ago: as soon as the store fails, each probes by itself."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(19.0)
+    while "half_open" != first.state:
+        first.admit()
+        await asyncio.sleep(0.1)
+    assert [] == await asks(second, 2.0)
+    store.fault = refused
+    await asyncio.sleep(1.1)
+    assert permit(second).probe
 
 
 async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker], store: _Store) -> None:

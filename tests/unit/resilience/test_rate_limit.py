@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from observability_integration.resilience.rate_limit import LONGEST_GATE_SECONDS, RateLimit
+from observability_integration.resilience.rate_limit import RateLimit
 from observability_integration.resilience.rate_limit_headers import Standing, Told
+from observability_integration.resilience.rate_limit_learning import LONGEST_GATE_SECONDS
 from observability_integration.resilience.rate_limit_line import Refused, Reservation
 from observability_integration.testing.clock import FakeClockLoop
 
