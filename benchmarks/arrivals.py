@@ -64,7 +64,7 @@ class Scale(NamedTuple):
     answers: float
 
 
-FULL = Scale(6_000, 10_000, 36.0, 1.25)  # its busiest half
+FULL = Scale(6_000, 10_000, 40.0, 1.1)  # its busiest half
 QUICK = Scale(0, 1_600, 100.0, 12.0)
 
 

@@ -41,7 +41,7 @@ class Scene(NamedTuple):
         after: seconds that come after it.
     """
 
-    slots: int = 20
+    slots: int = 40  # not what an Aimd begins with
     seconds: float = 0.5
     load: float = 0.7
     browned_out: float = 2.0

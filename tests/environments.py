@@ -95,7 +95,8 @@ def _shown(run: Run) -> Outcome:
 
 
 def _run(name: str, absent: str, results: Path, arguments: list[str]) -> Run:
-    measured = ["-m", "coverage", "run"] if absent in MEASURED and tuple(arguments) != UNMEASURED else []
+    is_measured = absent in MEASURED and (absent != "" or tuple(arguments) != UNMEASURED)
+    measured = ["-m", "coverage", "run"] if is_measured else []
     command = [sys.executable, *measured, "-m", "pytest", "-p", "tests.absent", f"--junitxml={results}"]
     if absent:
         command += ["-rfE", "-m", "not once"]  # skipped tests are the point of this environment, not news

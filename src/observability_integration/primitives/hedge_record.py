@@ -14,10 +14,10 @@ from observability_integration.telemetry.instruments import (
     HEDGE_LAUNCHED,
     HEDGE_OPERATIONS,
     HEDGE_SUPPRESSED,
-    TIMEOUT_ABANDONED,
-    TIMEOUT_ABANDONED_ACTIVE,
 )
 from observability_integration.telemetry.spans import OperationSpan
+
+from .left_behind import left_behind
 
 logger = logging.getLogger("observability_integration")
 
@@ -94,11 +94,7 @@ class HedgeRecord:
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
         """A call did not end when it was cancelled and was left behind: `task` is done when it does end."""
-        TIMEOUT_ABANDONED.series(self.operation).add()
-        active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
-        active.add(1)
-        task.add_done_callback(lambda _: active.add(-1))
-        logger.warning("A hedged call of '%s' did not end when it was cancelled, and was left running", self.operation)
+        left_behind(self.operation, task)
 
     def exhausted(self) -> None:
         """The budget was asked for more than it has, for the first time since it was half full."""

@@ -10,12 +10,10 @@ from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream
+from .handover import END, Handover, run_pump
 from .hedge_race import Attempt, Beginning, HedgeRace
 from .hedge_record import HedgeRecord, Role
 from .streams import ObservedStream, Outcome
-from .timeout_stream import _END as END  # pyright: ignore[reportPrivateUsage]
-from .timeout_stream import _Handover as Handover  # pyright: ignore[reportPrivateUsage]
-from .timeout_stream import _pump as pump  # pyright: ignore[reportPrivateUsage]
 
 
 class _StreamedAttempt(Attempt):
@@ -27,7 +25,7 @@ class _StreamedAttempt(Attempt):
         loop = asyncio.get_running_loop()
         self.handover = Handover(loop)
         answer = self.handover.ask()
-        task = own(loop.create_task(pump(Beginning(open_stream), self.handover), name=f"hedge: {role}"))
+        task = own(loop.create_task(run_pump(Beginning(open_stream), self.handover), name=f"hedge: {role}"))
         super().__init__(role, task, answer)
 
     def stopping(self) -> None:

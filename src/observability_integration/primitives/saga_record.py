@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 from observability_integration.telemetry.instruments import SAGA_COMPENSATIONS, SAGA_OPERATIONS
 
+from .left_behind import left_behind
+
 logger = logging.getLogger("observability_integration")
 
 SagaOutcome = Literal["completed", "compensated", "compensation_failed"]
@@ -49,7 +51,7 @@ class SagaRecord:
 
     def abandoned(self, task: asyncio.Future[object]) -> None:
         """A compensation did not end when it was cancelled, and was left running."""
-        logger.warning("A compensation of saga '%s' did not end when it was cancelled: it goes on", self.operation)
+        left_behind(self.operation, task)
 
     def left(self) -> None:
         """The caller was cancelled a second time while the saga was being undone."""

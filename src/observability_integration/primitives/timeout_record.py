@@ -10,8 +10,6 @@ from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.resilience.bounded import Expired
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.instruments import (
-    TIMEOUT_ABANDONED,
-    TIMEOUT_ABANDONED_ACTIVE,
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
     TIMEOUT_ERRORS,
@@ -22,6 +20,8 @@ from observability_integration.telemetry.instruments import (
     TIMEOUT_UTILIZATION,
 )
 from observability_integration.telemetry.spans import OperationSpan
+
+from .left_behind import left_behind
 
 logger = logging.getLogger("observability_integration")
 
@@ -137,19 +137,4 @@ class TimeoutRecord:
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
         """The work did not end when it was cancelled and was left behind: `task` is done when it does end."""
-        TIMEOUT_ABANDONED.series(self.operation).add()
-        active = TIMEOUT_ABANDONED_ACTIVE.series(self.operation)
-        active.add(1)
-        loop = task.get_loop()
-        left = loop.time()
-        logger.warning("Operation '%s' did not end when it was cancelled, and was left running", self.operation)
-
-        def ended(task: asyncio.Future[Any]) -> None:
-            active.add(-1)
-            error = None if task.cancelled() else task.exception()
-            how = "cancelled" if task.cancelled() else "with a value" if error is None else type(error).__name__
-            logger.info(
-                "Abandoned work of operation '%s' ended %.2fs later (%s)", self.operation, loop.time() - left, how
-            )
-
-        task.add_done_callback(ended)
+        left_behind(self.operation, task)

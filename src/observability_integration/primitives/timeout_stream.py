@@ -32,75 +32,9 @@ from observability_integration.telemetry import spans
 from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
+from .handover import END, Handover, run_pump
 from .streams import is_content
 from .timeout_record import TimeoutRecord
-
-_END = object()
-
-
-class _Handover:
-    """One-place exchange between pump and reader. Holds neither of them, so that a dropped stream can be collected."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._wanted: asyncio.Future[None] = loop.create_future()
-        self._delivered: asyncio.Future[Any] = loop.create_future()
-        self._delivered.cancel()
-        self._error: BaseException | None = None
-        self._left = False
-
-    def ask(self) -> asyncio.Future[Any]:
-        """Reader: asks for the next chunk."""
-        self._delivered = self.loop.create_future()
-        if self._error is not None:
-            self.fail(self._error)
-        elif not self._wanted.done():  # else the pump was cancelled as it waited, and is about to tell
-            self._wanted.set_result(None)
-        return self._delivered
-
-    def leave(self) -> None:
-        """Reader: asks for nothing any more."""
-        self._left = True
-
-    async def asked(self) -> bool:
-        """Pump: waits until a chunk is wanted; False when the reader has left, and the pump was late to notice."""
-        if self._left:
-            return False
-        await self._wanted
-        self._wanted = self.loop.create_future()
-        return True
-
-    def deliver(self, chunk: Any) -> None:
-        """Pump: hands over."""
-        if not self._delivered.done():
-            self._delivered.set_result(chunk)
-
-    def fail(self, error: BaseException) -> None:
-        """Pump: hands over an error, now or when the reader next asks."""
-        self._error = error
-        if self._delivered.done():
-            return
-        if isinstance(error, asyncio.CancelledError):
-            self._delivered.cancel()
-        else:
-            self._delivered.set_exception(error)
-            self._delivered.exception()  # marks it as retrieved: the reader may have left
-
-
-async def _pump(source: ChunkStream, handover: _Handover) -> None:
-    try:
-        async with source as chunks:
-            iterator = aiter(chunks)
-            while await handover.asked():
-                try:
-                    chunk = await anext(iterator)
-                except StopAsyncIteration:
-                    break
-                handover.deliver(chunk)
-        handover.deliver(_END)
-    except BaseException as error:
-        handover.fail(error)
-        raise
 
 
 class TimeoutStream(ChunkStream):
@@ -129,7 +63,7 @@ class TimeoutStream(ChunkStream):
         self._inherited: Deadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
-        self._handover: _Handover | None = None
+        self._handover: Handover | None = None
         self._waited = 0.0
         self._since_content = 0.0
         self._chunks = 0
@@ -148,13 +82,13 @@ class TimeoutStream(ChunkStream):
         self._inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
             raise self._give_up("deadline", 0.0, "refused")
-        self._handover = _Handover(loop)
+        self._handover = Handover(loop)
         token = spans.tracing.activate(self._span)
         # Not our own limit: it stands still while a slow reader thinks, which a moment on the clock cannot.
         deadline_token = set_deadline(inherited)
         try:
             source = self._step.stream(self._input, self._context)
-            self._pump_task = own(loop.create_task(_pump(source, self._handover), name=self._record.operation))
+            self._pump_task = own(loop.create_task(run_pump(source, self._handover), name=self._record.operation))
         except Exception as error:
             self._fail(error)
             raise
@@ -208,7 +142,7 @@ class TimeoutStream(ChunkStream):
             self._fail(error)
             raise error
         chunk = delivered.result()
-        if chunk is _END:
+        if chunk is END:
             self._ended = True
             self._record.succeeded(self._span, self._waited, self._total, late=False, blocked=False)
             raise StopAsyncIteration

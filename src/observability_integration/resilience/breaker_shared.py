@@ -19,6 +19,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import os
 import random as _random
 import time
 from collections.abc import Callable, Coroutine
@@ -36,6 +37,7 @@ logger = logging.getLogger("observability_integration")
 
 _LOOK_SECONDS = 1.0  # between two looks at what others have found out
 _ANSWER_SECONDS = 0.5  # how long the store may take
+_LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
 _TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to wait for the one who leads
 _LEASE_SECONDS = 5.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
 _EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two looks, so that all know who has it
@@ -110,7 +112,6 @@ class _Courier:
     """The exchange in one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.token = f"{_random.getrandbits(64):016x}"
         self.task: asyncio.Task[None] | None = None
         self.asked = True
         self.asked_at = loop.time()
@@ -153,6 +154,7 @@ class SharedBreaker(Breaker):
         self.target = target
         self._store = store
         self._couriers: dict[asyncio.AbstractEventLoop, _Courier] = {}
+        self._token = f"{_random.getrandbits(64):016x}"
         self._closing = False
         self._away = False
         self._heard_at = -math.inf
@@ -264,6 +266,7 @@ class SharedBreaker(Breaker):
     async def _exchange(self, link: Link, courier: _Courier) -> None:
         """Says what there is to say, or looks; and looks again for the lease, if only that has shown a need of it."""
         loop = asyncio.get_running_loop()
+        token = f"{self._token}.{os.getpid()}"  # not that of a process which was forked from this one
         if courier.asked:
             courier.asked = False
             courier.asked_at = loop.time()
@@ -274,10 +277,10 @@ class SharedBreaker(Breaker):
             verdict = None if news is None else self._verdict(news, began)
             wants = verdict is None and self._wants_to_lead(began, lately)
             if verdict is None:
-                answer = await _in_time(link.look(courier.token, _LEASE_SECONDS if wants else 0.0))
+                answer = await _in_time(link.look(token, _LEASE_SECONDS if wants else 0.0))
             else:
                 keep = news is not None and news.keep
-                answer = await _in_time(link.say(courier.token, verdict, self.policy.probe_seconds, keep=keep))
+                answer = await _in_time(link.say(token, verdict, self.policy.probe_seconds, keep=keep))
             if wants and answer.lease == "mine":
                 # It began in the store no sooner than the question was asked here.
                 self._leads_until = began + _LEASE_SECONDS
@@ -348,9 +351,14 @@ class SharedBreaker(Breaker):
 
 async def _in_time(work: Coroutine[Any, Any, T]) -> T:
     # A task of its own: a client that is slow to notice a cancellation must not hold the courier up.
-    task = own(asyncio.get_running_loop().create_task(work, name="circuit breaker store"))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    task = own(loop.create_task(work, name="circuit breaker store"))
     try:
         ended = await wait_done(task, _ANSWER_SECONDS)
+        if not ended and loop.time() - began > _LATE * _ANSWER_SECONDS:
+            # The loop itself was held up: the answer may have come long ago, and only waits to be read.
+            ended = await wait_done(task, _ANSWER_SECONDS)
     except asyncio.CancelledError:
         cancel_until_done(task)
         raise

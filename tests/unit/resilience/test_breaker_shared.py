@@ -447,6 +447,23 @@ async def test_closing_wakes_the_one_who_looks(breakers: Callable[..., SharedBre
     assert 0 == store.links
 
 
+async def test_a_loop_that_was_held_up_is_no_fault_of_the_store(
+    breakers: Callable[..., SharedBreaker], store: _Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Code that blocks has the limit pass while the answer lies there unread."""
+
+    async def blocked() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, FakeClockLoop)
+        loop.advance(2.0)
+        await asyncio.sleep(0.1)
+
+    store.fault = blocked
+    permit(breakers())
+    await asyncio.sleep(4.0)
+    assert "" == caplog.text
+
+
 @pytest.mark.parametrize("fault", [silent, stubborn])
 async def test_closing_takes_no_longer_than_a_second(
     breakers: Callable[..., SharedBreaker], store: _Store, fault: Callable[[], Awaitable[Any]]

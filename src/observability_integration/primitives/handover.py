@@ -1,0 +1,81 @@
+"""A producer in a task of its own, which advances only when its reader asks for a chunk.
+
+So its context variables and cancel scopes stay in one task from its opening to its closing, and the reader can leave it
+behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .base import ChunkStream
+
+END = object()
+"""Handed over after the last chunk."""
+
+
+class Handover:
+    """One-place exchange between pump and reader. Holds neither of them, so that a dropped stream can be collected."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._wanted: asyncio.Future[None] = loop.create_future()
+        self._delivered: asyncio.Future[Any] = loop.create_future()
+        self._delivered.cancel()
+        self._error: BaseException | None = None
+        self._left = False
+
+    def ask(self) -> asyncio.Future[Any]:
+        """Reader: asks for the next chunk."""
+        self._delivered = self.loop.create_future()
+        if self._error is not None:
+            self.fail(self._error)
+        elif not self._wanted.done():  # else the pump was cancelled as it waited, and is about to tell
+            self._wanted.set_result(None)
+        return self._delivered
+
+    def leave(self) -> None:
+        """Reader: asks for nothing any more."""
+        self._left = True
+
+    async def asked(self) -> bool:
+        """Pump: waits until a chunk is wanted; False when the reader has left, and the pump was late to notice."""
+        if self._left:
+            return False
+        await self._wanted
+        self._wanted = self.loop.create_future()
+        return True
+
+    def deliver(self, chunk: Any) -> None:
+        """Pump: hands over."""
+        if not self._delivered.done():
+            self._delivered.set_result(chunk)
+
+    def fail(self, error: BaseException) -> None:
+        """Pump: hands over an error, now or when the reader next asks."""
+        self._error = error
+        if self._delivered.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._delivered.cancel()
+        else:
+            self._delivered.set_exception(error)
+            self._delivered.exception()  # marks it as retrieved: the reader may have left
+
+
+async def run_pump(source: ChunkStream, handover: Handover) -> None:
+    """Opens `source`, hands a chunk over whenever one is wanted, and closes it; to be run in a task of its own."""
+    try:
+        async with source as chunks:
+            iterator = aiter(chunks)
+            while await handover.asked():
+                try:
+                    chunk = await anext(iterator)
+                except StopAsyncIteration:
+                    break
+                handover.deliver(chunk)
+        handover.deliver(END)
+    except BaseException as error:
+        handover.fail(error)
+        raise
