@@ -41,7 +41,7 @@ FAILING = 0.05  # of the attempts at the first target
 DEADLINE_SECONDS, HURRIED_SECONDS = 30.0, 3.0  # before they are sped up, as all that follow
 FIRST_CHUNK_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 10.0, 5.0, 2.0
 HURRIED_EVERY, STREAMED_EVERY = 20, 3  # callers
-_LAG_EVERY_SECONDS, _MEMORY_EVERY_SECONDS = 0.01, 0.1
+LAG_EVERY_SECONDS, _MEMORY_EVERY_SECONDS = 0.01, 0.1
 _LOST_AFTER_SECONDS = 5.0  # when all deadlines are over
 _STATM = Path("/proc/self/statm")  # only Linux has it
 
@@ -289,8 +289,8 @@ class _Replay:
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due, busy_before = loop.time() + _LAG_EVERY_SECONDS, time.process_time()
-            await asyncio.sleep(_LAG_EVERY_SECONDS)
+            due, busy_before = loop.time() + LAG_EVERY_SECONDS, time.process_time()
+            await asyncio.sleep(LAG_EVERY_SECONDS)
             self._lags.append((loop.time(), loop.time() - due, time.process_time() - busy_before))
 
     def _late_within(self, since: float, until: float) -> float:

@@ -11,6 +11,7 @@ from opentelemetry.trace import Tracer
 from observability_integration.telemetry import catalogue
 from observability_integration.telemetry.catalogue import Kind, MetricSpec
 
+from . import by_hand_limits as limits
 from . import by_hand_resilience as resilience
 from . import workload
 from .by_hand_parts import Cache, LLMCall, Router, Timeout
@@ -140,15 +141,15 @@ class ByHand:
 
     def breaker(self, work: Work) -> Runnable:
         """The equivalent of CircuitBreakerPrimitive."""
-        return resilience.Breaker(*self._tools, work.answer)
+        return limits.Breaker(*self._tools, work.answer)
 
     def concurrency(self, work: Work) -> Runnable:
         """The equivalent of ConcurrencyLimitPrimitive."""
-        return resilience.Concurrency(*self._tools, work.answer)
+        return limits.Concurrency(*self._tools, work.answer)
 
     def rate_limit(self, work: Work) -> Runnable:
         """The equivalent of RateLimitPrimitive."""
-        return resilience.RateLimit(*self._tools, work.answer)
+        return limits.RateLimit(*self._tools, work.answer)
 
     def hedge(self, work: Work) -> Runnable:
         """The equivalent of HedgePrimitive."""
@@ -160,14 +161,14 @@ class ByHand:
 
     def pipeline(self, work: Work) -> Runnable:
         """The equivalent of `pipeline`."""
-        limits = workload.PIPELINE_ATTEMPT_SECONDS, workload.PIPELINE_GRACE_SECONDS
+        bounds = workload.PIPELINE_ATTEMPT_SECONDS, workload.PIPELINE_GRACE_SECONDS
 
         def target(name: str) -> Call:
-            attempt = Timeout(*self._tools, LLMCall(*self._tools, work.answer).execute, name, *limits)
-            breaker = resilience.Breaker(*self._tools, attempt.execute, name)
+            attempt = Timeout(*self._tools, LLMCall(*self._tools, work.answer).execute, name, *bounds)
+            breaker = limits.Breaker(*self._tools, attempt.execute, name)
             return resilience.Retry(*self._tools, breaker.execute, name).execute
 
         targets = {name: target(name) for name in (workload.TARGET, workload.OTHER_TARGET)}
         fallback = resilience.Fallback(*self._tools, targets, workload.PIPELINE)
-        limits = workload.PIPELINE_SECONDS, workload.PIPELINE_GRACE_SECONDS
-        return Timeout(*self._tools, fallback.execute, workload.PIPELINE, *limits)
+        bounds = workload.PIPELINE_SECONDS, workload.PIPELINE_GRACE_SECONDS
+        return Timeout(*self._tools, fallback.execute, workload.PIPELINE, *bounds)

@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from . import workload
 from .bare import MISSING, Store, finished_within, hashed
-from .by_hand_resilience import QUIET, failed
+from .by_hand_spans import QUIET, failed
 from .measure import Call
 
 if TYPE_CHECKING:

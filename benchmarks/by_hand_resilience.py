@@ -1,31 +1,18 @@
-"""What repeats, replaces, refuses and limits calls, with its telemetry, each as a careful engineer writes it.
+"""What repeats, replaces and undoes calls, with its telemetry, each as a careful engineer writes it.
 
-It decides by the same `bare_engines` as the bare one does. Levels are read when they are asked for, which costs a call
-nothing.
+It decides by the same `bare_engines` as the bare one does.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Span, StatusCode, Tracer
+from opentelemetry.trace import Span, Tracer
 
 from . import workload
-from .bare_engines import (
-    Allowance,
-    Budget,
-    Circuit,
-    RefusedError,
-    Slots,
-    Slow,
-    another_may_serve,
-    counts_against,
-    may_pass,
-    pause_before,
-)
+from .bare_engines import Budget, Slow, another_may_serve, may_pass, pause_before
 from .bare_resilience import (
     AllFailedError,
     NotUndoneError,
@@ -33,34 +20,16 @@ from .bare_resilience import (
     cancelled_within,
     first_of_two,
     last_target,
-    learn_from_error,
     undone,
-    used,
 )
+from .by_hand_spans import QUIET, ended
 from .measure import Call
 
 if TYPE_CHECKING:
     from .by_hand import Instruments
 
-# The SDK would put the error's message, which may quote the prompt, on the span.
-QUIET: Any = {"record_exception": False, "set_status_on_exception": False}
-_STATES = {"closed": 0, "half_open": 1, "open": 2}
 _GRACE_SECONDS = 5.0
 _SUCCESS: Mapping[str, Any] = {"outcome": "success"}
-
-
-def failed(span: Span, error: BaseException) -> None:
-    """The span of a call that raised."""
-    span.set_attribute("error.type", type(error).__qualname__)
-    span.set_status(StatusCode.ERROR)
-
-
-def _ended(span: Span, error: BaseException) -> None:
-    if isinstance(error, asyncio.CancelledError):
-        span.set_attribute("outcome", "cancelled")
-        return
-    span.set_attribute("outcome", "error")
-    failed(span, error)
 
 
 class Retry:
@@ -76,7 +45,7 @@ class Retry:
         self._span_name = f"retry {operation}"
         self._operation = {"operation": operation}
         self._at_once = {"operation": operation, "outcome": "successful_without_retry"}
-        self._on_span = {"retry.attempts": 1, "outcome": "success"}
+        self._on_span: dict[str, Any] = {"retry.attempts": 1, "outcome": "success"}
 
     async def execute(self, request: Any) -> Any:
         """The answer, or the last attempt's error."""
@@ -92,7 +61,7 @@ class Retry:
                     if why is not None:
                         instruments.retry_gave_up.add(1, {**self._operation, "reason": why})
                         self._count(span, attempt, "failed")
-                        _ended(span, error)
+                        ended(span, error)
                         raise
                     pause = pause_before(attempt, error)
                     fault = type(error).__qualname__
@@ -100,7 +69,7 @@ class Retry:
                     instruments.retry_wait.record(pause, self._operation)
                     span.add_event("retry", {"retry.fault": fault, "retry.wait_seconds": pause})
                 except asyncio.CancelledError as error:
-                    _ended(span, error)
+                    ended(span, error)
                     raise
                 else:
                     if attempt == 1:
@@ -159,14 +128,14 @@ class Fallback:
                 except Exception as error:
                     if not another_may_serve(error):
                         instruments.fallback_failed.add(1, {**self._operation, "reason": "fault"})
-                        _ended(span, error)
+                        ended(span, error)
                         raise
                     failures.append(error)
                     fault = {"target": name, "fault": type(error).__qualname__}
                     instruments.fallback_failovers.add(1, {**self._operation, **fault})
                     span.add_event("fallback.failover", fault)
                 except asyncio.CancelledError as error:
-                    _ended(span, error)
+                    ended(span, error)
                     raise
                 else:
                     instruments.fallback_served.add(1, self._by_target[name])
@@ -175,153 +144,12 @@ class Fallback:
                 finally:
                     last_target.reset(token)
             instruments.fallback_failed.add(1, {**self._operation, "reason": "exhausted"})
-            error = failures[0] if len(failures) == 1 else AllFailedError(failures)
-            _ended(span, error)
-            raise error from failures[-1]
-
-
-class Breaker:
-    """A breaker with a span, its state, and counts of how calls ended."""
-
-    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call, target: str = workload.TARGET) -> None:
-        self._tracer = tracer
-        self._instruments = instruments
-        self._call = call
-        self._target = {"target": target}
-        self._circuit = Circuit(self._turned)
-        self._span_name = f"circuit_breaker {target}"
-        self._outcomes = {
-            outcome: {"target": target, "outcome": outcome} for outcome in ("success", "failure", "ignored", "refused")
-        }
-        instruments.levels["circuit_breaker.state"].append((lambda: _STATES[self._circuit.state], self._target))
-
-    def _turned(self, state: str) -> None:
-        self._instruments.breaker_transitions.add(1, {**self._target, "state": state})
-
-    async def execute(self, request: Any) -> Any:
-        """The answer, or a refusal."""
-        circuit, count = self._circuit, self._instruments.breaker_calls.add
-        with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
-            try:
-                ticket = circuit.enter(last_target.get())
-            except RefusedError as error:
-                count(1, self._outcomes["refused"])
-                _ended(span, error)
-                raise
-            if ticket < 0:
-                span.set_attribute("circuit_breaker.probe", True)
-            try:
-                answer = await self._call(request)
-            except BaseException as error:
-                counted = isinstance(error, Exception) and counts_against(error)
-                circuit.leave(ticket, True if counted else None)
-                count(1, self._outcomes["failure" if counted else "ignored"])
-                _ended(span, error)
-                raise
-            circuit.leave(ticket, False)
-            count(1, self._outcomes["success"])
-            span.set_attribute("outcome", "success")
-            return answer
-
-
-class Concurrency:
-    """A limit with a span, its levels, and the times of those who wait."""
-
-    _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
-    _PRIORITY: Mapping[str, str] = {**_OPERATION, "priority": "high"}
-
-    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call) -> None:
-        self._tracer = tracer
-        self._instruments = instruments
-        self._call = call
-        slots = self._slots = Slots(workload.MOST_AT_ONCE)
-        self._span_name = f"concurrency {workload.OPERATION}"
-        instruments.levels["concurrency.limit"].append((lambda: slots.limit, self._OPERATION))
-        instruments.levels["concurrency.in_flight"].append((lambda: slots.in_flight, self._OPERATION))
-        instruments.levels["concurrency.queued"].append((lambda: slots.waiting, self._PRIORITY))
-
-    async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        slots = self._slots
-        with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
-            try:
-                if not slots.take():
-                    await self._wait(span)
-                try:
-                    answer = await self._call(request)
-                finally:
-                    slots.give_back()
-            except BaseException as error:
-                _ended(span, error)
-                raise
-            span.set_attribute("outcome", "success")
-            return answer
-
-    async def _wait(self, span: Span) -> None:
-        began = perf_counter()
-        try:
-            await self._slots.wait()
-        except RefusedError:
-            self._instruments.concurrency_refusals.add(1, {**self._PRIORITY, "reason": "queue_full"})
-            raise
-        waited = perf_counter() - began
-        self._instruments.concurrency_wait.record(waited, self._PRIORITY)
-        span.set_attributes({"concurrency.priority": "high", "concurrency.waited_seconds": waited})
-
-
-class RateLimit:
-    """A rate limit with a span, what is left, and counts of calls and tokens."""
-
-    _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
-    _OUTCOMES: Mapping[str, Mapping[str, str]] = {
-        outcome: {"operation": workload.OPERATION, "outcome": outcome} for outcome in ("admitted", "waited", "refused")
-    }
-    _ADMITTED: Mapping[str, Any] = {"rate_limit.wait_seconds": 0.0, "outcome": "success"}
-
-    def __init__(self, tracer: Tracer, instruments: Instruments, call: Call) -> None:
-        self._tracer = tracer
-        self._instruments = instruments
-        self._call = call
-        allowance = self._allowance = Allowance(workload.REQUESTS_PER_MINUTE, workload.TOKENS_PER_MINUTE)
-        self._span_name = f"rate_limit {workload.OPERATION}"
-        left = instruments.levels["rate_limit.remaining"]
-        left.append((lambda: allowance.requests, {**self._OPERATION, "limit": "requests"}))
-        left.append((lambda: allowance.tokens, {**self._OPERATION, "limit": "tokens"}))
-
-    async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        allowance, instruments = self._allowance, self._instruments
-        tokens = workload.tokens_of_request(request)
-        with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
-            on_span = self._ADMITTED
-            try:
-                if allowance.take(tokens):
-                    instruments.rate_limit_calls.add(1, self._OUTCOMES["admitted"])
-                else:
-                    on_span = {**on_span, "rate_limit.wait_seconds": await self._wait(tokens)}
-                answer = await self._call(request)
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    learn_from_error(allowance, error)
-                _ended(span, error)
-                raise
-            charged = used(allowance, answer, tokens)
-            allowance.give_back(tokens - charged)
-            instruments.rate_limit_tokens.add(charged, self._OPERATION)
-            span.set_attributes(on_span)
-            return answer
-
-    async def _wait(self, tokens: float) -> float:
-        began = perf_counter()
-        try:
-            await self._allowance.wait(tokens)
-        except RefusedError:
-            self._instruments.rate_limit_calls.add(1, self._OUTCOMES["refused"])
-            raise
-        waited = perf_counter() - began
-        self._instruments.rate_limit_calls.add(1, self._OUTCOMES["waited"])
-        self._instruments.rate_limit_wait.record(waited, self._OPERATION)
-        return waited
+            if len(failures) == 1:
+                ended(span, failures[0])
+                raise failures[0]
+            all_failed = AllFailedError(failures)
+            ended(span, all_failed)
+            raise all_failed from failures[-1]
 
 
 class Hedge:
@@ -363,7 +191,7 @@ class Hedge:
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError):
                     await cancelled_within(task, _GRACE_SECONDS)
-                _ended(span, error)
+                ended(span, error)
                 raise
             finally:
                 seconds = loop.time() - began
@@ -414,7 +242,7 @@ class Saga:
                 outcome = "compensation_failed" if failures else "compensated"
                 self._instruments.saga_operations.add(1, self._OUTCOMES[outcome])
                 span.set_attribute("saga.outcome", outcome)
-                _ended(span, error)
+                ended(span, error)
                 if failures and isinstance(error, Exception):
                     raise NotUndoneError(failures) from error
                 raise

@@ -19,6 +19,8 @@ from .checks import expect
 from .simulated_clock import SimulatedClock
 from .storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Build, OverloadedError
 
+CONTESTANTS = tuple(dict.fromkeys((*STORM_CONTESTANTS, *BROWN_OUT_CONTESTANTS)))
+BROWN_OUT_SECONDS, LONG_SECONDS = 30.0, 120.0
 STORM_CALLS = 1000
 SPREADS_SECONDS = 0.0, 60.0
 WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
@@ -46,7 +48,7 @@ class Scene(NamedTuple):
     load: float = 0.7
     browned_out: float = 2.0
     before: float = 30.0
-    during: float = 30.0
+    during: float = BROWN_OUT_SECONDS
     after: float = 120.0
 
     @property
@@ -64,6 +66,7 @@ class Seen(NamedTuple):
     """What came of the calls of one run.
 
     Attributes:
+        seconds: of the brown-out.
         attempts: requests to the provider for each call, over the whole run.
         during: answers in the brown-out for each call that came in then.
         after: the same after it; above 1 where calls had waited.
@@ -72,6 +75,7 @@ class Seen(NamedTuple):
         wasted: share of the provider's work after the brown-out that nobody waited for any more.
     """
 
+    seconds: float
     attempts: float
     during: float
     after: float
@@ -127,27 +131,31 @@ class Provider:
         self._serve()
 
 
-def measure(seeds: Sequence[int], clock: SimulatedClock, report: Report) -> dict[str, Any]:
-    """Looks at all contestants.
+def measure(
+    contestants: Sequence[str], runs: Sequence[tuple[float, int]], clock: SimulatedClock, report: Report
+) -> dict[str, Any]:
+    """Looks at the contestants.
 
     Args:
-        seeds: of the brown-outs: each contestant goes through one for each.
+        contestants: who is to be looked at.
+        runs: brown-outs of how many seconds, and how many of each.
         clock: what the library took for `time.monotonic`.
         report: is told what is going on.
 
     Returns:
         Under ``storm``, by contestant, attempts for each call, in the order of `SPREADS_SECONDS`; under ``brown_out``,
-        by contestant, a `Seen` as a dict for each seed. None where the library is not installed.
+        by contestant, a `Seen` as a dict for each run. None where the library is not installed.
     """
     found: dict[str, Any] = {"storm": {}, "brown_out": {}}
-    for name, build in STORM_CONTESTANTS.items():
-        report(f"retry storm: {name}")
-        found["storm"][name] = _of(build, lambda build: [storm(build, spread, clock) for spread in SPREADS_SECONDS])
-    for name, build in BROWN_OUT_CONTESTANTS.items():
-        report(f"brown-out: {name}")
-        found["brown_out"][name] = _of(
-            build, lambda build: [brown_out(build, Scene(), seed, clock)._asdict() for seed in seeds]
-        )
+    scenes = [(Scene(during=seconds), seed) for seconds, number in runs for seed in range(number)]
+    for name in contestants:
+        report(f"storms: {name}")
+        if (build := STORM_CONTESTANTS.get(name)) is not None:
+            found["storm"][name] = _of(build, lambda build: [storm(build, spread, clock) for spread in SPREADS_SECONDS])
+        if (build := BROWN_OUT_CONTESTANTS.get(name)) is not None:
+            found["brown_out"][name] = _of(
+                build, lambda build: [brown_out(build, scene, seed, clock)._asdict() for scene, seed in scenes]
+            )
     return found
 
 
@@ -217,6 +225,7 @@ def brown_out(build: Build, scene: Scene, seed: int, clock: SimulatedClock) -> S
     took = sorted(at - came for came, at in zip(comes, answers, strict=True) if at is not None and at >= starts)
     work = [was_wanted for at, was_wanted in provider.served if ends <= at < until]
     return Seen(
+        scene.during,
         provider.requests / len(comes),
         _kept_up(comes, answered, starts, ends),
         _kept_up(comes, answered, ends, until),

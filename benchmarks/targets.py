@@ -152,8 +152,8 @@ def _retries(outcomes: Mapping[str, Any]) -> Section:
         "A call that succeeds at the first attempt, beside retries that have no telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
-        "Ours keeps a budget, knows the faults of providers, and obeys Retry-After and deadlines. Where it reports what it "
-        "does, which the peers do not, there is no target.",
+        "Ours keeps a budget, knows the faults of providers, and obeys Retry-After and deadlines. Where it reports "
+        "what it does, which the peers do not, there is no target.",
     )
 
 

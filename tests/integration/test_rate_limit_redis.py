@@ -177,12 +177,16 @@ async def test_redis_killed_and_back(redis_process: RedisProcess, make: Make) ->
     assert float(_level(redis_process, "killed") or "nan") < 2
 
 
-def _level(server: RedisProcess, name: str) -> bytes | None:
+def _command(server: RedisProcess, *command: Any) -> Any:
     import redis
 
     with closing(redis.Redis(port=server.port)) as client:
-        found: Any = client.hget(f"ratelimit:{{{name}}}:state", "r")
-        return found
+        return client.execute_command(*command)
+
+
+def _level(server: RedisProcess, name: str) -> bytes | None:
+    found: bytes | None = _command(server, "HGET", f"ratelimit:{{{name}}}:state", "r")
+    return found
 
 
 async def test_a_silent_redis_costs_one_budget(redis_server: RedisProcess, make: Make, metrics: Any) -> None:
@@ -257,14 +261,35 @@ async def test_the_gate_is_closed_for_all(redis_server: RedisProcess) -> None:
     await ledger.aclose()
 
 
+async def test_a_claim_is_void_when_nobody_renews_it(redis_server: RedisProcess) -> None:
+    """A process that was killed while it waited must not keep all others waiting."""
+    ledger = RedisUrlLedger("claim", redis_server.url)
+    terms = Terms(0.0, 0.0, 1.0, 600.0)
+    for until_ms, granted in ((1, 1), (4_000_000_000_000, 0)):
+        _command(redis_server, "HSET", ledger.key, "line", json.dumps([["gone", 0, until_ms, 599]]))
+        answer = await ledger.take("a", terms, News(), [(10.0, 0.0)])
+        assert granted == answer.verdict.granted
+    await ledger.aclose()
+
+
+@pytest.mark.parametrize("command", [("SET", "nonsense"), ("HSET", "line", "nonsense"), ("HSET", "r", "nonsense")])
+async def test_a_key_that_holds_nonsense_fails_no_call(
+    command: tuple[str, ...], redis_server: RedisProcess, make: Make
+) -> None:
+    """Whoever wrote it: the process limits by itself."""
+    name = f"nonsense {command}"
+    _command(redis_server, command[0], f"ratelimit:{{{name}}}:state", *command[1:])
+    if command[0] == "HSET":
+        _command(redis_server, "HSET", f"ratelimit:{{{name}}}:state", "ra", "0")
+    primitive = make(redis_server.url, name, requests_per_minute=10, max_wait_seconds=0)
+    assert 10 == await admitted(primitive, 20)
+
+
 async def test_keys_go_by_themselves(redis_server: RedisProcess, make: Make) -> None:
     """A limit that nobody uses any more must not stay in Redis for ever; while it matters, it must."""
-    import redis
-
     primitive = make(redis_server.url, "life", requests_per_minute=60, max_wait_seconds=0)
     assert 30 == await admitted(primitive, 30)
-    with closing(redis.Redis(port=redis_server.port)) as client:
-        milliseconds: Any = client.pttl("ratelimit:{life}:state")
+    milliseconds = _command(redis_server, "PTTL", "ratelimit:{life}:state")
     assert 60_000 < milliseconds <= 60_000 + 31_000
 
 

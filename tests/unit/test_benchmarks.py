@@ -249,7 +249,9 @@ def _found(mode: str) -> dict[str, Any]:
     other = "bare asyncio" if mode == "absent" else "by hand"
     cases: dict[str, Any] = {task.name: {"ours": [1e-6], other: [2e-6]} for task in modes.TASKS}
     cases[modes.TIMEOUT.name] |= {modes.ASYNCIO_TIMEOUT: [1e-6], modes.BARE_CALL: [1e-7]}
+    cases[modes.CONCURRENCY.name][modes.SEMAPHORE] = [1e-6]
     cases[modes.BESIDE_CACHES] = {"ours": [1e-6], "cashews": [9e-6]}
+    cases[modes.BESIDE_RETRIES] = {"ours": [2e-6], "tenacity, decorator": [1e-6]}
     return {"cases": cases, "missing": ["aiocache"], "checked": ["everything"]}
 
 
@@ -266,6 +268,8 @@ def test_report_shows_missing_peers_and_all_sections() -> None:
     by_name = {row.what: row for section in shown for row in section.rows}
     assert Verdict.MET is by_name["cashews; ours: OpenTelemetry absent"].verdict
     assert Verdict.NOT_MEASURED is by_name["aiocache; ours: OpenTelemetry absent"].verdict
+    assert Verdict.MISSED is by_name["tenacity, decorator; ours: OpenTelemetry absent"].verdict
+    assert Verdict.NOT_MEASURED is by_name["stamina, decorator; ours: OpenTelemetry absent"].verdict
     assert Verdict.NOT_MEASURED is by_name["chain on a cache miss, telemetry on"].verdict
     this_run = report.this_run("python -m benchmarks")
     for text in (report.as_text(this_run, shown, ["all"]), report.as_markdown(this_run, shown, ["all"])):

@@ -9,6 +9,7 @@
     half_open  a forced probe failed, or was cancelled    open, as if nothing had been
     any        `Breaker.force_open`                       open
     any        `Breaker.reset`                            closed
+    any        another process says so                    open or closed (see `breaker_shared`)
 
 It decides and counts, and does nothing else: whoever calls the target asks `Breaker.admit` first and tells the `Permit`
 afterwards how the call went. Of calls that began before the state last changed nothing is believed any more.

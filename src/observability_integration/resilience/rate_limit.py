@@ -144,6 +144,8 @@ class RateLimit:
         try:
             least = 0.0 if self._shared is None else _ASKED_SECONDS
             await wait_done(waiter.turn, max(patience_seconds, least), waiter.turn)
+            if not waiter.gone and line.asking is not None:  # the answer may have come, and only waits to be read
+                await wait_done(line.asking, None)
         except BaseException:  # cancelled, or thrown away: in a garbage collection perhaps
             self._leave(line, waiter)
             raise

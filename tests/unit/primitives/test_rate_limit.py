@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import sys
 import weakref
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -215,6 +216,13 @@ async def test_an_odd_answer_fails_no_call(metrics: Any) -> None:
     assert odd is await limited(lambda_of(odd), tokens_per_minute=6000).execute("")
     assert 1 == metrics("telemetry.faults", site="rate_limit.usage")
 
+    async def odd_chunks(_: Any) -> AsyncIterator[Any]:
+        yield odd
+
+    async with limited(odd_chunks, tokens_per_minute=6000).stream("") as stream:
+        assert [odd] == [chunk async for chunk in stream]
+    assert 2 == metrics("telemetry.faults", site="rate_limit.usage")
+
 
 async def chunks(_: Any) -> AsyncIterator[Any]:
     yield "text"
@@ -315,6 +323,17 @@ async def test_the_span_of_a_call(tracing: Any) -> None:
     assert ("cancelled", None) == (fourth.attributes["outcome"], fourth.error)
 
 
+async def test_without_the_redis_package_each_process_limits_by_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same code runs where redis is not installed, and one line says what that means."""
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    primitive = limited(requests_per_minute=1, max_wait_seconds=0, redis_url="redis://localhost")
+    await primitive.execute("")
+    await refused(primitive)
+    assert ["redis" in record.getMessage() for record in caplog.records] == [True]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -344,6 +363,8 @@ async def test_nothing_is_kept_alive() -> None:
     await primitive.execute("")
     await primitive.aclose()
     alive = weakref.ref(primitive)
+    assert "ask" == primitive.name
     del primitive
     gc.collect()
     assert alive() is None
+    await asyncio.sleep(2.0)

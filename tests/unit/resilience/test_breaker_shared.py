@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -591,3 +592,62 @@ def test_it_serves_several_loops_in_turn() -> None:
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
         runner.run(job())
     assert 0 == len(breaker._couriers)
+
+
+class _Outages:
+    """A target that is down now and then, and a crowd in several processes who call it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.down = False
+        self.probes = 0
+        self.most_probes = 0
+        self.asked_while_down = 0
+
+    async def weather(self) -> None:
+        for _ in range(4):
+            await asyncio.sleep(self.random.uniform(1.0, 30.0))
+            self.down = True
+            await asyncio.sleep(self.random.uniform(1.0, 90.0))
+            self.down = False
+            await asyncio.sleep(40.0)
+
+    async def call(self, breaker: SharedBreaker, mishap: float) -> None:
+        answer = breaker.admit()
+        if isinstance(answer, Refusal):
+            return
+        self.probes += answer.probe
+        self.most_probes = max(self.most_probes, self.probes)
+        self.asked_while_down += self.down
+        try:
+            await asyncio.sleep(self.random.choice([0.0, 0.3, 8.0]))
+            if self.random.random() < mishap:
+                answer.ignore()
+            elif self.down:
+                answer.failure()
+            else:
+                answer.success()
+        finally:
+            self.probes -= answer.probe
+
+    async def crowd(self, breaker: SharedBreaker, every: float) -> None:
+        while True:
+            await self.call(breaker, 0.2)
+            await asyncio.sleep(every * self.random.uniform(0.5, 1.5))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_in_any_weather_there_is_one_probe_and_an_end(seed: int, breakers: Callable[..., SharedBreaker]) -> None:
+    """Outages, slow calls, cancelled ones, much traffic and little: one probe for all, and in the end all close."""
+    outages = _Outages(seed)
+    group = [breakers(BreakerPolicy()) for _ in range(4)]
+    crowds = [
+        asyncio.ensure_future(outages.crowd(breaker, every))
+        for breaker, every in zip(group, (0.1, 0.3, 1.0, 4.0), strict=True)
+    ]
+    await outages.weather()
+    assert ["closed"] * 4 == [breaker.state for breaker in group]
+    assert outages.most_probes <= 1
+    for crowd in crowds:
+        crowd.cancel()
+    await asyncio.wait(crowds)

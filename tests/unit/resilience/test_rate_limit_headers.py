@@ -96,6 +96,13 @@ class Loud:
     response = headers
 
 
+class Locked(dict[str, Any]):
+    """A mapping that raises when it is asked."""
+
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError
+
+
 class Parsed:
     """As the SDKs' raw responses are: headers are a property."""
 
@@ -126,7 +133,10 @@ def test_found_on_answers(answer: Any) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [None, "text", b"bytes", 7, ["list"], {}, {"headers": 5}, {"headers": {"x": "y"}}, Loud(), object(), math],
+    [
+        *(None, "text", b"bytes", 7, ["list"], object(), math, Loud()),
+        *({}, {"headers": 5}, {"headers": {"x": "y"}}, {"response": None}, Locked(headers=OPENAI)),
+    ],
 )
 def test_answers_that_say_nothing(answer: Any) -> None:
     """Most answers carry no headers, and some objects raise when they are asked."""

@@ -32,12 +32,14 @@ class Remote:
     def __init__(self, requests: float | None = 60, tokens: float | None = None, burst_seconds: float = 60.0) -> None:
         self.ledger = Ledger(requests, tokens, burst_seconds)
         self.seconds = 0.001
+        self.hops = 1
         self.error: Exception | None = None
         self.asked: list[tuple[News, int]] = []
         self.closed = 0
 
     async def take(self, line: str, terms: Terms, news: News, calls: Sequence[tuple[float, float]]) -> Answer:
-        await asyncio.sleep(self.seconds)
+        for _ in range(self.hops):
+            await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         self.asked.append((news, len(calls)))
@@ -191,6 +193,33 @@ async def test_a_ledger_at_fault_costs_one_budget_and_fails_no_call(how: str, ca
     unsubscribe()
     assert ["rate_limit.backend.degraded", "rate_limit.backend.recovered"] == told
     assert 2 == len([record for record in caplog.records if record.levelname == "WARNING"])
+
+
+async def test_a_loop_that_was_held_up_is_no_fault_of_the_ledgers() -> None:
+    """Else any slow piece of code in a service would put its shared limit out of use."""
+    remote = Remote()
+    remote.hops = 3
+    errors: list[str] = []
+    limit = process(remote, on_error=errors.append)
+    task = asyncio.create_task(limit.reserve(0, 0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, FakeClockLoop)
+    loop.advance(1.0)
+    assert (await task).shared
+    assert [] == errors
+
+
+async def test_many_accesses_that_fail_at_once_are_one_turn_of_events(caplog: pytest.LogCaptureFixture) -> None:
+    """One line in the log, however many were under way; and it goes on without a listener."""
+    remote = Remote()
+    guarded = GuardedLedger(remote, "ask", BUDGET)
+    remote.error = ConnectionRefusedError()
+    answers = await asyncio.gather(*(guarded.take("a", Terms(), News(), ()) for _ in range(5)))
+    assert ([None] * 5, 1, False) == (answers, len(caplog.records), guarded.in_use)
+    assert await guarded.take("a", Terms(), News(), ()) is None
+    assert not guarded.look()
 
 
 async def test_without_the_ledger_all_may_be_refused() -> None:

@@ -1,0 +1,205 @@
+"""What was found about storms of retries, brown-outs, and an hour of arrivals, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+from . import arrivals, storms
+from .grids import Grid, GridRow
+from .storm_contestants import (
+    BROWN_OUT_CONTESTANTS,
+    OURS,
+    PATIENCE_SECONDS,
+    PIPELINE,
+    PIPELINE_AIMD,
+    STORM_CONTESTANTS,
+)
+from .storms import Scene
+from .storms import Seen as BrownOut
+
+MOST_ATTEMPTS = 1.2
+RECOVERED_SECONDS = 10.0
+OVERRUN_MS, LAG_MS = 50.0, 20.0
+MEMORY_GROWTH = 0.05
+_OURS = (OURS, PIPELINE, PIPELINE_AIMD)
+_NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", "not at all"
+
+
+def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
+    """All of it, in the order in which it is shown.
+
+    Args:
+        found: under ``storms`` and ``arrivals`` what `measure` of each returned.
+    """
+    yield _storm(found["storms"]["storm"])
+    yield _brown_out(found["storms"]["brown_out"])
+    yield _arrivals(found["arrivals"])
+
+
+def _storm(found: Mapping[str, Any]) -> Grid:
+    columns = [f"in {spread:g} s" if spread else "at once" for spread in storms.SPREADS_SECONDS]
+    rows: list[GridRow] = []
+    for name in STORM_CONTESTANTS:
+        attempts = found.get(name)
+        ours = name in _OURS
+        rows.append(
+            GridRow(
+                name,
+                (_missing(found, name),) * len(columns)
+                if attempts is None
+                else tuple(f"{each:.3f}" for each in attempts),
+                f"≤ {MOST_ATTEMPTS:g}" if ours else "",
+                None if attempts is None else max(attempts) <= MOST_ATTEMPTS,
+            )
+        )
+    return Grid(
+        f"A retry storm: attempts for each of {storms.STORM_CALLS:,} calls of which all fail",
+        ("what", *columns),
+        rows,
+        "Simulated: the provider refuses each call with a 503, and nobody really waits. All are at their defaults but "
+        "for the number of attempts.",
+    )
+
+
+class _Column(NamedTuple):
+    title: str
+    figure: Callable[[list[BrownOut]], str]
+
+
+def _of_longest(runs: list[BrownOut]) -> str:
+    longer = [run for run in runs if run.seconds > storms.BROWN_OUT_SECONDS]
+    return _recovered(longer) if longer else _NOT_RUN
+
+
+def _usual(runs: list[BrownOut]) -> list[BrownOut]:
+    return [run for run in runs if run.seconds == storms.BROWN_OUT_SECONDS]
+
+
+def _middle(field: str, form: str) -> Callable[[list[BrownOut]], str]:
+    return lambda runs: format(median(getattr(run, field) for run in _usual(runs)), form)
+
+
+_COLUMNS = (
+    _Column("attempts a call", _middle("attempts", ".2f")),
+    _Column("answered in it", _middle("during", ".0%")),
+    _Column("after it", _middle("after", ".0%")),
+    _Column("recovered after", lambda runs: _recovered(_usual(runs))),
+    _Column("slowest answers", lambda runs: _middle("slowest_seconds", ".1f")(runs) + " s"),
+    _Column("work for nobody", _middle("wasted", ".0%")),
+    _Column(f"recovered, if it lasts {storms.LONG_SECONDS:g} s", _of_longest),
+)
+
+
+def _recovered(runs: list[BrownOut]) -> str:
+    seconds = [run.recovered_seconds for run in runs]
+    found = sorted(each for each in seconds if each is not None)
+    if len(found) < len(seconds):
+        return _NEVER if not found else f"{_NEVER} in {len(seconds) - len(found)} of {len(seconds)}"
+    return f"{found[0]:.1f} s" if found[0] == found[-1] else f"{found[0]:.1f} to {found[-1]:.1f} s"
+
+
+def _brown_out(found: Mapping[str, Any]) -> Grid:
+    rows: list[GridRow] = []
+    for name in BROWN_OUT_CONTESTANTS:
+        if found.get(name) is None:
+            figures, kept = (_missing(found, name),) * len(_COLUMNS), None
+        else:
+            runs = [BrownOut(**run) for run in found[name]]
+            figures = tuple(column.figure(runs) for column in _COLUMNS)
+            seconds = [run.recovered_seconds for run in _usual(runs)]
+            kept = all(each is not None and each <= RECOVERED_SECONDS for each in seconds)
+        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
+    scene = Scene()
+    return Grid(
+        f"A brown-out of {scene.during:g} s",
+        ("what", *(column.title for column in _COLUMNS)),
+        rows,
+        f"Simulated: a provider that serves {scene.slots} requests at once, each in {scene.seconds:g} s, and the others "
+        f"in their order, also those whose callers have left. {scene.calls_per_second:g} calls a second come in, "
+        f"{scene.load:.0%} of what it can do, whatever became of those before; in the brown-out it serves "
+        f"{scene.slots_left} at once, and they are {scene.browned_out:g} times what it can do. An attempt is given up "
+        f"after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where callers had waited above "
+        f"100 %. It is over when there are nine for ten calls, in the {storms.WINDOW_SECONDS:g} s that follow and to the "
+        f"end of the watch, {scene.after:g} s after the brown-out. Slowest are all but a hundredth of the answers. Work "
+        "for nobody is that of the provider after the brown-out. At its defaults RetryPrimitive makes no second attempt "
+        "after a time-out, so it does here what no retries do; the two rows that retry time-outs too have the same "
+        "waits and differ in the budget alone.",
+    )
+
+
+def _missing(found: Mapping[str, Any], name: str) -> str:
+    return _NOT_INSTALLED if name in found else _NOT_RUN
+
+
+def _arrivals(found: Mapping[str, Any]) -> Grid:
+    title, columns = "An hour of chat arrivals through a pipeline of two targets", ("what", "ours")
+    if found["seen"] is None:
+        return Grid(title, columns, [], f"Not measured: {found['lacking']}.")
+    seen = arrivals.Seen(**found["seen"])
+    return Grid(
+        title,
+        columns,
+        list(_arrival_rows(seen)),
+        f"Real event loop and clock, one process, providers in it that stream; {arrivals.FAILING:.0%} of the attempts at "
+        "the first target meet a fault: 429, 503, a reset, a cut, a stall or a malformed chunk. Every "
+        f"{_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The deadline stands for "
+        f"{arrivals.DEADLINE_SECONDS:g} s, that of every {_ordinal(arrivals.HURRIED_EVERY)} caller for "
+        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked at "
+        f"every {arrivals.LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited for a processor is "
+        "left out. Telemetry is not initialised.",
+    )
+
+
+def _arrival_rows(seen: arrivals.Seen) -> Iterator[GridRow]:
+    yield GridRow("calls", (f"{seen.calls:,} in {seen.seconds:.0f} s, up to {seen.most_in_flight:,} at once",))
+    yield GridRow("told the whole answer, or that the deadline had passed", (f"{seen.whole:,}, {seen.late:,}",))
+    wrongs = {
+        "lost": seen.lost,
+        "told a wrong or incomplete answer": seen.wrong,
+        "answered in full twice": seen.doubled,
+    }
+    for what, number in {**wrongs, "attempts left open": seen.left_open}.items():
+        yield GridRow(what, (f"{number:,}",), "0", number == 0)
+    errors = ", ".join(f"{number} {kind}" for kind, number in seen.failed.items())
+    yield GridRow("told another error", (errors or "0",), "0", not seen.failed)
+    yield GridRow("beyond the deadline, of those that it passed for", (_three(seen.overrun_ms),))
+    yield GridRow(
+        "the same, less the lag of the event loop",
+        (_three(seen.beyond_lag_ms),),
+        f"99 % ≤ {OVERRUN_MS:g} ms",
+        seen.beyond_lag_ms[1] <= OVERRUN_MS,
+    )
+    yield GridRow("lag of the event loop", (_three(seen.lag_ms),))
+    yield GridRow(
+        "the same, where it was busy",
+        (_three(seen.busy_lag_ms),),
+        f"99 % ≤ {LAG_MS:g} ms",
+        seen.busy_lag_ms[1] <= LAG_MS,
+    )
+    if seen.memory_bytes is not None:
+        second, last = seen.memory_bytes
+        growth = last / second - 1
+        yield GridRow(
+            "resident memory in the second and the last quarter",
+            (f"{second / 1e6:.1f} MB, {last / 1e6:.1f} MB",),
+            f"≤ {MEMORY_GROWTH:+.0%}",
+            growth <= MEMORY_GROWTH,
+        )
+    first, second_target = seen.attempts
+    yield GridRow("attempts a call, at both targets", (f"{(first + second_target) / seen.calls:.3f}",))
+    faults = ", ".join(f"{number} {kind}" for kind, number in sorted(seen.faults.items()))
+    yield GridRow("faults that were met", (faults,))
+    yield GridRow("answers of the second target", (f"{seen.failovers:,}",))
+    yield GridRow("streams begun anew before their reader", (f"{seen.restarted:,}",))
+    yield GridRow("processor time a call, providers included", (f"{seen.processor_seconds / seen.calls * 1e3:.2f} ms",))
+
+
+def _three(milliseconds: tuple[float, float, float]) -> str:
+    half, most, worst = milliseconds
+    return f"50 % {half:.1f}, 99 % {most:.1f}, all {worst:.1f} ms"
+
+
+def _ordinal(number: int) -> str:
+    return {3: "third", 20: "twentieth"}.get(number, f"{number}th")
