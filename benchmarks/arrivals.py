@@ -11,15 +11,12 @@ import asyncio
 import csv
 import gc
 import gzip
-import os
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from observability_integration.context import Deadline, WorkflowContext
@@ -35,15 +32,14 @@ from observability_integration.resilience.backoff import Backoff
 
 from . import data
 from .arrivals_provider import Provider, Question, whole_answer
+from .arrivals_watch import Watch, spread_ms
 
 TRACE = "azure2023_conv.csv.gz"
 FAILING = 0.05  # of the attempts at the first target
 DEADLINE_SECONDS, HURRIED_SECONDS = 30.0, 3.0  # before they are sped up, as all that follow
 FIRST_CHUNK_SECONDS, IDLE_SECONDS, GRACE_SECONDS = 10.0, 5.0, 2.0
 HURRIED_EVERY, STREAMED_EVERY = 20, 3  # callers
-LAG_EVERY_SECONDS, _MEMORY_EVERY_SECONDS = 0.01, 0.1
 _LOST_AFTER_SECONDS = 5.0  # when all deadlines are over
-_STATM = Path("/proc/self/statm")  # only Linux has it
 
 Report = Callable[[str], None]
 
@@ -188,15 +184,13 @@ class _Replay:
         self._failed: Counter[str] = Counter()
         self._failovers = self._restarted = 0
         self._overruns: list[tuple[float, float]] = []
-        self._lags: list[tuple[float, float, float]] = []
-        self._memory: list[tuple[float, int]] = []
 
     async def run(self) -> Seen:
         calls, loop = self._calls, asyncio.get_running_loop()
-        watchers = [loop.create_task(self._watch_lag()), loop.create_task(self._watch_memory())]
         gc.collect()
         gc.freeze()  # the trace is no part of what is collected again and again
         began, busy_before = loop.time(), time.process_time()
+        watch = Watch()
         for at, question in calls:
             wait_seconds = began + (at - calls[0][0]) / self._scale.arrivals - loop.time()
             if wait_seconds > 0:
@@ -208,9 +202,7 @@ class _Replay:
         arrived = loop.time()
         lost = await self._wait_for_all()
         seconds, busy_seconds = loop.time() - began, time.process_time() - busy_before
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.wait(watchers)
+        await watch.end()
         gc.unfreeze()
         return Seen(
             len(calls),
@@ -228,11 +220,11 @@ class _Replay:
             (self._primary.attempts, self._fallback.attempts),
             dict(self._primary.faults),
             self._failovers,
-            _milliseconds([ended - due for due, ended in self._overruns]),
-            _milliseconds([max(0.0, ended - due - self._late_within(due, ended)) for due, ended in self._overruns]),
-            _milliseconds([late for _, late, _ in self._lags]),
-            _milliseconds([min(late, busy) for _, late, busy in self._lags]),
-            self._quarters(began, arrived),
+            spread_ms([ended - due for due, ended in self._overruns]),
+            spread_ms([max(0.0, ended - due - watch.late_within(due, ended)) for due, ended in self._overruns]),
+            spread_ms([look.late for look in watch.looks]),
+            spread_ms([min(look.late, look.busy) for look in watch.looks]),
+            watch.quarters(began, arrived),
         )
 
     async def _wait_for_all(self) -> int:
@@ -285,37 +277,3 @@ class _Replay:
                 texts.append(choice["delta"].get("content", ""))
                 model, reason = chunk["model"], choice["finish_reason"] or reason
         return "".join(texts), model, reason
-
-    async def _watch_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due, busy_before = loop.time() + LAG_EVERY_SECONDS, time.process_time()
-            await asyncio.sleep(LAG_EVERY_SECONDS)
-            self._lags.append((loop.time(), loop.time() - due, time.process_time() - busy_before))
-
-    def _late_within(self, since: float, until: float) -> float:
-        """How late the event loop was in that time, in all; found out by the first look that came after it, too."""
-        first, last = bisect_left(self._lags, (since,)), bisect_left(self._lags, (until,))
-        return sum(late for _, late, _ in self._lags[first : last + 1])
-
-    async def _watch_memory(self) -> None:
-        loop = asyncio.get_running_loop()
-        while _STATM.exists():
-            resident = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            self._memory.append((loop.time(), resident))
-            await asyncio.sleep(_MEMORY_EVERY_SECONDS)
-
-    def _quarters(self, began: float, arrived: float) -> tuple[float, float] | None:
-        times = [began + (arrived - began) * quarter / 4 for quarter in range(5)]
-        second, _, last = (
-            [size for at, size in self._memory if since <= at < until] for since, until in pairwise(times[1:])
-        )
-        return (median(second), median(last)) if second and last else None
-
-
-def _milliseconds(seconds: list[float]) -> tuple[float, float, float]:
-    if not seconds:
-        return 0.0, 0.0, 0.0
-    seconds.sort()
-    half, most = seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100]
-    return half * 1e3, most * 1e3, seconds[-1] * 1e3

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from . import arrivals, storms
+from .arrivals_watch import LAG_EVERY_SECONDS
 from .grids import Grid, GridRow
 from .storm_contestants import (
     BROWN_OUT_CONTESTANTS,
@@ -116,16 +117,17 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
         f"A brown-out of {scene.during:g} s",
         ("what", *(column.title for column in _COLUMNS)),
         rows,
-        f"Simulated: a provider that serves {scene.slots} requests at once, each in {scene.seconds:g} s, and the others "
-        f"in their order, also those whose callers have left. {scene.calls_per_second:g} calls a second come in, "
-        f"{scene.load:.0%} of what it can do, whatever became of those before; in the brown-out it serves "
-        f"{scene.slots_left} at once, and they are {scene.browned_out:g} times what it can do. An attempt is given up "
-        f"after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where callers had waited above "
-        f"100 %. It is over when there are nine for ten calls, in the {storms.WINDOW_SECONDS:g} s that follow and to the "
-        f"end of the watch, {scene.after:g} s after the brown-out. Slowest are all but a hundredth of the answers. Work "
-        "for nobody is that of the provider after the brown-out. At its defaults RetryPrimitive makes no second attempt "
-        "after a time-out, so it does here what no retries do; the two rows that retry time-outs too have the same "
-        "waits and differ in the budget alone.",
+        f"Simulated: a provider that serves {scene.slots} requests at once, each in {scene.seconds:g} s, and the "
+        f"others in their order, also those whose callers have left. {scene.calls_per_second:g} calls a second "
+        f"come in, {scene.load:.0%} of what it can do, whatever became of those before; in the brown-out it "
+        f"serves {scene.slots_left} at once, and they are {scene.browned_out:g} times what it can do. An attempt "
+        f"is given up after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where "
+        "callers had waited above 100 %. It is over when there are nine for ten calls, in the "
+        f"{storms.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "
+        "brown-out. Slowest are all but a hundredth of the answers. Work for nobody is that of the provider "
+        "after the brown-out. At its defaults RetryPrimitive makes no second attempt after a time-out, so it "
+        "does here what no retries do; the two rows that retry time-outs too have the same waits and differ in "
+        "the budget alone.",
     )
 
 
@@ -142,13 +144,13 @@ def _arrivals(found: Mapping[str, Any]) -> Grid:
         title,
         columns,
         list(_arrival_rows(seen)),
-        f"Real event loop and clock, one process, providers in it that stream; {arrivals.FAILING:.0%} of the attempts at "
-        "the first target meet a fault: 429, 503, a reset, a cut, a stall or a malformed chunk. Every "
-        f"{_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The deadline stands for "
+        f"Real event loop and clock, one process, providers in it that stream; {arrivals.FAILING:.0%} of the "
+        "attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall or a malformed chunk. "
+        f"Every {_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The deadline stands for "
         f"{arrivals.DEADLINE_SECONDS:g} s, that of every {_ordinal(arrivals.HURRIED_EVERY)} caller for "
-        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked at "
-        f"every {arrivals.LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited for a processor is "
-        "left out. Telemetry is not initialised.",
+        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is "
+        f"looked at every {LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited "
+        "for a processor is left out. Telemetry is not initialised.",
     )
 
 

@@ -26,9 +26,10 @@ def main(arguments: list[str]) -> None:
     from . import storms
     from .storm_contestants import OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED
 
-    contestants, runs = storms.CONTESTANTS, ((storms.BROWN_OUT_SECONDS, 3), (storms.LONG_SECONDS, 1))
-    if options.scale == "quick":
-        contestants, runs = (OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED), ((storms.BROWN_OUT_SECONDS, 1),)
+    contestants: tuple[str, ...] = (OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED)
+    runs = [(storms.BROWN_OUT_SECONDS, 1)]
+    if options.scale == "full":
+        contestants, runs = storms.CONTESTANTS, [(storms.BROWN_OUT_SECONDS, 3), (storms.LONG_SECONDS, 1)]
 
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)

@@ -22,7 +22,8 @@ from typing import Any
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience.breaker import Breaker, BreakerPolicy
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier
 
 from .base import WorkflowPrimitive
@@ -147,14 +148,20 @@ def _around(
         first_chunk_seconds=_given(target.first_chunk_seconds, chosen.first_chunk_seconds),
         idle_seconds=_given(target.idle_seconds, chosen.idle_seconds),
     )
-    width: int | Aimd | None = _given(target.max_concurrency, chosen.max_concurrency)
-    if width is not None:
+    width: int | Aimd | ConcurrencyLimit | None = _given(target.max_concurrency, chosen.max_concurrency)
+    if isinstance(width, ConcurrencyLimit):
+        step = ConcurrencyLimitPrimitive(step, limiter=width, classifier=classifier, operation_name=label)
+    elif width is not None:
         step = ConcurrencyLimitPrimitive(step, width, classifier=classifier, operation_name=label)
     requests = _given(target.requests_per_minute, chosen.requests_per_minute)
     tokens = _given(target.tokens_per_minute, chosen.tokens_per_minute)
     if requests is not None or tokens is not None:
         step = RateLimitPrimitive(step, requests_per_minute=requests, tokens_per_minute=tokens, operation_name=label)
-    step = CircuitBreakerPrimitive(step, _given(target.breaker, chosen.breaker), classifier=classifier, target=label)
+    breaker: BreakerPolicy | Breaker = _given(target.breaker, chosen.breaker)
+    if isinstance(breaker, Breaker):
+        step = CircuitBreakerPrimitive(step, breaker=breaker, classifier=classifier, target=label)
+    else:
+        step = CircuitBreakerPrimitive(step, breaker, classifier=classifier, target=label)
     budget = {} if target.retry_budget is None else {"budget": target.retry_budget}
     return RetryPrimitive(
         step,

@@ -11,7 +11,8 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.propagation import outgoing_headers
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience.breaker import Breaker, BreakerPolicy
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.retry_budget import RetryBudget
 
 from .base import WorkflowPrimitive
@@ -42,8 +43,8 @@ class LLMTarget:
         max_attempts: attempts of one call, >= 1.
         backoff: the waits between them.
         retry_budget: bounds the retries of all calls; by default the target has one of its own.
-        breaker: when its circuit opens.
-        max_concurrency: calls at once, >= 1, or an `Aimd` that finds out.
+        breaker: when its circuit opens; or the breaker itself, to share it with other pipelines or processes.
+        max_concurrency: calls at once, >= 1, or an `Aimd` that finds out; or the limit itself, to share it.
         requests_per_minute: >= 1.
         tokens_per_minute: >= 1.
     """
@@ -61,8 +62,8 @@ class LLMTarget:
     max_attempts: int | None = None
     backoff: Backoff | None = None
     retry_budget: RetryBudget | None = None
-    breaker: BreakerPolicy | None = None
-    max_concurrency: int | Aimd | None = None
+    breaker: BreakerPolicy | Breaker | None = None
+    max_concurrency: int | Aimd | ConcurrencyLimit | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from observability_integration import WorkflowContext
-from observability_integration.errors import AllTargetsFailedError, ConfigurationError, PrimitiveTimeoutError
+from observability_integration.context import Deadline
+from observability_integration.errors import (
+    AllTargetsFailedError,
+    CircuitOpenError,
+    ConfigurationError,
+    PrimitiveTimeoutError,
+)
 from observability_integration.primitives import (
     GLOBAL,
     CachePrimitive,
@@ -25,7 +31,8 @@ from observability_integration.primitives import (
 )
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.resilience.breaker import Breaker, BreakerPolicy
+from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_retry import ServerSays
@@ -117,6 +124,23 @@ async def test_a_shared_budget_bounds_all_targets_together() -> None:
     with pytest.raises(AllTargetsFailedError):
         await pipeline(targets).execute(1)
     assert 3 == attempts
+
+
+async def test_a_breaker_and_a_limit_can_be_shared() -> None:
+    """Two pipelines that lead to the same target see the same of it."""
+    breaker, limit = Breaker(), ConcurrencyLimit(1)
+    target = LLMTarget(call=small, breaker=breaker, max_concurrency=limit)
+    first, second = pipeline([target]), pipeline([target])
+    assert "small: 1" == await first.execute(1)
+    breaker.force_open()
+    for each in (first, second):
+        with pytest.raises(CircuitOpenError):
+            await each.execute(1)
+    breaker.reset()
+    permit = limit.try_acquire()  # held to the end
+    with pytest.raises(PrimitiveTimeoutError):
+        await second.execute(1, WorkflowContext(deadline=Deadline.after(0.5)))
+    assert permit is not None
 
 
 async def test_a_silent_target_that_does_not_stream_leaves_time_for_the_next() -> None:
