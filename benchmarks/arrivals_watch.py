@@ -18,7 +18,7 @@ _STATM = Path("/proc/self/statm")  # only Linux has it
 
 
 class Look(NamedTuple):
-    """One look at the event loop: when, how late it was, and for how long the process was busy meanwhile; in seconds."""
+    """One look at the event loop: when, how late it was, and how long the process was busy meanwhile; in seconds."""
 
     at: float
     late: float

@@ -137,18 +137,20 @@ class RateLimitExceededError(CallRefusedError):
     """The requests or tokens of this minute are used up, and the wait would be longer than allowed.
 
     Attributes:
-        limit: ``requests`` or ``tokens``.
+        limit: ``requests``, ``tokens``, or ``provider`` when that has asked for a pause.
     """
 
     def __init__(self, operation: str, limit: str, retry_after_seconds: float | None) -> None:
         self.limit = limit
         when = "never" if retry_after_seconds is None else f"in {retry_after_seconds:.1f}s"
-        super().__init__(
-            operation,
-            retry_after_seconds,
-            f"'{operation}' has used up its {limit} per minute; there is room for this call {when}; raise "
-            f"{limit}_per_minute or max_wait_seconds to allow more",
-        )
+        if limit == "provider":
+            told = f"The provider of '{operation}' asked for a pause, which ends {when}; raise max_wait_seconds to wait"
+        else:
+            told = (
+                f"'{operation}' has used up its {limit} per minute; there is room for this call {when}; raise "
+                f"{limit}_per_minute or max_wait_seconds to allow more"
+            )
+        super().__init__(operation, retry_after_seconds, told)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RateLimitExceededError, (self.operation, self.limit, self.retry_after_seconds)

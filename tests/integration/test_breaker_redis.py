@@ -22,7 +22,12 @@ from observability_integration.resilience.breaker_shared import Verdict
 from tests.processes import RedisProcess
 from tests.redis_caches import CLIENTS, ask_server, clients_of
 
-pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.needs_redis_package,
+    pytest.mark.needs_redis_server,
+    pytest.mark.promise("K3"),
+]
 
 _A_MOMENT_SECONDS = 5.0
 

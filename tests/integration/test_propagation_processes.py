@@ -13,7 +13,7 @@ import pytest
 
 from tests.scripts import run_script
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("W1", "W2")]
 
 # Hides what is to be absent before anything else is imported.
 _TRACED = """

@@ -22,7 +22,12 @@ from observability_integration.resilience.rate_limit_shared import News, Terms
 from tests.processes import RedisProcess, free_port
 from tests.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.needs_redis_package, pytest.mark.needs_redis_server, pytest.mark.once]
+pytestmark = [
+    pytest.mark.needs_redis_package,
+    pytest.mark.needs_redis_server,
+    pytest.mark.once,
+    pytest.mark.promise("Q2"),
+]
 
 PATIENT_SECONDS = 2.0  # a machine that is busy with other things may take long to answer
 

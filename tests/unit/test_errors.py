@@ -55,6 +55,7 @@ def test_tree_of_errors() -> None:
         CircuitOpenError("ask", 1.5),
         ConcurrencyLimitError("ask", "shed", 0.25, 8),
         RateLimitExceededError("ask", "tokens", None),
+        RateLimitExceededError("ask", "provider", 2.5),
         AllTargetsFailedError("ask", [TargetFailure("first", "timeout", TimeoutError)]),  # type: ignore[arg-type]
         CompensationError("ask", "book", []),
         PrimitiveTimeoutError("ask", 1.0, 2.0, kind="first_chunk", cleanup="failed"),

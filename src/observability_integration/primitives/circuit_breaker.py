@@ -12,6 +12,7 @@ from observability_integration.resilience.breaker import Breaker, BreakerPolicy,
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -154,6 +155,16 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             CircuitOpenError: it does not.
         """
+        if not switch.on and not spans.tracing.enabled:
+            answer = self.breaker.admit()
+            permit = answer if isinstance(answer, Permit) else self._refused(spans.NO_SPAN, answer)
+            try:
+                result = await self._call(input_data, context)
+            except BaseException as error:
+                self.leave(spans.NO_SPAN, permit, error)
+                raise
+            permit.success()
+            return cast("Out", result)
         span = self.begin(context)
         token = spans.tracing.activate(span)
         outcome = "cancelled"
@@ -200,13 +211,17 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             CircuitOpenError: it was refused, which is recorded.
         """
         answer = self.breaker.admit()
-        if isinstance(answer, Refusal) and last_resort.get():
-            answer = self.breaker.force_probe()
+        permit = answer if isinstance(answer, Permit) else self._refused(span, answer)
+        if permit.probe:
+            span.set_attribute("circuit_breaker.probe", True)
+        return permit
+
+    def _refused(self, span: OperationSpan, refusal: Refusal) -> Permit:
+        """Leave all the same, where no other target is left."""
+        answer = self.breaker.force_probe() if last_resort.get() else refusal
         if isinstance(answer, Refusal):
             self._record.refused(span)
             raise CircuitOpenError(self._target, answer.retry_after_seconds)
-        if answer.probe:
-            span.set_attribute("circuit_breaker.probe", True)
         return answer
 
     def leave(self, span: OperationSpan, permit: Permit, error: BaseException | None, *, served: bool = False) -> None:

@@ -16,6 +16,7 @@ from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.permits import Outcome, Permit, Refused
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -142,11 +143,24 @@ class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             ConcurrencyLimitError: there was no room in time, or no place to wait.
         """
         in_flight = self._record.in_flight
+        outcome: Outcome = "neutral"
+        if not switch.on and not spans.tracing.enabled:
+            permit = self.limiter.try_acquire() or await self.wait(spans.NO_SPAN, input_data, context)
+            in_flight.add(1)
+            try:
+                result = await self._call(input_data, context)
+                outcome = "success"
+                return cast("Out", result)
+            except Exception as error:
+                outcome = self.outcome_of(error)
+                raise
+            finally:
+                in_flight.add(-1)
+                permit.release(outcome)
         span = self.begin(context)
         token = spans.tracing.activate(span)
         try:
             permit = self.limiter.try_acquire() or await self.wait(span, input_data, context)
-            outcome: Outcome = "neutral"
             in_flight.add(1)
             try:
                 result = await self._call(input_data, context)

@@ -244,9 +244,7 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 reservation = await limit.reserve(tokens, self._patience(context))
             except Refused as refusal:
                 self._record.refused(span, refusal)
-                # A provider that asks for a pause does so after too many requests, as it puts it itself.
-                name = "tokens" if refusal.limit == "tokens" else "requests"
-                raise RateLimitExceededError(self._operation, name, refusal.retry_after_seconds) from None
+                raise RateLimitExceededError(self._operation, refusal.limit, refusal.retry_after_seconds) from None
         self._record.admitted(span, reservation)
         return reservation
 

@@ -22,6 +22,7 @@ from observability_integration.primitives import (
     FallbackPrimitive,
     LLMCallPrimitive,
     ParallelPrimitive,
+    RateLimitPrimitive,
     RetryPrimitive,
     RouterPrimitive,
     SequentialPrimitive,
@@ -189,6 +190,11 @@ def fallback(step: Any) -> Any:
     return FallbackPrimitive([step, step], operation_name="ask")
 
 
+async def twice(primitive: Any) -> Any:
+    await primitive.execute("question")
+    return await primitive.execute("question")
+
+
 def watched(step: Any) -> Any:
     return timeout(step, first_chunk_seconds=8.0, idle_seconds=5.0)
 
@@ -230,6 +236,8 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "stream of a parallel": lambda work: read(ParallelPrimitive([work.call, slowly])),
     "stream of a conditional": lambda work: read(ConditionalPrimitive(slowly, work.stream)),
     "stream of a switch": lambda work: read(SwitchPrimitive(slowly, {"a": work.stream})),
+    "rate limit": lambda work: twice(RateLimitPrimitive(work.call, requests_per_minute=60, burst_seconds=0)),
+    "stream of a rate limit": lambda work: read(RateLimitPrimitive(work.stream, requests_per_minute=60)),
     "stream of a retry": lambda work: read(retry(work.stream)),
     "stream of a fallback": lambda work: read(fallback(work.stream)),
     "stream of a pipeline": lambda work: read(pipeline([work.stream, work.call], timeout_seconds=LIMIT_SECONDS)),

@@ -32,6 +32,8 @@ from observability_integration.resilience.faults import Fault
 from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_cancel_every_tick import WORKS, Complaints, Work, read, run
 
+pytestmark = pytest.mark.promise("K1", "K2")
+
 LOOP_FACTORY = FakeClockLoop
 
 POLICY = BreakerPolicy(jitter=0.0)

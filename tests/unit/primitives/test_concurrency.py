@@ -27,7 +27,7 @@ from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_cancel_every_tick import WORKS, Complaints, Work, read, run
 
 LOOP_FACTORY = FakeClockLoop
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("N1", "N2")]
 
 
 def now() -> float:

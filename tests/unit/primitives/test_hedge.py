@@ -24,7 +24,7 @@ from tests.unit.primitives import test_cancel_every_tick as every_tick
 
 LOOP_FACTORY = FakeClockLoop
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("H1", "H2")]
 
 
 def hedge(primary: Any, second: Any = None, delay_seconds: float | None = 2.0, **options: Any) -> Any:

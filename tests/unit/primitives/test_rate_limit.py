@@ -25,7 +25,7 @@ from observability_integration.primitives.rate_limit import RateLimitPrimitive
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("Q1", "Q3")]
 
 USED = {"usage": {"prompt_tokens": 30, "completion_tokens": 70}}
 

@@ -22,7 +22,7 @@ from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_cancel_every_tick import WORKS, Complaints, Work, run
 
 LOOP_FACTORY = FakeClockLoop
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("G1")]
 
 
 def now() -> float:

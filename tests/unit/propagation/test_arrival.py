@@ -16,6 +16,8 @@ from observability_integration.primitives import TimeoutPrimitive
 from observability_integration.propagation import Incoming, continue_from, incoming, outgoing_headers
 from observability_integration.testing import FakeClockLoop
 
+pytestmark = pytest.mark.promise("W1", "W3")
+
 LOOP_FACTORY = FakeClockLoop
 
 _PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from observability_integration.propagation import continue_from, incoming, outgoing_headers
 from observability_integration.propagation.baggage import MOST_BYTES, MOST_MEMBERS, Member, members_of, read, write
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.promise("W2", "W3")]
 
 _KEYS = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=12)
 _VALUES = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -14,6 +14,8 @@ from observability_integration.context import Deadline, reset_deadline, set_dead
 from observability_integration.propagation import continue_from, outgoing_headers
 from observability_integration.testing import FakeClockLoop
 
+pytestmark = pytest.mark.promise("W1", "W2")
+
 LOOP_FACTORY = FakeClockLoop
 
 _PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

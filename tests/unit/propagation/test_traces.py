@@ -26,7 +26,7 @@ from observability_integration.telemetry.lean_span import LeanTracing
 from observability_integration.telemetry.otel_tracing import ForeignTracing
 from observability_integration.testing import capture_telemetry
 
-pytestmark = [pytest.mark.needs_otel, pytest.mark.once]
+pytestmark = [pytest.mark.needs_otel, pytest.mark.once, pytest.mark.promise("W2")]
 
 _TRACE, _SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 _OTHER = {"traceparent": "00-11111111111111111111111111111111-2222222222222222-01", "tracestate": "b=2"}
