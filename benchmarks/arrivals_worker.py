@@ -6,6 +6,7 @@ Its memory is looked at, and its event loop is to be late through nobody else's 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -23,6 +24,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.freeze()  # what the imports have made is no part of the calls
 
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)

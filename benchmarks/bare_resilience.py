@@ -3,14 +3,15 @@
 Kept is what happens to a call: which faults are asked again and which are not, after how long and within which budget;
 the last target being asked through an open circuit; first come first served; tokens settled by what the answer says;
 the loser of two calls being cancelled, and left behind if it ignores that; steps undone in reverse, in bounded time,
-also for a caller that was cancelled. Left out is what `bare` and `bare_engines` leave out.
+also for a caller that was cancelled or thrown away. Left out is what `bare` and `bare_engines` leave out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from . import workload
@@ -240,12 +241,17 @@ class Saga:
 
     async def execute(self, request: Any) -> Any:
         """What the last step returned."""
+        loop, variables = asyncio.get_running_loop(), copy_context()
         done: list[tuple[Undo, Any]] = []
         value = request
         try:
             for call, undo in self._steps:
                 value = await call(value)
                 done.append((undo, value))
+        except GeneratorExit:  # thrown away, in whatever thread
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(undoing, done, context=variables)
+            raise
         except (Exception, asyncio.CancelledError) as error:
             failures = await undone(done)
             if failures and isinstance(error, Exception):
@@ -256,10 +262,15 @@ class Saga:
 
 async def undone(done: Sequence[tuple[Undo, Any]]) -> list[BaseException]:
     """Undoes steps in reverse, in a task that no cancellation of the caller reaches; returns what went wrong."""
-    undoing = asyncio.ensure_future(_undo_all(done))
-    _left.add(undoing)
-    undoing.add_done_callback(_left.discard)
-    return await asyncio.shield(undoing)
+    return await asyncio.shield(undoing(done))
+
+
+def undoing(done: Sequence[tuple[Undo, Any]]) -> asyncio.Task[list[BaseException]]:
+    """That task."""
+    task = asyncio.ensure_future(_undo_all(done))
+    _left.add(task)
+    task.add_done_callback(_left.discard)
+    return task
 
 
 async def _undo_all(done: Sequence[tuple[Undo, Any]]) -> list[BaseException]:

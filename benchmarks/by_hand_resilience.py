@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, Tracer
@@ -20,6 +22,7 @@ from .bare_resilience import (
     cancelled_within,
     first_of_two,
     last_target,
+    undoing,
     undone,
 )
 from .by_hand_spans import QUIET, ended
@@ -230,6 +233,7 @@ class Saga:
 
     async def execute(self, request: Any) -> Any:
         """What the last step returned."""
+        loop, variables = asyncio.get_running_loop(), copy_context()
         done: list[tuple[Undo, Any]] = []
         value = request
         with self._tracer.start_as_current_span(self._span_name, attributes=self._on_span, **QUIET) as span:
@@ -237,6 +241,10 @@ class Saga:
                 for call, undo in self._steps:
                     value = await call(value)
                     done.append((undo, value))
+            except GeneratorExit:  # thrown away, in whatever thread
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(undoing, done, context=variables)
+                raise
             except (Exception, asyncio.CancelledError) as error:
                 failures = await undone(done)
                 outcome = "compensation_failed" if failures else "compensated"

@@ -25,7 +25,7 @@ RECOVERED_SECONDS = 10.0
 OVERRUN_MS, LAG_MS = 50.0, 20.0
 MEMORY_GROWTH = 0.05
 _OURS = (OURS, PIPELINE, PIPELINE_AIMD)
-_NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", "not at all"
+_NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scene().after:g} s"
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
@@ -120,7 +120,7 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
         f"Simulated: a provider that serves {scene.slots} requests at once, each in {scene.seconds:g} s, and the "
         f"others in their order, also those whose callers have left. {scene.calls_per_second:g} calls a second "
         f"come in, {scene.load:.0%} of what it can do, whatever became of those before; in the brown-out it "
-        f"serves {scene.slots_left} at once, and they are {scene.browned_out:g} times what it can do. An attempt "
+        f"serves {scene.slots_left} at once, and they are {scene.browned_out:g} times that. An attempt "
         f"is given up after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where "
         "callers had waited above 100 %. It is over when there are nine for ten calls, in the "
         f"{storms.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "

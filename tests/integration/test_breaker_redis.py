@@ -15,7 +15,6 @@ import pytest
 
 from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
-from observability_integration.resilience import breaker_redis
 from observability_integration.resilience.breaker import BreakerPolicy
 from observability_integration.resilience.breaker_redis import RedisBreakerStore
 from observability_integration.resilience.breaker_shared import Verdict
@@ -115,12 +114,6 @@ async def test_a_stand_in_that_answers_nothing_is_as_good_as_no_redis() -> None:
 
     async with RedisBreakerStore(client=Nothing()).link("t") as link:
         assert (None, "free") == await link.look("a", 1.0)
-
-
-def test_older_clients_are_told_otherwise_not_to_introduce_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They read their version from the disk as well."""
-    monkeypatch.setitem(sys.modules, "redis.driver_info", None)
-    assert {"lib_name": None, "lib_version": None} == breaker_redis._unannounced()
 
 
 # ---- one process

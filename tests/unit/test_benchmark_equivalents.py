@@ -255,3 +255,17 @@ async def test_saga_that_cannot_be_undone_says_so(make: Make) -> None:
         await make("Saga", steps).execute(REQUEST)
     assert ["second", "first"] == undone
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_saga_that_is_thrown_away_is_undone(make: Make) -> None:
+    """Nobody is left to wait for that, and no task need be cancelled for it to happen."""
+    undone: list[Any] = []
+
+    async def undo(result: Any) -> None:
+        undone.append(result)
+
+    call = make("Saga", [(Script("first").answer, undo), (Script(60.0).answer, undo)]).execute(REQUEST)
+    call.send(None)
+    call.close()
+    await asyncio.sleep(0.1)
+    assert ["first"] == undone

@@ -10,6 +10,7 @@ from typing import Any, Generic, cast
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import spans
+from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -107,6 +108,8 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             CompensationError: a step failed, and not all that was done before could be undone.
         """
         context = WorkflowContext() if context is None else context
+        if not switch.on and not spans.tracing.enabled:
+            return await self._run(spans.NO_SPAN, input_data, context)
         span = self._begin(context)
         token = spans.tracing.activate(span)
         try:

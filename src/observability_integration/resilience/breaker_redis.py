@@ -7,14 +7,14 @@ of the pause is left is how long the key has to live yet, less the tail: so no c
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Any, cast
 
-from observability_integration.errors import ConfigurationError, MissingDependencyError
+from observability_integration.errors import ConfigurationError
+from observability_integration.redis_client import clients_of, is_async
 from observability_integration.tasks import DaemonThreads
 
 from .breaker_shared import Answer, Link, Verdict
@@ -68,45 +68,14 @@ class RedisBreakerStore:
     def __init__(self, url: str | None = None, client: Any = None) -> None:
         if (url is None) == (client is None):
             raise ConfigurationError("give one of redis_url and redis_client")
-        self._url = url
+        self._make = None if url is None else clients_of(url, _CONNECT_SECONDS)
         self._given = client
-        if url is not None:
-            client = self._make()
-        execute = getattr(client, "execute_command", None)
-        if not callable(execute) or isinstance(client, type):
-            raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
-        # A wrapper around the method may hide what the class shows.
-        self._awaits = any(
-            inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
-        )
-
-    def _make(self) -> Any:
-        try:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-            from redis.exceptions import ConnectionError as BrokenConnection
-        except ImportError as error:
-            raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
-        # One attempt, and the courier decides; but on a connection that the server has closed meanwhile, another one.
-        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 1, (BrokenConnection,)), "protocol": 2}
-        kind: Any = Redis
-        try:
-            return kind.from_url(
-                str(self._url),
-                socket_timeout=None,
-                socket_connect_timeout=_CONNECT_SECONDS,
-                **options,
-                **_unannounced(),
-            )
-        except (ValueError, TypeError, AttributeError):
-            # What the client says may quote the password.
-            raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
+        self._awaits = True if client is None else is_async(client)
 
     @asynccontextmanager
     async def link(self, target: str) -> AsyncGenerator[Link, None]:
         """A way to the verdicts on one target."""
-        if self._url is None:
+        if self._make is None:
             yield _RedisLink(target, self._given, self._awaits)
             return
         client = self._make()
@@ -141,15 +110,6 @@ class _RedisLink:
             return await self._client.execute_command(*command)
         answer = await _threads.run(self._client.execute_command, *command)
         return await answer if inspect.isawaitable(answer) else answer
-
-
-def _unannounced() -> dict[str, Any]:
-    """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
-    try:
-        importlib.import_module("redis.driver_info")
-    except ImportError:  # older versions are told otherwise
-        return {"lib_name": None, "lib_version": None}
-    return {"driver_info": None}
 
 
 def _ms(seconds: float) -> int:

@@ -31,8 +31,8 @@ A used-up quota (OpenAI's 429 ``insufficient_quota``, a 402, a credit balance th
 `Fault.should_retry` False: to ask again is useless and the target counts as failing, but another one may serve. The
 header ``x-should-retry`` sets `Fault.should_retry` too.
 
-A saga that could not be undone (`CompensationError`) is an ``invalid_request``: whatever ended it, to do it all again would
-do it twice.
+A saga that could not be undone (`CompensationError`) is an ``invalid_request``: whatever ended it, to do it again
+would do all of it twice.
 
 Of an exception group, the gravest member tells: the one that comes first in the table. Where a type says nothing, its
 ``__cause__`` or ``__context__`` is asked.
@@ -242,8 +242,8 @@ _NAMES = _by_name(
             HttpProcessingError""",
         "content_filter": "ContentFilterFinishReasonError ContentPolicyViolationError",
         "context_length": "ContextWindowExceededError",
-        "invalid_request": """ConfigurationError CompensationError MissingDependencyError InvalidURL UnsupportedProtocol TooManyRedirects
-            LocalProtocolError NonHttpUrlClientError LengthFinishReasonError""",
+        "invalid_request": """ConfigurationError CompensationError MissingDependencyError InvalidURL UnsupportedProtocol
+            TooManyRedirects LocalProtocolError NonHttpUrlClientError LengthFinishReasonError""",
     }
 )
 # Names that many libraries have: (package, name).

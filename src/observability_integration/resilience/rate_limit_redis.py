@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
+from observability_integration.redis_client import clients_of, is_async
 from observability_integration.tasks import DaemonThreads
 
 from . import rate_limit_script as script
@@ -36,14 +36,9 @@ class RedisLedger:
     """
 
     def __init__(self, name: str, client: Any) -> None:
-        execute = getattr(client, "execute_command", None)
-        if not callable(execute) or isinstance(client, type):
-            raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
+        self._awaits = is_async(client)
         self.key = f"ratelimit:{{{name}}}:state"
         self._given = client
-        self._awaits = any(
-            inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
-        )
 
     async def take(self, line: str, terms: Terms, news: News, calls: Sequence[tuple[float, float]]) -> Answer:
         """See `SharedLedger.take`."""
@@ -103,41 +98,16 @@ class RedisUrlLedger(RedisLedger):
     """
 
     def __init__(self, name: str, url: str) -> None:
-        try:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-            from redis.exceptions import ConnectionError as BrokenConnection
-        except ImportError as error:
-            raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
-        self._class: Any = Redis
-        # One attempt, and the guard decides; but on a connection that the server has closed meanwhile, another one.
-        self._retry = Retry(NoBackoff(), 1, (BrokenConnection,))
-        self._url = url
+        self._new = clients_of(url, _CONNECT_SECONDS)
         self._kept: dict[asyncio.AbstractEventLoop, _Kept] = {}
-        try:
-            unused = self._make()
-        except (ValueError, TypeError, AttributeError):
-            # What the client says may quote the password.
-            raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
-        super().__init__(name, unused)
-
-    def _make(self) -> Any:
-        return self._class.from_url(
-            self._url,
-            socket_timeout=None,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            retry=self._retry,
-            protocol=2,
-            **_unannounced(),
-        )
+        super().__init__(name, self._new())
 
     async def _client(self) -> Any:
         loop = asyncio.get_running_loop()
         kept = self._kept.get(loop)
         if kept is None:
             self._kept = {used: kept for used, kept in self._kept.items() if not used.is_closed()}
-            kept = self._kept[loop] = _Kept(self._make(), self._until_the_loop_ends(loop))
+            kept = self._kept[loop] = _Kept(self._new(), self._until_the_loop_ends(loop))
             await anext(kept.until_the_loop_ends)
         return kept.client
 
@@ -170,15 +140,6 @@ def shared_ledger(name: str, url: str | None, client: Any) -> RedisLedger | None
     except MissingDependencyError as error:
         logger.warning("Rate limit '%s': %s; each process limits by itself", name, error)
         return None
-
-
-def _unannounced() -> dict[str, Any]:
-    """Options of a connection that does not introduce itself: it would read its version from the disk, in the loop."""
-    try:
-        importlib.import_module("redis.driver_info")
-    except ImportError:  # older versions are told otherwise
-        return {"lib_name": None, "lib_version": None}
-    return {"driver_info": None}
 
 
 def _text(part: Any) -> str:

@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 
+from observability_integration import redis_client
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores import redis_scripts, redis_subscription
 from observability_integration.caching.stores.choice import choose_store
@@ -730,6 +731,6 @@ def commands(server: RedisProcess) -> set[str]:
 def test_older_packages_are_told_otherwise_not_to_introduce_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before there was one option for it there were two."""
     monkeypatch.setitem(sys.modules, "redis.driver_info", ModuleType("redis.driver_info"))
-    assert {"driver_info": None} == redis_subscription.unannounced()
+    assert {"driver_info": None} == redis_client.unannounced()
     monkeypatch.setitem(sys.modules, "redis.driver_info", None)
-    assert {"lib_name": None, "lib_version": None} == redis_subscription.unannounced()
+    assert {"lib_name": None, "lib_version": None} == redis_client.unannounced()

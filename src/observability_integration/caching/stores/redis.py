@@ -12,12 +12,12 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from observability_integration.errors import ConfigurationError, MissingDependencyError
+from observability_integration.redis_client import clients_of, is_async
 from observability_integration.tasks import DaemonThreads
 
 from . import redis_scripts as scripts
 from .redis_reads import ReadLine, drop_ended_lines, has_line
-from .redis_subscription import cut, drop_ended_hubs, leave, subscribe, unannounced
+from .redis_subscription import cut, drop_ended_hubs, leave, subscribe
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
 T = TypeVar("T")
@@ -63,17 +63,11 @@ class RedisStore:
     """
 
     def __init__(self, client: Any, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        execute = getattr(client, "execute_command", None)
-        if not callable(execute) or isinstance(client, type):
-            raise ConfigurationError(f"redis_client must be a Redis client, got {type(client).__name__}")
+        self._awaits = is_async(client)
         self._given = client
         self._patience = patience_seconds
         self._keeps = has_line(client)
         self._kept: dict[asyncio.AbstractEventLoop, _Kept] = {}
-        # A wrapper around the method may hide what the class shows, and a stand-in may have it on the object only.
-        self._awaits = any(
-            inspect.iscoroutinefunction(way) for way in (execute, getattr(client.__class__, "execute_command", None))
-        )
 
     async def _client(self) -> Any:
         if not self._keeps:
@@ -234,37 +228,12 @@ class RedisUrlStore(RedisStore):
     """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        try:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-            from redis.exceptions import ConnectionError as BrokenConnection
-        except ImportError as error:
-            raise MissingDependencyError("redis is not installed. Install with: pip install redis") from error
-        self._class: Any = Redis
-        # The client's own retries would hide a dead server for seconds: one attempt, and the cache decides. But what
-        # fails because the server has closed an idle connection meanwhile says nothing, and is done on a new one.
-        self._retry = Retry(NoBackoff(), 1, (BrokenConnection,))
-        self._timeout = timeout_seconds
-        self._url = url
-        try:
-            unused = self._make()
-        except (ValueError, TypeError, AttributeError):
-            # What the client says may quote the password.
-            raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
-        super().__init__(unused, timeout_seconds)
+        self._new = clients_of(url, timeout_seconds)
+        super().__init__(self._new(), timeout_seconds)
         self._keeps = True
 
     def _make(self) -> Any:
-        return self._class.from_url(
-            self._url,
-            # Every access has a budget already, and a second limit costs one more task for each command.
-            socket_timeout=None,
-            socket_connect_timeout=self._timeout,
-            retry=self._retry,
-            protocol=2,  # nothing here needs RESP3, which costs a new connection one more exchange
-            **unannounced(),
-        )
+        return self._new()
 
     async def _let_go(self, client: Any) -> None:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import importlib
 import logging
 import random
 import socket
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from observability_integration.redis_client import unannounced
 from observability_integration.tasks import DaemonThreads, announce, cancel_until_done, wait_done
 
 from .plain import Silence
@@ -364,15 +364,3 @@ def make_connection(pool: Any, answer_seconds: float | None, opening_seconds: fl
     options.update(unannounced(), protocol=2, decode_responses=False, health_check_interval=0)
     options.update(socket_timeout=answer_seconds, socket_connect_timeout=opening_seconds)
     return pool.connection_class(**options)
-
-
-def unannounced() -> dict[str, Any]:
-    """Options of a connection that does not introduce itself.
-
-    Else it says its version when it is opened, which it reads from the disk, inside the event loop.
-    """
-    try:
-        importlib.import_module("redis.driver_info")
-    except ImportError:  # older versions are told otherwise
-        return {"lib_name": None, "lib_version": None}
-    return {"driver_info": None}
