@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +16,9 @@ from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import lift
+from .lifting import LambdaPrimitive, lift, takes_context
 from .saga_record import SagaRecord
-from .saga_run import BoundStep, SagaRun
+from .saga_run import BoundStep, Origin, SagaRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError("a saga needs at least one step")
         self.compensation_timeout_seconds = compensation_timeout_seconds
         self._operation = operation_name
+        self._share_context = any(step.takes_context for step in self._steps)
         self._record = SagaRecord(operation_name, [step.name for step in self._steps if step.undo is not None])
 
     @property
@@ -107,43 +110,44 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             CompensationError: a step failed, and not all that was done before could be undone.
         """
-        context = WorkflowContext() if context is None else context
-        if not switch.on and not spans.tracing.enabled:
-            return await self._run(spans.NO_SPAN, input_data, context)
-        span = self._begin(context)
-        token = spans.tracing.activate(span)
+        if context is None and self._share_context:
+            context = WorkflowContext()
+        seen = switch.on or spans.tracing.enabled
+        span = self._begin(context) if seen else spans.NO_SPAN
+        token = spans.tracing.activate(span) if seen else None
         try:
-            result = await self._run(span, input_data, context)
+            origin = asyncio.get_running_loop(), contextvars.copy_context()
+            undoable: list[tuple[BoundStep, Any]] = []
+            step = None
+            try:
+                value: Any = input_data
+                for step in self._steps:
+                    value = await step.call(value, context)
+                    if step.undo is not None:
+                        undoable.append((step, value))
+            except BaseException as error:
+                run = self._start(span, context, origin, undoable, step)
+                if isinstance(error, GeneratorExit):
+                    run.dropped()
+                else:
+                    await run.failed(error)
+                raise
+            if seen:
+                self._record.ended("completed", span)
+                span.set_attribute("outcome", "success")
+            return cast("Out", value)
         except Exception as error:
             span.set_attribute("outcome", "error")
-            spans.tracing.mark_failed(span, error)
+            if seen:
+                spans.tracing.mark_failed(span, error)
             raise
         except BaseException:
             span.set_attribute("outcome", "cancelled")
             raise
-        else:
-            span.set_attribute("outcome", "success")
-            return result
         finally:
-            spans.tracing.deactivate(token)
-            span.end()
-
-    async def _run(self, span: OperationSpan, input_data: In, context: WorkflowContext) -> Out:
-        run = SagaRun(self._record, span, context, self.compensation_timeout_seconds)
-        try:
-            value: Any = input_data
-            for step in self._steps:
-                run.step = step
-                value = await step.call(value, context)
-                run.done(step, value)
-        except GeneratorExit:
-            run.dropped()
-            raise
-        except BaseException as error:
-            await run.failed(error)
-            raise
-        run.completed()
-        return cast("Out", value)
+            if seen:
+                spans.tracing.deactivate(token)
+                span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Runs all steps but the last as it is opened, and streams from that one.
@@ -155,15 +159,26 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         given = WorkflowContext() if context is None else context
         return SagaStream(
             lambda: self._begin(given),
-            lambda span: SagaRun(self._record, span, given, self.compensation_timeout_seconds),
+            lambda span: self._start(span, given, (asyncio.get_running_loop(), contextvars.copy_context())),
             self._steps,
             input_data,
             given,
         )
 
-    def _begin(self, context: WorkflowContext) -> OperationSpan:
+    def _start(
+        self,
+        span: OperationSpan,
+        context: WorkflowContext | None,
+        origin: Origin,
+        undoable: Sequence[tuple[BoundStep, Any]] = (),
+        step: BoundStep | None = None,
+    ) -> SagaRun:
+        return SagaRun(self._record, span, context, origin, self.compensation_timeout_seconds, undoable, step)
+
+    def _begin(self, context: WorkflowContext | None) -> OperationSpan:
         span = spans.tracing.begin(self._record.span_name, {"saga.steps": len(self._steps)})
-        spans.identify(span, context)
+        if context is not None:
+            spans.identify(span, context)
         return span
 
 
@@ -176,5 +191,8 @@ def _bound(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
         name = step.name or action.name
         name = f"{name} {number}" if name in names else name
         names.add(name)
-        bound.append(BoundStep(name, action, None if step.compensation is None else lift(step.compensation)))
+        undo: WorkflowPrimitive[Any, Any] | None = None if step.compensation is None else lift(step.compensation)
+        # A plain function tells whether it wants the context; what was a primitive before may hand it on.
+        plain = action is not step.action and isinstance(action, LambdaPrimitive)
+        bound.append(BoundStep(name, action, undo, not plain or takes_context(cast("Any", step.action))))
     return bound

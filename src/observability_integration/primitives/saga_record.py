@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from observability_integration.telemetry.instruments import SAGA_COMPENSATIONS, SAGA_OPERATIONS
+from observability_integration.telemetry.spans import OperationSpan
 
 from .left_behind import left_behind
 
@@ -37,9 +38,10 @@ class SagaRecord:
             for outcome in ways
         }
 
-    def ended(self, outcome: SagaOutcome) -> None:
+    def ended(self, outcome: SagaOutcome, span: OperationSpan) -> None:
         """A saga came to its end, which is after its compensations."""
         self._operations[outcome].add()
+        span.set_attribute("saga.outcome", outcome)
 
     def compensated(self, step: str, outcome: CompensationOutcome, error: BaseException | None) -> None:
         """A compensation ended, or ran out of time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Sequence
 from typing import Any
 
 from observability_integration.context import Deadline, WorkflowContext, reset_deadline, set_deadline
@@ -25,20 +26,40 @@ _GRACE_SECONDS = 1.0  # for a compensation to clean up when it is cancelled: our
 
 
 class BoundStep:
-    """A step of a saga with what undoes it."""
+    """A step of a saga with what undoes it, and whether it may look at the context."""
 
-    __slots__ = ("call", "name", "step", "undo", "undo_step")
+    __slots__ = ("call", "name", "step", "takes_context", "undo", "undo_step")
 
-    def __init__(self, name: str, step: WorkflowPrimitive[Any, Any], undo: WorkflowPrimitive[Any, Any] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: WorkflowPrimitive[Any, Any],
+        undo: WorkflowPrimitive[Any, Any] | None,
+        takes_context: bool,
+    ) -> None:
         self.name = name
+        self.takes_context = takes_context
         self.step = step
         self.call = call_of(step)
         self.undo_step = undo
         self.undo = None if undo is None else call_of(undo)
 
 
+# Where a run was begun: for compensations that are started from elsewhere (see `SagaRun.dropped`).
+Origin = tuple[asyncio.AbstractEventLoop, contextvars.Context]
+
+
 class SagaRun:
-    """What one call has done. Made in the task of the call, while its span is current.
+    """What one call has done.
+
+    Args:
+        record: what it is counted in.
+        span: of the call.
+        context: of the call; None if no step has looked at it.
+        origin: taken in the task of the call, while its span was current.
+        timeout_seconds: how long each compensation may take.
+        undoable: the steps that are complete and can be undone, each with what it returned.
+        step: the one under way.
 
     Attributes:
         step: the one under way.
@@ -46,20 +67,25 @@ class SagaRun:
     """
 
     def __init__(
-        self, record: SagaRecord, span: OperationSpan, context: WorkflowContext, timeout_seconds: float
+        self,
+        record: SagaRecord,
+        span: OperationSpan,
+        context: WorkflowContext | None,
+        origin: Origin,
+        timeout_seconds: float,
+        undoable: Sequence[tuple[BoundStep, Any]] = (),
+        step: BoundStep | None = None,
     ) -> None:
-        self.step: BoundStep | None = None
+        self.step = step
         self.ended = False
         self._record = record
         self._span = span
-        self._context = context
+        self._context = context or WorkflowContext()
+        self._loop, self._variables = origin
         self._timeout_seconds = timeout_seconds
-        self._done: list[tuple[BoundStep, Any]] = []
+        self._done = list(undoable)
         self._failures: list[tuple[str, BaseException]] = []
         self._counted = False
-        # For compensations that are started from elsewhere (see `dropped`).
-        self._loop = asyncio.get_running_loop()
-        self._variables = contextvars.copy_context()
 
     def done(self, step: BoundStep, result: Any) -> None:
         """A step is complete."""
@@ -155,8 +181,7 @@ class SagaRun:
     def _count(self, outcome: SagaOutcome) -> None:
         if not self._counted:
             self._counted = True
-            self._record.ended(outcome)
-            self._span.set_attribute("saga.outcome", outcome)
+            self._record.ended(outcome, self._span)
 
     async def _undo(self, step: BoundStep, result: Any) -> BaseException | None:
         """Undoes one step; returns why it could not."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
+from observability_integration import WorkflowContext
 from observability_integration.primitives import (
     CircuitBreakerPrimitive,
     ConcurrencyLimitPrimitive,
     FallbackPrimitive,
+    LambdaPrimitive,
     RetryPrimitive,
     SagaPrimitive,
     SagaStep,
@@ -96,6 +99,49 @@ async def test_an_adaptive_limit_learns_from_successes() -> None:
     limited = ConcurrencyLimitPrimitive(Scripted(), Aimd(2, clock=lambda: asyncio.get_running_loop().time()))
     await asyncio.gather(*(limited.execute(number) for number in range(2)))
     assert 3 == limited.limiter.limit
+
+
+async def note(_: Any, context: WorkflowContext) -> str:
+    context.state["note"] = "left"
+    return "noted"
+
+
+async def fail(_: Any) -> None:
+    raise ConnectionError
+
+
+@pytest.mark.usefixtures("observed")
+@pytest.mark.parametrize("step", [note, LambdaPrimitive(note), note >> LambdaPrimitive(Scripted())])
+async def test_the_steps_of_a_saga_share_a_context_though_none_was_given(step: Any) -> None:
+    """What one leaves in it, the compensation finds: one that was made for each would be of no use."""
+    found: list[str] = []
+
+    async def undo(_: Any, context: WorkflowContext) -> None:
+        found.append(context.state["note"])
+
+    with pytest.raises(ConnectionError):
+        await SagaPrimitive([SagaStep(step, undo), fail]).execute("question")
+    assert ["left"] == found
+
+
+@pytest.mark.usefixtures("observed")
+async def test_a_saga_that_is_thrown_away_is_undone_in_its_callers_context() -> None:
+    """A collection may throw it away in any task, and a compensation must not act for whoever runs there."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    found: list[str] = []
+
+    async def undo(_: Any) -> None:
+        found.append(tenant.get())
+
+    token = tenant.set("caller")
+    call: Any = SagaPrimitive([SagaStep(Scripted(), undo), Scripted()]).execute("question")
+    for _ in range(2):
+        call.send(None)
+        await asyncio.sleep(1.0)
+    tenant.reset(token)
+    call.close()
+    await asyncio.sleep(1.0)
+    assert ["caller"] == found
 
 
 async def test_telemetry_may_come_on_while_a_call_is_tried_again(switch_on: Switch, tracing: Any) -> None:

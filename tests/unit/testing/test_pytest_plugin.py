@@ -129,7 +129,7 @@ def test_without_pytest_asyncio(tmp_path: Path) -> None:
     pytest.importorskip("anyio")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OBS_TEST_ABSENT": "pytest_asyncio"}
-    said = run_pytest(tmp_path, ANYIO_TESTS, "tests.absent", "anyio", "observability_integration", **environment)
+    said = run_pytest(tmp_path, ANYIO_TESTS, "tests.absent", "anyio", "observability_integration.testing.pytest_plugin", **environment)
 
     assert "2 passed" in said, said
 
@@ -144,7 +144,7 @@ def test_the_table_of_fixtures_is_complete() -> None:
 
 def test_this_run_has_it_too(pytestconfig: pytest.Config) -> None:
     """Nothing in this suite asks for the plugin: a second registration would be an error in every run."""
-    plugin = pytestconfig.pluginmanager.get_plugin("observability_integration")
+    plugin = pytestconfig.pluginmanager.get_plugin("observability_integration.testing.pytest_plugin")
 
     assert "observability_integration.testing.pytest_plugin" == plugin.__name__
 
