@@ -1,8 +1,8 @@
-"""An hour of real chat arrivals in a minute, through a pipeline of two targets of which the first one fails at times.
+"""Real chat arrivals, sped up, through a pipeline of two targets of which the first one fails at times.
 
 When questions come and how long their answers are is the conversation trace of Azure's LLM inference service, published
 with Splitwise (ISCA 2024; see `data`). Nothing is simulated but the provider and its speed: event loop and clock are
-the real ones. Arrivals and answers are sped up apart, so that the hour's peak has a thousand calls in flight.
+the real ones. Arrivals and answers are sped up apart, so that up to a thousand calls are in flight at once.
 """
 
 from __future__ import annotations
@@ -117,16 +117,18 @@ def measure(scale: Scale, report: Report) -> dict[str, Any]:
     """Replays the trace.
 
     Returns:
-        Under ``lacking`` what is not there, or None; under ``seen`` a `Seen` as a dict, or None.
+        Under ``lacking`` what is not there, or None; under ``scale`` the scale; under ``seen`` a `Seen` as a dict, or
+        None.
     """
     trace = data.find(TRACE)
     if trace is None:
         lacking = f"{TRACE} was not found (set {data.VARIABLE})"
         report(f"arrivals: left out, {lacking}")
-        return {"lacking": lacking, "seen": None}
-    report("arrivals: replaying the hour")
+        return {"lacking": lacking, "scale": scale._asdict(), "seen": None}
+    report("arrivals: replaying the trace")
     calls = list(islice(read(trace), scale.first, scale.first + scale.calls))
-    return {"lacking": None, "seen": asyncio.run(replay(calls, scale))._asdict()}
+    seen = asyncio.run(replay(calls, scale))
+    return {"lacking": None, "scale": scale._asdict(), "seen": seen._asdict()}
 
 
 def read(file: Path) -> Iterator[tuple[float, Question]]:

@@ -1,4 +1,4 @@
-"""What was found about storms of retries, brown-outs, and an hour of arrivals, as tables."""
+"""What was found about storms of retries, brown-outs, and the replay of arrivals, as tables."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _storm(found: Mapping[str, Any]) -> Grid:
         f"A retry storm: attempts for each of {storms.STORM_CALLS:,} calls of which all fail",
         ("what", *columns),
         rows,
-        "Simulated: the provider refuses each call with a 503, and nobody really waits. All are at their defaults but "
-        "for the number of attempts.",
+        "Simulated: the provider refuses each call with a 503, and nobody really waits. Ours are at their defaults, "
+        "the others are set up as their documentation has it, with as many attempts.",
     )
 
 
@@ -137,21 +137,22 @@ def _missing(found: Mapping[str, Any], name: str) -> str:
 
 
 def _arrivals(found: Mapping[str, Any]) -> Grid:
-    title, columns = "An hour of chat arrivals through a pipeline of two targets", ("what", "ours")
+    title, columns = "Chat arrivals through a pipeline of two targets", ("what", "ours")
     if found["seen"] is None:
         return Grid(title, columns, [], f"Not measured: {found['lacking']}.")
-    seen = arrivals.Seen(**found["seen"])
+    seen, scale = arrivals.Seen(**found["seen"]), arrivals.Scale(**found["scale"])
     return Grid(
         title,
         columns,
         list(_arrival_rows(seen)),
-        f"Real event loop and clock, one process, providers in it that stream; {arrivals.FAILING:.0%} of the "
-        "attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall or a malformed chunk. "
-        f"Every {_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The deadline stands for "
-        f"{arrivals.DEADLINE_SECONDS:g} s, that of every {_ordinal(arrivals.HURRIED_EVERY)} caller for "
-        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is "
-        f"looked at every {LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited "
-        "for a processor is left out. Telemetry is not initialised.",
+        f"Real arrivals, {scale.arrivals:g} times as fast, on the real event loop and clock, in one process with two "
+        f"providers that stream their answers, {scale.answers:g} times as fast as usual; all limits pass as fast. "
+        f"{arrivals.FAILING:.0%} of the attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall "
+        f"or a malformed chunk. Every {_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The "
+        f"deadline is {arrivals.DEADLINE_SECONDS:g} s, that of every {_ordinal(arrivals.HURRIED_EVERY)} caller "
+        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked "
+        f"at every {LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited for a processor is "
+        "left out. Telemetry is not initialised.",
     )
 
 

@@ -111,8 +111,8 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
         # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
         rows = [row._replace(target=None) if row.what == modes.LLM_CALL.name else row for row in rows]
         note += (
-            " Without telemetry an LLM call is just the call, so there is nothing to hold it to. What the equivalents do "
-            "without costs most in the limits: the one of calls keeps its level for a telemetry that may come on, and is "
+            " Without telemetry an LLM call is just the call, so there is nothing to hold it to. What equivalents do "
+            "without costs most in two limits: the one of calls keeps its level for telemetry that may come on, and is "
             "right over event loops that were closed; the one of rates reads the answers of any provider."
         )
     for reference in (modes.ASYNCIO_TIMEOUT, modes.BARE_CALL):

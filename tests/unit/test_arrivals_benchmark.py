@@ -242,7 +242,7 @@ GOOD = Seen(
 
 def _rows(seen: Seen) -> dict[str, Any]:
     storms: dict[str, Any] = {"storm": {}, "brown_out": {}}
-    found = {"lacking": None, "seen": json.loads(json.dumps(seen._asdict()))}
+    found = {"lacking": None, "scale": AS_IT_IS._asdict(), "seen": json.loads(json.dumps(seen._asdict()))}
     *_, grid = load_tables.tables({"storms": storms, "arrivals": found})
     return {row.what: row for row in grid.rows}
 

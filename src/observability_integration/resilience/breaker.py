@@ -250,12 +250,19 @@ class Breaker:
     def _settle(self, permit: Permit, failed: bool | None) -> None:
         now = self._clock()
         # A finaliser may say the word for a stream that was dropped, in a thread that is in the middle of this class.
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             self._unheard.append((permit, failed, now))
             self._catch_up()
             return
         try:
-            self._hear(permit, failed, now)
+            # A success while it is closed is most of what there is to hear, so it costs no further calls.
+            if failed is False and permit.generation == self._generation and self._state == "closed":
+                if not permit.settled:
+                    permit.settled = True
+                    self._window.add(now, False)
+                    self._in_a_row = 0
+            else:
+                self._hear(permit, failed, now)
         finally:
             self._lock.release()
         if self._untold or self._unheard:

@@ -245,7 +245,14 @@ class ConcurrencyLimit:
         changed = False
         if self._lock.acquire(False):
             try:
-                changed = self._end(permit, outcome)
+                share = permit.share
+                # A fixed limit for which nobody waits is most of them, so it costs no further call.
+                if permit.held and self._aimd is None and not self._queue.size and not share.ended:
+                    permit.held = False
+                    share.in_flight -= 1
+                    self._in_flight -= 1
+                else:
+                    changed = self._end(permit, outcome)
             finally:
                 self._lock.release()
         else:
