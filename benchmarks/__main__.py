@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import cache_tables, failover, failover_tables, imports, redis_hits, report, stampede
+from . import cache_tables, failover, failover_tables, hedging, imports, load_tables, redis_hits, report, stampede
 from .checks import NotDoneError
 from .grids import Grid
 from .measure import Effort
@@ -27,7 +27,7 @@ _QUICK = dict.fromkeys(_EFFORT, Effort(8, 4, 100))
 _IMPORT_ROUNDS, _QUICK_IMPORT_ROUNDS = 9, 3
 _MEMORY_ROUNDS, _QUICK_MEMORY_ROUNDS = 3, 1
 _QUICK_SHARE = 0.05  # of the hour of chat
-PARTS = ("calls", "cache", "failover")
+PARTS = ("calls", "cache", "failover", "hedging", "load")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -37,7 +37,13 @@ def main(arguments: list[str]) -> int:
     run = report.this_run(" ".join(["python -m benchmarks", *arguments]))
     found: dict[str, Any] = {"modes": {}}
     shown: list[Section | Grid] = []
-    measures = {"calls": _of_calls, "cache": _of_the_cache, "failover": _of_failover}
+    measures = {
+        "calls": _of_calls,
+        "cache": _of_the_cache,
+        "failover": _of_failover,
+        "hedging": _of_hedging,
+        "load": _of_load,
+    }
     for part in options.only or PARTS:
         tables = measures[part](options.quick, found)
         if tables is None:
@@ -118,6 +124,25 @@ def _of_failover(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | N
         report.progress(f"broke off: {error}")
         return None
     return list(failover_tables.tables(found["failover"], scale))
+
+
+def _of_hedging(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+    scale = hedging.QUICK if quick else hedging.FULL
+    try:
+        found["hedging"] = asyncio.run(hedging.measure(scale, report.progress))
+    except NotDoneError as error:
+        report.progress(f"broke off: {error}")
+        return None
+    return list(hedging.tables(found["hedging"], scale))
+
+
+def _of_load(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+    for part in ("storms", "arrivals"):
+        outcome = _outcome_of(part, f"benchmarks.{part}_worker", "quick" if quick else "full")
+        if outcome is None:
+            return None
+        found[part] = outcome
+    return list(load_tables.tables(found))
 
 
 def _once(import_rounds: int, quick: bool) -> dict[str, Any]:

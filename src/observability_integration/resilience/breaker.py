@@ -287,10 +287,12 @@ class Breaker:
         self._in_a_row += 1
         policy = self.policy
         if window.calls >= policy.minimum_calls and window.failures / window.calls >= policy.failure_ratio:
+            self._longest = policy.first_open_seconds(window.calls)
             self._open("failure_ratio", now, now)
         elif self._in_a_row >= policy.consecutive_failures and (
             window.calls - self._in_a_row < policy.minimum_calls or self._in_a_row >= policy.minimum_calls
         ):
+            self._longest = policy.first_open_seconds(window.calls)
             self._open("consecutive_failures", now, now)
 
     def _judge(self, failed: bool | None, now: float) -> None:

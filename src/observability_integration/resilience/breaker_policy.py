@@ -8,6 +8,8 @@ from observability_integration.errors import ConfigurationError
 
 from .backoff import check_at_least, check_count, check_positive
 
+_BUSY_SHARE = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
@@ -30,6 +32,9 @@ class BreakerPolicy:
             1. With more traffic, as many failures in a row as `minimum_calls` open it: three would come by chance, with
             a twentieth of faults once in 8,000 calls.
         open_seconds: the first pause, > 0.
+        busy_open_seconds: the first pause of a busy target, which is one that would be called `minimum_calls` times or
+            more meanwhile, > 0; None for a quarter of `open_seconds`. Among so many calls a probe more is nothing, and
+            an overload that is over must be found out soon. It grows as the other does.
         growth: by how much the pause grows each time a probe fails, >= 1.
         max_open_seconds: the longest pause, >= `open_seconds`. A higher one spares a target that is down for long and
             is paid for with the time until it is used again.
@@ -47,6 +52,7 @@ class BreakerPolicy:
     window_seconds: float = 30.0
     consecutive_failures: int = 3
     open_seconds: float = 21.0
+    busy_open_seconds: float | None = None
     growth: float = 1.5
     max_open_seconds: float = 23.5
     jitter: float = 0.1
@@ -63,7 +69,29 @@ class BreakerPolicy:
             check_positive(knob, getattr(self, knob))
         if self.max_open_seconds < self.open_seconds:
             raise ConfigurationError("open_seconds must not be greater than max_open_seconds; raise max_open_seconds")
+        if self.busy_open_seconds is not None:
+            check_positive("busy_open_seconds", self.busy_open_seconds)
+            if self.busy_open_seconds > self.max_open_seconds:
+                raise ConfigurationError("busy_open_seconds must not be greater than max_open_seconds")
         check_at_least("growth", self.growth, 1)
         check_at_least("jitter", self.jitter, 0)
         if self.jitter >= 1:
             raise ConfigurationError(f"jitter must be < 1, got {self.jitter!r}")
+
+    @property
+    def least_open_seconds(self) -> float:
+        """The shorter one of the first pauses, in seconds, before it is cut at random."""
+        return min(self.open_seconds, self._busy_seconds)
+
+    @property
+    def _busy_seconds(self) -> float:
+        return _BUSY_SHARE * self.open_seconds if self.busy_open_seconds is None else self.busy_open_seconds
+
+    def first_open_seconds(self, calls: int) -> float:
+        """The first pause, in seconds, before it is cut at random.
+
+        Args:
+            calls: calls in the window.
+        """
+        missed = calls / self.window_seconds * self._busy_seconds
+        return self._busy_seconds if missed >= self.minimum_calls else self.open_seconds

@@ -328,7 +328,7 @@ class SharedBreaker(Breaker):
                 super()._close("shared")
         elif self._probe is None:  # else our own probe will tell, and is more recent
             policy = self.policy
-            self._longest = min(policy.max_open_seconds, max(policy.open_seconds, verdict.longest_seconds))
+            self._longest = min(policy.max_open_seconds, max(policy.least_open_seconds, verdict.longest_seconds))
             self._paused_at, self._pause_seconds = now, max(0.0, verdict.left_seconds)
             self._early = False
             if self._state != "open":
