@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError, get_running_loop
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,18 +38,25 @@ class BreakerStream(ObservedStream):
         self._inner: ChunkStream | None = None
         self._chunks: AsyncIterator[Any] | None = None
         self._served = False
+        self._began = 0.0
+        self._cancelled = False
 
     def _begin(self) -> OperationSpan:
         return self._owner.begin(self._context)
 
     async def _open(self) -> None:
         self._permit = self._owner.enter(self._span)
+        self._began = get_running_loop().time()
         inner = self._step.stream(self._input, self._context)
         self._chunks = await inner.__aenter__()
         self._inner = inner
 
     async def _next(self) -> Any:
-        chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
+        try:
+            chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
+        except CancelledError:
+            self._cancelled = True
+            raise
         if not self._served:
             self._served = is_content(chunk)
         return chunk
@@ -60,4 +68,6 @@ class BreakerStream(ObservedStream):
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
         if self._permit is not None:  # else it was refused, which was counted
             left = outcome in ("closed", "abandoned") and self._served
-            self._owner.leave(self._span, self._permit, error, served=outcome == "success" or left)
+            ended_by = CancelledError() if self._cancelled else error
+            served = outcome == "success" or left
+            self._owner.leave(self._span, self._permit, ended_by, self._began, served=served)

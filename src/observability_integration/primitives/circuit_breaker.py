@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Sequence
 from typing import Any, Generic, cast
 
-from observability_integration.context import WorkflowContext
-from observability_integration.errors import CircuitOpenError, ConfigurationError, MissingDependencyError
+from observability_integration.context import WorkflowContext, current_deadline
+from observability_integration.errors import (
+    CircuitOpenError,
+    ConfigurationError,
+    MissingDependencyError,
+    PrimitiveTimeoutError,
+)
+from observability_integration.resilience.backoff import check_positive
 from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal, State
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
@@ -37,8 +44,9 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ===============================  ===================================================================================
 
     What counts against the target is in the table of `resilience.faults`: a wrong key, a content filter, a rate limit
-    and a call that was cancelled do not. So put the timeout of an attempt *inside*: one further out cancels the call,
-    and a target that hangs would never be found out. Put retries outside, so that every attempt is counted.
+    and a call that its caller cancelled do not. A deadline from further out counts only against a target that had
+    `hang_seconds` to answer: somebody who is in a hurry must not close a healthy target to all others. So put the
+    timeout of an attempt *inside*, and retries outside, so that every attempt is counted.
 
     Args:
         primitive: what to guard: the calls of one target.
@@ -46,6 +54,8 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
         target: name of the target, a label; by default the wrapped primitive's name. Processes that share a Redis find
             each other by it.
+        hang_seconds: how long a target may go without having answered before a deadline from further out that ends the
+            call counts against it, > 0.
         breaker: the breaker of another primitive that leads to the same target, to share it; excludes `policy`.
         redis_url: of a Redis over which processes share the verdict: where one opens, the others follow within a second
             or so, and one of them probes for all. No call ever waits for it, and without it each goes on by itself.
@@ -62,6 +72,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         *,
         classifier: Classifier | None = None,
         target: str | None = None,
+        hang_seconds: float = 10.0,
         breaker: Breaker | None = None,
         redis_url: str | None = None,
         redis_client: Any = None,
@@ -71,6 +82,8 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         given: Any = policy
         if given is not None and not isinstance(given, BreakerPolicy):
             raise ConfigurationError(f"policy must be a BreakerPolicy, got {type(given).__name__}")
+        check_positive("hang_seconds", hang_seconds)
+        self.hang_seconds = hang_seconds
         self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
         self._call = call_of(self._step)
         self._classifier = classifier
@@ -158,10 +171,11 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if not switch.on and not spans.tracing.enabled:
             answer = self.breaker.admit()
             permit = answer if isinstance(answer, Permit) else self._refused(spans.NO_SPAN, answer)
+            began = get_running_loop().time()
             try:
                 result = await self._call(input_data, context)
             except BaseException as error:
-                self.leave(spans.NO_SPAN, permit, error)
+                self.leave(spans.NO_SPAN, permit, error, began)
                 raise
             permit.success()
             return cast("Out", result)
@@ -170,10 +184,11 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         outcome = "cancelled"
         try:
             permit = self.enter(span)
+            began = get_running_loop().time()
             try:
                 result = await self._call(input_data, context)
             except BaseException as error:
-                self.leave(span, permit, error)
+                self.leave(span, permit, error, began)
                 raise
             permit.success()
             self._record.succeeded()
@@ -224,21 +239,41 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise CircuitOpenError(self._target, answer.retry_after_seconds)
         return answer
 
-    def leave(self, span: OperationSpan, permit: Permit, error: BaseException | None, *, served: bool = False) -> None:
+    def leave(
+        self,
+        span: OperationSpan,
+        permit: Permit,
+        error: BaseException | None,
+        began: float,
+        *,
+        served: bool = False,
+    ) -> None:
         """Tells breaker and record how a call has ended.
 
         Args:
             span: of the call.
             permit: under which it was made.
             error: what it raised.
+            began: when, on the clock of the event loop.
             served: whether the target has done its part.
         """
         if served:
             permit.success()
             self._record.succeeded()
-        elif isinstance(error, Exception) and classify(error, self._classifier).counts_against_target:
+        elif error is not None and self._blames(error, began):
             permit.failure()
             self._record.failed(span)
         else:
             permit.ignore()
             self._record.ignored()
+
+    def _blames(self, error: BaseException, began: float) -> bool:
+        if isinstance(error, CancelledError):
+            deadline = current_deadline()
+            hurried = deadline is not None and deadline.remaining() <= 0
+            return hurried and get_running_loop().time() - began >= self.hang_seconds
+        if not isinstance(error, Exception) or not classify(error, self._classifier).counts_against_target:
+            return False
+        if isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited":
+            return get_running_loop().time() - began >= self.hang_seconds
+        return True

@@ -21,7 +21,7 @@ from typing import Any
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.backoff import Backoff
+from observability_integration.resilience.backoff import Backoff, check_at_least
 from observability_integration.resilience.breaker import Breaker, BreakerPolicy
 from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier
@@ -37,7 +37,8 @@ from .timeout import TimeoutPrimitive
 
 _BACKOFF = Backoff(max_retry_after_seconds=10.0)
 _BREAKER = BreakerPolicy()
-_ATTEMPT_SHARE = 0.5  # of the total, for an attempt that nothing can be seen of before it ends
+_SHARE = 0.5  # of the total, that a target may spend in silence while there is another one
+_MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,10 @@ class PipelineDefaults:
 
     Attributes:
         timeout_seconds: for the whole call, > 0. A minute is as long as somebody looks at an empty screen.
-        first_chunk_seconds: until the first content of an attempt that streams, > 0. Reasoning models that send nothing
-            while they think need more.
-        idle_seconds: between two chunks with content, > 0.
+        first_chunk_seconds: until the first content of an attempt that streams, > 0; not more than half of
+            `timeout_seconds`, unless the target is the only one. Reasoning models that send nothing while they think
+            need more.
+        idle_seconds: between two chunks with content, > 0; with the same bound.
         attempt_timeout_seconds: for one attempt, > 0; None is half of `timeout_seconds` for a call that does not
             stream, unless the target is the only one, and no limit of its own for one that does.
         grace_period_seconds: how long a cancelled attempt may clean up while the next target waits, >= 0.
@@ -58,6 +60,8 @@ class PipelineDefaults:
         max_concurrency: calls at once at each target, >= 1; None for any number.
         requests_per_minute: at each target, >= 1; None for any number.
         tokens_per_minute: at each target, >= 1; None for any number.
+        max_wait_seconds: for a turn at a target that has such a limit, >= 0; if the target is the only one, as long as
+            the deadline allows.
         restart_streams: whether live readers get a `StreamRestart` instead of an error when an answer is cut.
     """
 
@@ -72,6 +76,7 @@ class PipelineDefaults:
     max_concurrency: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    max_wait_seconds: float = 5.0
     restart_streams: bool = False
 
 
@@ -98,6 +103,7 @@ def pipeline(
         ConfigurationError: no targets, two of one name, an unknown knob, or a value out of range.
     """
     chosen = _chosen(defaults or PipelineDefaults(), knobs)
+    check_at_least("max_wait_seconds", chosen.max_wait_seconds, 0)
     listed = [target if isinstance(target, LLMTarget) else LLMTarget(call=target) for target in targets]
     if not listed:
         raise ConfigurationError("a pipeline needs at least one target")
@@ -138,30 +144,47 @@ def _around(
 ) -> WorkflowPrimitive[Any, Any]:
     step = target.step()
     limit = _given(target.attempt_timeout_seconds, chosen.attempt_timeout_seconds)
+    patience = chosen.timeout_seconds * (1.0 if alone else _SHARE)
     if limit is None:
-        limit = chosen.timeout_seconds * (1.0 if step.collects or alone else _ATTEMPT_SHARE)
+        limit = chosen.timeout_seconds if step.collects else patience
+    first_chunk = idle = None
+    if step.collects:  # of what does not stream, the first chunk is the whole answer
+        idle = min(patience, _given(target.idle_seconds, chosen.idle_seconds))
+        patience = first_chunk = min(patience, _given(target.first_chunk_seconds, chosen.first_chunk_seconds))
     step = TimeoutPrimitive(
-        step,
-        limit,
-        chosen.grace_period_seconds,
-        label,
-        first_chunk_seconds=_given(target.first_chunk_seconds, chosen.first_chunk_seconds),
-        idle_seconds=_given(target.idle_seconds, chosen.idle_seconds),
+        step, limit, chosen.grace_period_seconds, label, first_chunk_seconds=first_chunk, idle_seconds=idle
     )
+    waits = None if alone else chosen.max_wait_seconds
     width: int | Aimd | ConcurrencyLimit | None = _given(target.max_concurrency, chosen.max_concurrency)
     if isinstance(width, ConcurrencyLimit):
-        step = ConcurrencyLimitPrimitive(step, limiter=width, classifier=classifier, operation_name=label)
+        step = ConcurrencyLimitPrimitive(
+            step, limiter=width, max_wait_seconds=waits, classifier=classifier, operation_name=label
+        )
     elif width is not None:
-        step = ConcurrencyLimitPrimitive(step, width, classifier=classifier, operation_name=label)
+        step = ConcurrencyLimitPrimitive(
+            step, width, max_wait_seconds=waits, classifier=classifier, operation_name=label
+        )
     requests = _given(target.requests_per_minute, chosen.requests_per_minute)
     tokens = _given(target.tokens_per_minute, chosen.tokens_per_minute)
     if requests is not None or tokens is not None:
-        step = RateLimitPrimitive(step, requests_per_minute=requests, tokens_per_minute=tokens, operation_name=label)
+        step = RateLimitPrimitive(
+            step,
+            requests_per_minute=requests,
+            tokens_per_minute=tokens,
+            max_wait_seconds=waits,
+            operation_name=label,
+        )
     breaker: BreakerPolicy | Breaker = _given(target.breaker, chosen.breaker)
-    if isinstance(breaker, Breaker):
-        step = CircuitBreakerPrimitive(step, breaker=breaker, classifier=classifier, target=label)
-    else:
-        step = CircuitBreakerPrimitive(step, breaker, classifier=classifier, target=label)
+    shared = isinstance(breaker, Breaker)
+    step = CircuitBreakerPrimitive(
+        step,
+        None if shared else breaker,
+        classifier=classifier,
+        target=label,
+        # The deadline of a lone target ends the attempt first, or an instant before the attempt would end itself.
+        hang_seconds=patience * _MOST,
+        breaker=breaker if shared else None,
+    )
     budget = {} if target.retry_budget is None else {"budget": target.retry_budget}
     return RetryPrimitive(
         step,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 from observability_integration.context import (
     Deadline,
@@ -33,6 +33,7 @@ from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
 from .handover import END, Handover, run_pump
+from .stream_deadline import StreamDeadline
 from .streams import is_content
 from .timeout_record import TimeoutRecord
 
@@ -61,6 +62,7 @@ class TimeoutStream(ChunkStream):
         self._first = first_chunk_seconds
         self._idle = idle_seconds
         self._inherited: Deadline | None = None
+        self._own: StreamDeadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
         self._handover: Handover | None = None
@@ -84,8 +86,8 @@ class TimeoutStream(ChunkStream):
             raise self._give_up("deadline", 0.0, "refused")
         self._handover = Handover(loop)
         token = spans.tracing.activate(self._span)
-        # Not our own limit: it stands still while a slow reader thinks, which a moment on the clock cannot.
-        deadline_token = set_deadline(inherited)
+        self._own = StreamDeadline(self._record.operation, self._total, inherited)
+        deadline_token = set_deadline(self._own)
         try:
             source = self._step.stream(self._input, self._context)
             self._pump_task = own(loop.create_task(run_pump(source, self._handover), name=self._record.operation))
@@ -107,6 +109,8 @@ class TimeoutStream(ChunkStream):
         delivered = self._handover.ask()
         began = loop.time()
         kind, limit, left = self._nearest(began)
+        own = cast("StreamDeadline", self._own)
+        own.begin_wait(began)
         try:
             if left > 0:
                 await wait_done(delivered, left)
@@ -119,6 +123,8 @@ class TimeoutStream(ChunkStream):
             self._waited += loop.time() - began
             self._end_cancelled()
             raise
+        finally:
+            own.end_wait(loop.time())
         waited = loop.time() - began
         self._waited += waited
         self._since_content += waited
@@ -135,10 +141,11 @@ class TimeoutStream(ChunkStream):
             raise asyncio.CancelledError
         error = delivered.exception()
         if error is not None:
-            inherited = self._inherited
-            if inherited is not None and isinstance(error, PrimitiveTimeoutError) and error.deadline is inherited:
-                # A primitive further in was first to notice that the deadline had passed for all of us.
-                raise self._give_up("deadline", self._waited, "clean") from error
+            if isinstance(error, PrimitiveTimeoutError) and error.deadline is self._own:
+                # A primitive further in was first to notice that the deadline had passed: ours, or everybody's.
+                if self._inherited is not None and self._inherited.when <= self._own.when:
+                    raise self._give_up("deadline", self._waited, "clean") from error
+                raise self._give_up("total", self._total, "clean") from error
             self._fail(error)
             raise error
         chunk = delivered.result()

@@ -105,7 +105,7 @@ async def test_what_a_target_says_goes_before_what_the_pipeline_says() -> None:
     assert (0.5, 0.1) == (first.backoff.base_seconds, second.backoff.base_seconds)
     attempts = [step.steps()[0][1].steps()[0][1] for step in (first, second)]
     assert all(isinstance(attempt, TimeoutPrimitive) for attempt in attempts)
-    assert [(3.0, 20.0, 2.5), (40.0, 1.5, 2.5)] == [
+    assert [(3.0, None, None), (40.0, 1.5, 2.5)] == [
         (attempt.timeout_seconds, attempt.first_chunk_seconds, attempt.idle_seconds) for attempt in attempts
     ]
 
@@ -158,6 +158,77 @@ async def test_a_silent_target_that_does_not_stream_leaves_time_for_the_next() -
     with pytest.raises(PrimitiveTimeoutError):
         await pipeline([silent], timeout_seconds=30.0).execute(1)
     assert 30.0 == loop.time() - began
+
+
+async def _silent(_: Any) -> AsyncIterator[str]:
+    await asyncio.sleep(1000.0)
+    yield "never"
+
+
+@pytest.mark.parametrize("way", ["execute", "stream"])
+async def test_a_short_total_leaves_time_for_the_next(way: str) -> None:
+    """Also where it is shorter than the limit for the first chunk."""
+    whole = pipeline([_silent, large], timeout_seconds=15.0)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    if way == "execute":
+        assert "large: 1" == await whole.execute(1)
+    else:
+        async with whole.stream(1) as chunks:
+            assert ["large: ", "1"] == [chunk async for chunk in chunks]
+    assert 7.5 == loop.time() - began
+
+
+@pytest.mark.parametrize("step", [_silent, lambda question: asyncio.sleep(1000.0)], ids=["streams", "does not"])
+@pytest.mark.parametrize("timeout_seconds", [10.0, 60.0])
+async def test_a_lone_target_that_hangs_opens_its_circuit(step: Any, timeout_seconds: float) -> None:
+    """Its deadline ends every attempt: that it had time enough to answer is what counts against it."""
+    whole = pipeline([LLMTarget(call=step, name="a")], timeout_seconds=timeout_seconds)
+    for _ in range(3):
+        with pytest.raises(PrimitiveTimeoutError):
+            await whole.execute(1)
+    with pytest.raises(CircuitOpenError):
+        await whole.execute(1)
+
+
+async def test_somebody_in_a_hurry_closes_nothing_to_others() -> None:
+    """Deadlines that are too short for a healthy target say nothing about it."""
+
+    async def healthy(_: Any) -> str:
+        await asyncio.sleep(2.0)
+        return "answer"
+
+    whole = pipeline([healthy], timeout_seconds=60.0)
+    for _ in range(5):
+        with pytest.raises(PrimitiveTimeoutError):
+            await whole.execute(1, WorkflowContext(deadline=Deadline.after(0.5)))
+    assert "answer" == await whole.execute(1)
+
+
+@pytest.mark.parametrize("way", ["execute", "stream"])
+async def test_nobody_waits_in_line_while_another_target_is_idle(way: str) -> None:
+    """Neither for a place, nor for a rate, nor for a provider that asks for more patience than there is time."""
+    limit = ConcurrencyLimit(1)
+    permit = limit.try_acquire()
+    limited = ServerSays(429, {"retry-after": "8"})
+
+    async def refuses(_: Any) -> str:
+        raise limited
+
+    loop = asyncio.get_running_loop()
+    for first, seconds in (
+        (LLMTarget(call=small, name="full", max_concurrency=limit), 5.0),
+        (LLMTarget(call=refuses, name="limited"), 0.0),
+    ):
+        whole = pipeline([first, large], timeout_seconds=7.0)
+        began = loop.time()
+        if way == "execute":
+            assert "large: 1" == await whole.execute(1)
+        else:
+            async with whole.stream(1) as chunks:
+                assert "large: 1" == "".join([chunk async for chunk in chunks])
+        assert seconds == loop.time() - began
+    assert permit is not None
 
 
 async def test_text_stays_text() -> None:
@@ -228,6 +299,7 @@ async def test_a_service_of_ones_own_hears_of_the_deadline() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
+        (lambda: pipeline([large], max_wait_seconds=-1, max_concurrency=1), "max_wait_seconds"),
         (lambda: pipeline([]), "at least one target"),
         (lambda: pipeline([small, small]), "'small'"),
         (lambda: pipeline([small], timeout=3), "'timeout'"),

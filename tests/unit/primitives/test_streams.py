@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -275,18 +275,24 @@ async def test_stream_is_refused_when_nothing_remains(tracing: Any, metrics: Any
 
 
 @pytest.mark.promise("T7")
-async def test_inside_a_stream_the_inherited_deadline_is_in_force() -> None:
-    """What the producer does is bound by the deadlines from further out, of both kinds; the reader's context is not."""
-    seen: list[Deadline | None] = []
+async def test_inside_a_stream_its_deadline_is_in_force() -> None:
+    """What the producer does is bound by the stream's limit and those from further out; the reader's context is not."""
+    seen: list[float] = []
 
     async def produce(_: str) -> AsyncIterator[str]:
-        seen.append(current_deadline())
-        yield "a"
+        for _ in range(3):
+            seen.append(cast("Deadline", current_deadline()).when)
+            yield "a"
 
-    context = WorkflowContext(deadline=Deadline.after(10.0))
-    assert ["a"] == await read(bounded(produce), context)
-    assert [context.deadline] == seen
+    deadline = Deadline.after(10.0)
+    assert ["a"] * 3 == await read(bounded(produce), WorkflowContext(deadline=deadline))
+    assert [10.0] * 3 == seen
     assert current_deadline() is None
+    # The stream's own limit stands still while its reader thinks.
+    async with TimeoutPrimitive(produce, 20.0).stream("q", WorkflowContext(deadline=Deadline.after(26.0))) as chunks:
+        async for _ in chunks:
+            await asyncio.sleep(4.0)
+    assert [20.0, 24.0, 26.0] == seen[3:]
 
 
 @pytest.mark.promise("T7")
