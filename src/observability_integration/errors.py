@@ -13,6 +13,7 @@
         │   └── RateLimitExceededError     too many requests or tokens for this minute
         ├── AllTargetsFailedError          no target of a fallback gave an answer
         ├── CompensationError              a saga failed, and could not be undone altogether
+        ├── ProviderStreamError            the provider reported an error inside its stream
         ├── PrimitiveTimeoutError          our own clock ran out; also a builtins.TimeoutError (hence an OSError)
         └── StreamInterruptedError         a stream ended before its answer was complete
             └── StreamStalledError         no content came for too long; also a PrimitiveTimeoutError
@@ -24,7 +25,7 @@ No message contains a prompt or an answer.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 TimeoutKind = Literal["total", "attempt", "first_chunk", "idle", "hard", "deadline"]
@@ -175,7 +176,8 @@ class AllTargetsFailedError(ObservabilityError):
 
     Attributes:
         operation: name of the operation.
-        failures: what happened at each target, in the order in which they were asked.
+        failures: what happened at each target, in the order in which they were asked. Pickling leaves of each error
+            an `ObservabilityError` with the name of its type.
     """
 
     def __init__(self, operation: str, failures: Sequence[TargetFailure]) -> None:
@@ -186,8 +188,13 @@ class AllTargetsFailedError(ObservabilityError):
         )
         super().__init__(f"All targets of '{operation}' failed: {told}")
 
+    def __copy__(self) -> AllTargetsFailedError:
+        return AllTargetsFailedError(self.operation, self.failures)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return AllTargetsFailedError, (self.operation, self.failures)
+        # An exception of a provider's holds the request, with its key and prompt, and many cannot be loaded again.
+        failures = tuple(TargetFailure(target, fault, _type_only(error)) for target, fault, error in self.failures)
+        return _rebuild_failed, (AllTargetsFailedError, str(self), self.operation, failures)
 
 
 class CompensationError(ObservabilityError):
@@ -199,7 +206,7 @@ class CompensationError(ObservabilityError):
         operation: name of the saga.
         failed_step: the step whose failure ended it.
         failures: pairs of the step that could not be undone and the error of its compensation, in the order in which
-            they were tried.
+            they were tried. Pickling leaves of each error an `ObservabilityError` with the name of its type.
     """
 
     def __init__(self, operation: str, failed_step: str, failures: Sequence[tuple[str, BaseException]]) -> None:
@@ -209,8 +216,59 @@ class CompensationError(ObservabilityError):
         told = ", ".join(f"{step} ({type(error).__name__})" for step, error in self.failures)
         super().__init__(f"Saga '{operation}' failed at '{failed_step}' and could not undo: {told}")
 
+    def __copy__(self) -> CompensationError:
+        return CompensationError(self.operation, self.failed_step, self.failures)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompensationError, (self.operation, self.failed_step, self.failures)
+        failures = tuple((step, _type_only(error)) for step, error in self.failures)
+        return _rebuild_failed, (CompensationError, str(self), self.operation, self.failed_step, failures)
+
+
+def _type_only(error: BaseException) -> ObservabilityError:
+    if type(error) is ObservabilityError:
+        return error  # it was pickled before
+    kind = type(error)
+    return ObservabilityError(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _rebuild_failed(
+    kind: Callable[..., AllTargetsFailedError | CompensationError], message: str, *args: Any
+) -> AllTargetsFailedError | CompensationError:
+    rebuilt = kind(*args)
+    rebuilt.args = (message,)  # which names the types that the errors had
+    return rebuilt
+
+
+class ProviderStreamError(ObservabilityError):
+    """The provider reported an error inside its stream, where it has no status any more to say so.
+
+    The provider's message is not kept, because it may quote the prompt.
+
+    Args:
+        operation: see the attributes, as for `code` and `status_code`.
+        kind: the attribute `type`.
+
+    Attributes:
+        operation: name of the operation whose stream it was.
+        code: the provider's name for the error, such as ``overloaded_error``; ``error`` if it has none.
+        type: what else the provider calls it, such as ``invalid_request_error``; None if nothing.
+        status_code: the HTTP status from 400 to 599 that it told in place of a code, or None.
+    """
+
+    def __init__(self, operation: str, code: str, status_code: int | None = None, *, kind: str | None = None) -> None:
+        self.operation = operation
+        self.code = code
+        self.type = kind
+        self.status_code = status_code
+        told = code if status_code is None else f"{code}, status {status_code}"
+        super().__init__(f"The provider of '{operation}' reported an error inside its stream: {told}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_streamed, (self.operation, self.code, self.status_code, self.type)
+
+
+def _rebuild_streamed(operation: str, code: str, status_code: int | None, kind: str | None) -> ProviderStreamError:
+    return ProviderStreamError(operation, code, status_code, kind=kind)
 
 
 class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):

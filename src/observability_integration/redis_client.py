@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +69,25 @@ def clients_of(url: str, connect_seconds: float) -> Callable[[], Any]:
         # What the client says may quote the password.
         raise ConfigurationError("redis_url must be like redis://, rediss:// or unix://...") from None
     return make
+
+
+def cut_all(client: Any) -> None:
+    """Ends all connections of one of our clients at once, also where the event loop is closed."""
+    pool = client.connection_pool
+    for connection in (*pool._available_connections, *pool._in_use_connections):
+        cut(connection)
+
+
+def cut(connection: Any) -> None:
+    """Ends an asynchronous connection at once, also one whose event loop is closed."""
+    writer = getattr(connection, "_writer", None)
+    if writer is None:
+        return
+    connection._reader = connection._writer = None
+    with contextlib.suppress(Exception):  # a closed loop refuses, and the socket stays open until it is collected
+        writer.transport.abort()
+    with contextlib.suppress(Exception):  # closed already
+        writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 def unannounced() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 T = TypeVar("T")
 
 # The event loop holds its tasks weakly; these are the ones that nobody awaits but that must run to their end.
-_owned: set[asyncio.Task[Any]] = set()
+_owned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
 # Tasks that were cancelled while a thread worked for them, each with a future that is done when the thread is.
 _left_in_thread: WeakKeyDictionary[asyncio.Future[Any], asyncio.Future[None]] = WeakKeyDictionary()
@@ -67,21 +67,69 @@ async def wait_done(
 
 
 def _settled(task: asyncio.Task[Any]) -> None:
-    _owned.discard(task)
+    loop = task.get_loop()
+    here = _owned.get(loop)
+    if here is not None:
+        here.discard(task)
+        if not here:
+            del _owned[loop]
     if not task.cancelled():
         task.exception()  # marks it as retrieved: whoever cared has been told by other means
 
 
 def own(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Keeps a strong reference to a task until it ends, and retrieves its error so that asyncio does not log it."""
-    _owned.add(task)
+    """Keeps a strong reference to a task until it ends, and retrieves its error so that asyncio does not log it.
+
+    A task whose event loop was closed under it is let go of as soon as another loop has one to be kept.
+    """
+    loop = task.get_loop()
+    here = _owned.get(loop)
+    if here is None:
+        if _owned:
+            _drop_ended()
+        here = _owned[loop] = set()
+    here.add(task)
     task.add_done_callback(_settled)
     return task
+
+
+def _drop_ended() -> None:
+    for loop in list(_owned):
+        if loop.is_closed():
+            for task in _owned.pop(loop, ()):
+                drop_left(task)
+
+
+def drop_left(task: asyncio.Task[Any]) -> None:
+    """Ends a task whose event loop was closed under it, which will not run its last steps."""
+    left: Any = task
+    left._log_destroy_pending = False
+    with contextlib.suppress(Exception):  # what the last steps want of the loop
+        left.get_coro().close()
 
 
 def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     """Starts a background task that is owned (see `own`)."""
     return own(asyncio.get_running_loop().create_task(work, name=name))
+
+
+def begin_apart(
+    loop: asyncio.AbstractEventLoop,
+    work: Coroutine[Any, Any, T],
+    *,
+    name: str,
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[T]:
+    """Starts a task that is no part of the call that happens to need it first; whoever starts it has to keep it.
+
+    Args:
+        loop: the running event loop.
+        work: what it does.
+        name: of the task.
+        context: it gets a copy of this one; by default it begins with an empty one, without deadline or current span.
+    """
+    # Entered, not given: a task factory need not take a context.
+    return (contextvars.Context() if context is None else context).run(loop.create_task, work, name=name)
 
 
 def cancel_until_done(task: asyncio.Task[Any], again_seconds: float = 0.1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -63,7 +64,7 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
     async with RedisBreakerStore(client=client).link(target) as link:
         assert (None, "free") == await link.look("a", 0)
         said = await link.say("a", Verdict("id1", True, 20.0, 21.0), 60.0, keep=True)
-        assert ("id1", True, 20.0, 21.0) == said.verdict
+        assert Verdict("id1", True, 20.0, 21.0) == said.verdict
         seen = (await link.look("b", 5.0)).verdict
         assert seen is not None
         assert ("id1", True, 21.0) == (seen.id, seen.open, seen.longest_seconds)
@@ -89,7 +90,47 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
 
 
 @pytest.mark.parametrize("client", ["asyncio"], indirect=True)
-@pytest.mark.parametrize("value", ["", "nonsense", "a:b:c:d", "id:open:1:x", "id:ajar:1:1", "\udcff", ["list"]])
+@pytest.mark.parametrize("opens", [True, False])
+async def test_what_was_said_by_hand_stays(client: Any, opens: bool, request: pytest.FixtureRequest) -> None:
+    """For whoever has not heard of it: while it lasts, and where it says closed, until somebody opens anew."""
+    target = request.node.name
+    found = Verdict("found", not opens, 20.0, 21.0)
+    async with RedisBreakerStore(client=client).link(target) as link:
+
+        async def last(verdict: Verdict, *, keep: bool = False) -> str:
+            said = (await link.say("a", verdict, 60.0, keep=keep)).verdict
+            assert said is not None
+            return said.id
+
+        by_hand = Verdict("hand", opens, 20.0, 21.0, by_hand=True)
+        assert "hand" == await last(by_hand)
+        seen = (await link.look("b", 0)).verdict
+        assert seen is not None
+        assert (opens, True) == (seen.open, seen.by_hand)
+        assert "hand" == await last(found)
+        assert "hand" == await last(found._replace(after="another"))
+        assert ("hand" if opens else "anew") == await last(Verdict("anew", True, 20.0, 21.0), keep=True)
+        assert "again" == await last(by_hand._replace(id="again", open=not opens))
+        assert "heard" == await last(found._replace(id="heard", after="again"))
+        assert "over" == await last(by_hand._replace(id="over", left_seconds=-1.0))
+        assert "found" == await last(found)
+
+
+@pytest.mark.parametrize("client", ["asyncio"], indirect=True)
+async def test_a_pause_without_end_is_shared(client: Any, request: pytest.FixtureRequest) -> None:
+    """Redis refuses times whose end it cannot write as a number; a century will do."""
+    async with RedisBreakerStore(client=client).link(request.node.name) as link:
+        for seconds in (1e12, 1e17, sys.float_info.max):
+            await link.say("a", Verdict("hand", True, seconds, seconds, by_hand=True), seconds, keep=False)
+            seen = (await link.look("b", 0)).verdict
+            assert seen is not None
+            assert 1e9 < seen.left_seconds <= seen.longest_seconds < 1e10
+
+
+@pytest.mark.parametrize("client", ["asyncio"], indirect=True)
+@pytest.mark.parametrize(
+    "value", ["", "nonsense", "a:b:c:d", "id:open:1:x", "id:ajar:1:1", "id:open!!:1:1", "\udcff", ["list"]]
+)
 async def test_what_others_wrote_is_no_verdict(client: Any, value: Any, redis_server: RedisProcess) -> None:
     """It is looked over, and written over, or left to its owner; nothing fails for it but the sharing."""
     store = RedisBreakerStore(client=client)
@@ -153,6 +194,33 @@ async def test_primitives_follow_each_other(redis_process: RedisProcess) -> None
     for primitive in (first, second, first):
         await primitive.aclose()
     await soon(lambda: clients_of(redis_process) == 0)
+
+
+# The sockets are shut down, and asyncio says so of each when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_loops_that_are_closed_in_the_middle_leave_no_connection(
+    redis_process: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the care that `asyncio.run` takes: an application that makes a loop for each request must not run out."""
+    primitive = CircuitBreakerPrimitive(Target(), target="provider", redis_url=redis_process.url)
+
+    async def job() -> None:
+        assert "answer" == await outcome(primitive)
+        await soon(lambda: primitive.breaker._heard_at > 0)  # type: ignore[attr-defined]
+        primitive.breaker._heard_at = 0.0  # type: ignore[attr-defined]
+
+    async def last() -> None:
+        await job()
+        await soon(lambda: clients_of(redis_process) == 1)
+
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(job())
+        loop.close()
+        del loop
+    asyncio.run(last())
+    gc.collect()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused"])

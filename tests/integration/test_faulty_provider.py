@@ -14,6 +14,7 @@ import pytest
 
 from observability_integration.testing import FaultyProvider
 from observability_integration.testing.faulty_provider import ANSWER
+from observability_integration.testing.request_log import ReceivedRequest, RequestLog
 
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
@@ -205,6 +206,36 @@ async def test_unavailable_for_a_while(client: Any, provider: FaultyProvider) ->
         assert (await ask(client, model, stream=False)).whole
     provider.reset()
     assert not (await ask(client, "faulty-503:a", stream=False)).whole
+
+
+async def test_simultaneous_requests(provider: FaultyProvider) -> None:
+    """Each has a number of its own, also where all arrive in one turn of the loop."""
+    port = httpx.URL(provider.base_url).port
+    for model, failures in (("faulty-500-once", 1), ("faulty-429-first-3", 3), ("faulty-flapping-every-2", 4)):
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in connections:
+            writer.write(request_for(model))
+        statuses = [int((await reader.readline()).split()[1]) for reader, _ in connections]
+        for _, writer in connections:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        assert failures == sum(status != 200 for status in statuses)
+
+
+async def test_a_reset_while_a_request_arrives(provider: FaultyProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the first one when it came, and is answered as that."""
+    log = provider._log
+
+    def add(received: ReceivedRequest) -> Any:
+        asyncio.get_running_loop().call_soon(provider.reset)
+        return RequestLog.add(log, received)
+
+    monkeypatch.setattr(log, "add", add)
+    reply = await raw(provider, "faulty-429-first-1", stream=False)
+    assert isinstance(reply, bytes)
+    assert reply.startswith(b"HTTP/1.1 429 ")
+    assert 0 == provider.attempts("faulty-429-first-1")
 
 
 async def test_flapping(client: Any) -> None:
@@ -573,9 +604,13 @@ def text_of(events: Any) -> str:
 
 
 async def raw(provider: FaultyProvider, model: str, *, stream: bool) -> bytes | ConnectionError:
+    return await exchange_raw(provider, request_for(model, stream=stream))
+
+
+def request_for(model: str, *, stream: bool = False) -> bytes:
     body = json.dumps({"model": model, "messages": messages(), "stream": stream}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    return await exchange_raw(provider, head % len(body) + body)
+    return head % len(body) + body
 
 
 async def exchange_raw(provider: FaultyProvider, sent: bytes) -> bytes | ConnectionError:

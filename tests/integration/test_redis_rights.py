@@ -1,4 +1,4 @@
-"""The rights that docs/deployment.md says a user of Redis needs: with these the cache works, and it uses each."""
+"""The rights that docs/deployment.md says a user of Redis needs: with these it works, and each of them is used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores import redis_subscription
 from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
 from observability_integration.errors import SharedCallError
-from observability_integration.primitives import CachePrimitive
+from observability_integration.primitives import CachePrimitive, RateLimitPrimitive
+from observability_integration.resilience.breaker_redis import RedisBreakerStore
+from observability_integration.resilience.breaker_shared import Verdict
 from tests.processes import RedisProcess
 from tests.redis_caches import Calls, ask_server
 
@@ -29,11 +31,20 @@ _A_MOMENT_SECONDS = 5.0
 _NOT_THE_CACHES = {"acl", "auth", "client", "config", "hello", "info"}
 
 
-def _documented() -> list[str]:
+def _documented(user: str) -> list[str]:
     text = _DEPLOYMENT.read_text(encoding="utf-8")
-    found = re.search(r"^ACL SETUSER (.+)$", text, re.MULTILINE)
+    found = re.search(rf"^ACL SETUSER ({user} .+)$", text, re.MULTILINE)
     assert found is not None
     return found[1].split()
+
+
+def _grant(server: RedisProcess, user: str) -> tuple[str, set[str]]:
+    """Makes the user, forgets what was used so far, and returns the password and the names of the commands."""
+    name, *rights = _documented(user)
+    ask_server(server, "ACL", "SETUSER", name, *rights)
+    ask_server(server, "CONFIG", "RESETSTAT")
+    (password,) = (right.removeprefix(">") for right in rights if right.startswith(">"))
+    return password, {right.removeprefix("+") for right in rights if right.startswith("+")}
 
 
 def _used(server: RedisProcess) -> set[str]:
@@ -69,10 +80,8 @@ async def test_the_documented_rights_are_enough_and_none_is_too_many(
     import redis.asyncio
 
     monkeypatch.setattr(redis_subscription, "_QUIET_SECONDS", 0.05)
-    name, *rights = _documented()
-    ask_server(redis_process, "ACL", "SETUSER", name, *rights)
-    (password,) = (right.removeprefix(">") for right in rights if right.startswith(">"))
-    ask_server(redis_process, "CONFIG", "RESETSTAT")
+    name = "cache"
+    password, granted = _grant(redis_process, name)
     url = redis_process.url.replace("//", f"//{name}:{password}@")
     async with contextlib.AsyncExitStack() as ending:
 
@@ -95,7 +104,41 @@ async def test_the_documented_rights_are_enough_and_none_is_too_many(
         await store.probe("cache:ask:")
         await store.aclose()
     assert [] == _denied(redis_process)
-    assert {right.removeprefix("+") for right in rights if right.startswith("+")} == _used(redis_process)
+    assert granted == _used(redis_process)
+
+
+@pytest.mark.promise("K3")
+async def test_the_rights_of_a_circuit_breaker(redis_process: RedisProcess) -> None:
+    """In another database than 0: opened by one, seen by another, probed under a lease that is renewed and returned."""
+    password, granted = _grant(redis_process, "breakers")
+    store = RedisBreakerStore(redis_process.url.replace("//", f"//breakers:{password}@").removesuffix("0") + "1")
+    async with store.link("t") as one, store.link("t") as other:
+        await one.say("one", Verdict("first", True, 1.0, 21.0), 60.0, keep=True)
+        assert ["mine", "mine"] == [(await other.look("other", 5.0)).lease for _ in range(2)]
+        said = await other.say("other", Verdict("second", False, 1.0, 21.0, after="first"), 60.0, keep=False)
+        assert ("second", "free") == (said.verdict and said.verdict.id, said.lease)
+    assert [] == _denied(redis_process)
+    assert granted == _used(redis_process)
+
+
+@pytest.mark.promise("Q2")
+async def test_the_rights_of_a_rate_limit(redis_process: RedisProcess) -> None:
+    """In another database than 0: calls of two processes, of which some wait in line, and the line goes again."""
+    password, granted = _grant(redis_process, "limits")
+    url = redis_process.url.replace("//", f"//limits:{password}@").removesuffix("0") + "1"
+
+    async def ask(question: int) -> int:
+        return question
+
+    processes = [
+        RateLimitPrimitive(ask, requests_per_minute=6000, burst_seconds=0.01, operation_name="ask", redis_url=url)
+        for _ in range(2)
+    ]
+    assert [0, 1, 2, 3] == await asyncio.gather(*(processes[n % 2].execute(n) for n in range(4)))
+    for process in processes:
+        await process.aclose()
+    assert [] == _denied(redis_process)
+    assert granted == _used(redis_process)
 
 
 async def _share_a_call(server: RedisProcess, one: CachePrimitive[Any, Any], other: CachePrimitive[Any, Any]) -> None:

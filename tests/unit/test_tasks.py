@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import os
 import subprocess
@@ -15,7 +16,15 @@ from typing import Any
 
 import pytest
 
-from observability_integration.tasks import DaemonThreads, cancel_until_done, left_in_thread, own, spawn, wait_done
+from observability_integration.tasks import (
+    DaemonThreads,
+    begin_apart,
+    cancel_until_done,
+    left_in_thread,
+    own,
+    spawn,
+    wait_done,
+)
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -107,6 +116,58 @@ async def test_owned_tasks_live_and_fail_quietly() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert [] == complaints
+
+
+def test_owned_tasks_of_a_loop_that_was_closed_under_them_are_let_go_of() -> None:
+    """By the next loop that owns one: what is left of them would be kept for ever, with loop, sockets and all."""
+    ended: list[str] = []
+    loops = []
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+            if name == "awaits":
+                await asyncio.sleep(0)
+
+    async def begin(*names: str) -> None:
+        for name in names:
+            spawn(work(name), name=name)
+        await asyncio.sleep(0)
+
+    for names in (["first", "second"], ["awaits"]):
+        loop = FakeClockLoop()
+        loops.append(weakref.ref(loop))
+        loop.run_until_complete(begin(*names))
+        loop.close()
+        del loop
+    assert ["first", "second"] == sorted(ended)
+    asyncio.run(begin("next"))
+    gc.collect()
+    assert ["awaits", "first", "next", "second"] == sorted(ended)
+    assert [None, None] == [loop() for loop in loops]
+
+
+async def test_a_task_apart_knows_nothing_of_the_call() -> None:
+    """No deadline, no span: with whatever makes the tasks of this loop, also one that takes no context."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
+
+    async def work() -> str:
+        return variable.get()
+
+    loop = asyncio.get_running_loop()
+    variable.set("the call's")
+    given = contextvars.copy_context()
+    given.run(variable.set, "given")
+    for factory in (None, lambda loop, work: asyncio.Task(work, loop=loop)):
+        loop.set_task_factory(factory)  # type: ignore[arg-type]
+        try:
+            tasks = begin_apart(loop, work(), name="apart"), begin_apart(loop, work(), name="apart", context=given)
+        finally:
+            loop.set_task_factory(None)
+        assert ["apart"] * 2 == [task.get_name() for task in tasks]
+        assert ["nothing", "given"] == [await task for task in tasks]
 
 
 # ---- threads

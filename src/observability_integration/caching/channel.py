@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import json
 from collections.abc import Callable, Generator
 from random import getrandbits
@@ -17,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from observability_integration.tasks import cancel_until_done, own, wait_done
+from observability_integration.tasks import begin_apart, cancel_until_done, own, wait_done
 from observability_integration.telemetry.guard import note_fault
 
 from .stores.shared import SharedStore, Subscription
@@ -185,8 +184,7 @@ class Channel:
         opening = post.opening
         if opening is None or (opening.done() and _subscription(opening) is None and loop.time() >= post.retry_at):
             post.retry_at = loop.time() + _RETRY_SECONDS
-            # In an empty context: it belongs to no call.
-            opening = loop.create_task(self._listen(post), name="cache channel", context=contextvars.Context())
+            opening = begin_apart(loop, self._listen(post), name="cache channel")
             post.opening = own(opening)
         return opening
 

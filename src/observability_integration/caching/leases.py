@@ -11,14 +11,13 @@ It saves calls and guarantees nothing: whenever the store is at fault, whoever w
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from observability_integration.context import current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
-from observability_integration.tasks import own, wait_done
+from observability_integration.tasks import begin_apart, own, wait_done
 from observability_integration.telemetry.spans import error_type
 
 from .channel import Action, Channel, Waiter
@@ -245,4 +244,4 @@ class Leases:
 
 def _in_background(work: Coroutine[Any, Any, None]) -> None:
     # In an empty context: the deadline of the call is not for what must be done after it.
-    own(asyncio.get_running_loop().create_task(work, name="cache lease", context=contextvars.Context()))
+    own(begin_apart(asyncio.get_running_loop(), work, name="cache lease"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from observability_integration.tasks import cancel_until_done
+from observability_integration.tasks import begin_apart, cancel_until_done
 
 from .entry import Entry
 
@@ -103,7 +103,11 @@ class SingleFlight:
         self._flights[here] = flight
         self._aloft.add(flight)
         try:
-            task = flight.task = loop.create_task(work, name="cache flight", context=context)
+            if context is None:
+                task = loop.create_task(work, name="cache flight")
+            else:
+                task = begin_apart(loop, work, name="cache flight", context=context)
+            flight.task = task
         except BaseException:
             self.land(flight)
             raise

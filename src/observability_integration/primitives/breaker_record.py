@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
 from observability_integration import events
 from observability_integration.resilience.breaker import Breaker, State, Why
-from observability_integration.telemetry.instruments import BREAKER_CALLS, BREAKER_STATE, BREAKER_TRANSITIONS
+from observability_integration.telemetry.instruments import (
+    BREAKER_CALLS,
+    BREAKER_STATE,
+    BREAKER_TRANSITIONS,
+    GaugeSeries,
+)
 from observability_integration.telemetry.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
@@ -27,6 +32,40 @@ _TURNS: dict[State, tuple[Why, ...]] = {
 
 _lock = threading.Lock()
 _records: WeakKeyDictionary[Breaker, dict[str, BreakerRecord]] = WeakKeyDictionary()
+_gauges: WeakValueDictionary[GaugeSeries, _Gauge] = WeakValueDictionary()
+
+
+class _Gauge:
+    """The level that is shown for a target: of all breakers which go by its name, that of the worst one."""
+
+    def __init__(self, series: GaugeSeries) -> None:
+        self._series = series
+        self._breakers: tuple[ref[Breaker], ...] = ()
+        self._lock = threading.Lock()
+        self._stale = False
+
+    @classmethod
+    def of(cls, series: GaugeSeries) -> _Gauge:
+        gauge = _gauges.get(series)
+        if gauge is None:
+            gauge = _gauges[series] = cls(series)
+        return gauge
+
+    def add(self, breaker: Breaker) -> None:
+        self._breakers = *(known for known in self._breakers if known() is not None), ref(breaker)
+        # One that is collected while it is open must not leave the level where it was.
+        finalize(breaker, self.show).atexit = False
+
+    def show(self) -> None:
+        # A finaliser may come in the middle of this, in this very thread: then it is done once more, never waited for.
+        self._stale = True
+        while self._stale and self._lock.acquire(blocking=False):
+            try:
+                self._stale = False
+                breakers = [known() for known in self._breakers]
+                self._series.set(max((_LEVELS[each.state] for each in breakers if each is not None), default=0))
+            finally:
+                self._lock.release()
 
 
 class BreakerRecord:
@@ -35,7 +74,7 @@ class BreakerRecord:
     def __init__(self, target: str) -> None:
         self.target = target
         self.span_name = f"circuit_breaker {target}"
-        self._state = BREAKER_STATE.declare(self, target)
+        self.gauge = _Gauge.of(BREAKER_STATE.declare(self, target))
         self._successes = BREAKER_CALLS.declare(self, target, "success")
         self._failures = BREAKER_CALLS.declare(self, target, "failure")
         self._ignored = BREAKER_CALLS.declare(self, target, "ignored")
@@ -52,8 +91,9 @@ class BreakerRecord:
             record = known.get(target)
             if record is None:
                 record = known[target] = cls(target)
-                record._state.set(_LEVELS[breaker.state])
+                record.gauge.add(breaker)
                 breaker.watch(record.turned)
+                record.gauge.show()
         return record
 
     def succeeded(self) -> None:
@@ -76,7 +116,7 @@ class BreakerRecord:
 
     def turned(self, old: State, new: State, why: Why) -> None:
         """The state has changed."""
-        self._state.set(_LEVELS[new])
+        self.gauge.show()
         BREAKER_TRANSITIONS.series(self.target, new, why).add()
         # What a person should know of is that it opened and that it is well again; probes come every few seconds.
         level = logging.WARNING if new == "closed" or old == "closed" else logging.INFO

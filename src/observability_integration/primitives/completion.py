@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from observability_integration.costs.usage import (
-    Usage,
-    finish_reasons_of,
-    id_of,
-    is_provider_chunk,
-    model_of,
-    read,
-    usage_of,
-)
+from observability_integration.costs.usage import Usage, is_provider_chunk, is_whole_answer
 from observability_integration.telemetry.guard import note_fault
 
-from .llm_content import chunk_text
+from .completion_parts import CompletionParts
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -61,37 +53,25 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def completion_of(chunks: list[Any]) -> Completion:
-    """Puts the chunks of one answer together: text, OpenAI chat, or Anthropic messages; of several choices the first.
+    """Puts the chunks of one answer together: text, OpenAI chat or responses, or Anthropic messages.
+
+    Of several choices it is the first; an answer in one piece is taken as it is.
 
     Args:
         chunks: all of them, in order.
     """
-    texts: list[str] = []
-    refusals: list[str] = []
-    tools: dict[int, list[str]] = {}
-    usage = Usage()
-    model = answer_id = reason = None
+    parts = CompletionParts()
     for chunk in chunks:
-        if isinstance(chunk, str):
-            texts.append(chunk)
-            continue
-        part = _first_choice(chunk)
-        texts.append(chunk_text(part))
-        delta = read(part, "choices")[0] if read(part, "choices") else None
-        if isinstance(refusal := read(delta, "delta", "refusal"), str):
-            refusals.append(refusal)
-        _add_tools(tools, part, delta)
-        usage = usage.merged(usage_of(chunk))
-        model, answer_id = model or model_of(chunk), answer_id or id_of(chunk)
-        reason = next(iter(finish_reasons_of(part)), reason)
+        parts.add(chunk)
+    facts = parts.facts
     return Completion(
-        "".join(texts),
-        model,
-        reason,
-        _spelled(usage),
-        tuple(ToolCall(*parts) for _, parts in sorted(tools.items())),
-        "".join(refusals) or None,
-        answer_id,
+        "".join(parts.texts),
+        facts.model,
+        facts.first_reason,
+        _spelled(facts.usage),
+        tuple(ToolCall(tool.id, tool.name, "".join(tool.arguments)) for _, tool in sorted(parts.tools.items())),
+        "".join(parts.refusals) or None,
+        facts.id,
     )
 
 
@@ -102,38 +82,11 @@ def answer_of(chunks: list[Any]) -> Any:
         chunks: all of them, in order.
     """
     try:
-        if any(is_provider_chunk(chunk) for chunk in chunks):
+        if any(is_provider_chunk(chunk) or is_whole_answer(chunk) for chunk in chunks):
             return completion_of(chunks)
     except Exception as error:  # noqa: BLE001 - an odd answer is still the provider's
         note_fault("completion", error)
     return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
-
-
-def _first_choice(chunk: Any) -> Any:
-    choices = read(chunk, "choices")
-    if not isinstance(choices, list | tuple):
-        return chunk
-    first = [choice for choice in cast("list[Any]", choices) if not read(choice, "index")]
-    return {"choices": first[:1]}
-
-
-def _add_tools(tools: dict[int, list[str]], chunk: Any, choice: Any) -> None:
-    for call in read(choice, "delta", "tool_calls") or ():
-        number = read(call, "index")
-        parts = tools.setdefault(number if isinstance(number, int) else 0, ["", "", ""])
-        for place, value in enumerate(
-            (read(call, "id"), read(call, "function", "name"), read(call, "function", "arguments"))
-        ):
-            if isinstance(value, str):
-                # Id and name come once, the arguments in pieces.
-                parts[place] = parts[place] + value if place == 2 else parts[place] or value
-    index = read(chunk, "index")
-    block = read(chunk, "content_block")
-    if read(block, "type") == "tool_use" and isinstance(index, int):
-        tools[index] = [read(block, "id") or "", read(block, "name") or "", ""]
-    partial = read(chunk, "delta", "partial_json")
-    if isinstance(partial, str) and index in tools:
-        tools[index][2] += partial
 
 
 def _spelled(usage: Usage) -> dict[str, int] | None:

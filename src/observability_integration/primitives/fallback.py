@@ -276,9 +276,12 @@ def _named(targets: Any) -> dict[str, WorkflowPrimitive[Any, Any]]:
         return {str(name): lift(step) for name, step in cast("Mapping[str, Any]", targets).items()}
     steps: list[WorkflowPrimitive[Any, Any]] = [lift(step) for step in targets]
     named: dict[str, WorkflowPrimitive[Any, Any]] = {}
-    for number, step in enumerate(steps, 1):
-        # Two clients of the same model have the same name.
-        named[step.name if step.name not in named else f"{step.name} {number}"] = step
+    for step in steps:
+        name, number = step.name, 1
+        while name in named:  # two clients of the same model have the same name
+            number += 1
+            name = f"{step.name} {number}"
+        named[name] = step
     return named
 
 

@@ -99,7 +99,7 @@ class FallbackStream(ObservedStream):
             raise told from error
         self._owner.turn(self._span, self._search, error, self._context)
         self._attempt = None
-        await attempt.close(error)
+        await attempt.give_up(error)
         if not attempt.shown:
             return None
         self._records.restarted(self._span)
@@ -113,5 +113,5 @@ class FallbackStream(ObservedStream):
         search = self._search
         if outcome == "cancelled":
             self._records.cancelled(self._span)
-        elif error is None and self._attempt is not None and self._attempt.shown:
+        elif outcome == "success" or (error is None and self._attempt is not None and self._attempt.shown):
             self._records.served(self._span, search.index, search.fault)

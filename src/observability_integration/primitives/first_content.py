@@ -12,6 +12,7 @@ from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.resilience.faults import Fault, FaultKind
+from observability_integration.telemetry.guard import note_fault
 
 from .base import ChunkStream
 from .streams import is_content
@@ -70,12 +71,22 @@ class FirstContent:
         self._held.append(chunk)
         self.shown = len(self._held) >= _MOST_HELD or is_content(chunk)
 
-    async def close(self, error: BaseException | None = None) -> None:
+    async def close(self) -> None:
         """Closes the stream, if it was opened; a second time does nothing."""
         opened, self._chunks = self._chunks, None
         if opened is not None:
             self._ended = True
-            await self._stream.__aexit__(None if error is None else type(error), error, None)
+            await self._stream.__aexit__(None, None, None)
+
+    async def give_up(self, error: Exception) -> None:
+        """Closes the stream because of its fault; another one, that of closing it, is of no interest any more."""
+        opened, self._chunks = self._chunks, None
+        if opened is not None:
+            self._ended = True
+            try:
+                await self._stream.__aexit__(type(error), error, None)
+            except Exception as closing:  # noqa: BLE001 - as said
+                note_fault("stream.close", closing)
 
 
 def broken_off(operation: str, chunks: int, fault: Fault, error: Exception) -> Exception:

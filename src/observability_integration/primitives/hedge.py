@@ -34,10 +34,11 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     what happens                                     what follows
     ===============================================  =================================================================
     the first fails before the second is made        its error passes unchanged: to ask again is for a retry
-    one fails while the other is under way           the other one decides
+    one fails while the other is under way, or its   the other one decides
+    stream ends without any content
     the first fails for its content, credentials or  its error passes at once: no other target is to be asked that
     request
-    both fail                                        the error of the first passes unchanged
+    both fail                                        the error of the first passes unchanged; an empty answer is better
     the winner fails after its first content         its error passes unchanged: the other one is gone
     the caller is cancelled                          both are cancelled, and waited for up to the grace
     ===============================================  =================================================================
@@ -102,7 +103,9 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._operation = operation_name or self._step.name
         record = HedgeRecord(self, self._operation, {"primary": cost_per_call, "hedge": hedge_cost_per_call})
         self._record = record
-        self.budget = RetryBudget(_RATIO, on_exhausted=record.exhausted) if budget is _OWN else budget
+        self.budget = RetryBudget(_RATIO) if budget is _OWN else budget
+        if self.budget is not None:
+            self.budget.watch(record.exhausted)
         self._rules = Rules(record, self.budget, grace_seconds, classifier)
         second = self._step if self._hedge is None else self._hedge
         # Where both collect, who reads the stream and gathers it gets what `execute` returns, whoever has won.
@@ -164,6 +167,10 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.failed(span)
             spans.tracing.mark_failed(span, error)
             raise
+        except GeneratorExit:  # thrown away, which leaves no time to wait for anything
+            race.throw_away()
+            record.cancelled(span)
+            raise
         except BaseException:
             try:
                 await race.leave()
@@ -174,6 +181,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.succeeded(span, race.winner)
             return cast("Out", result)
         finally:
+            race.end()
             spans.tracing.deactivate(token)
             span.end()
 
@@ -191,8 +199,6 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         )
 
     def _begin(self, context: WorkflowContext | None) -> OperationSpan:
-        if self.budget is not None:
-            self.budget.deposit()
         span = spans.tracing.begin(self._record.span_name, {})
         if context is not None:
             spans.identify(span, context)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from observability_integration.context import WorkflowContext, current_deadline, earliest
 from observability_integration.resilience.bounded import Watch, cancel_bounded, leave_bounded
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.hedge_delay import HedgeDelay
-from observability_integration.resilience.retry_budget import RetryBudget
+from observability_integration.resilience.retry_budget import RetryBudget, leave, pay
 from observability_integration.tasks import announce, spawn, wait_done
 from observability_integration.telemetry.spans import OperationSpan
 
@@ -31,19 +32,31 @@ class Attempt:
     Attributes:
         role: which one.
         task: all of its work.
-        answer: done when its answer begins, or when it has failed.
+        answer: done when its answer begins, when it has ended without any content, or when it has failed.
     """
 
-    __slots__ = ("answer", "role", "task")
+    __slots__ = ("_beginning", "answer", "role", "task")
 
-    def __init__(self, role: Role, task: asyncio.Task[Any], answer: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, role: Role, task: asyncio.Task[Any], answer: asyncio.Future[Any], beginning: Beginning | None = None
+    ) -> None:
         self.role: Role = role
         self.task = task
         self.answer = answer
+        self._beginning = beginning
 
     @property
     def has_answered(self) -> bool:
-        """Whether its answer has begun."""
+        """Whether its answer has begun; a stream that has ended without any content is none."""
+        return self._has_not_failed and (self._beginning is None or self._beginning.has_content)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether its stream has ended without any content."""
+        return self._has_not_failed and not self.has_answered
+
+    @property
+    def _has_not_failed(self) -> bool:
         answer = self.answer
         return answer.done() and not answer.cancelled() and answer.exception() is None
 
@@ -80,7 +93,8 @@ class Side:
             task = loop.create_task(_call(self._call, input_data, context), name=f"hedge: {self.role}")
             return Attempt(self.role, task, task)
         answer: asyncio.Future[None] = loop.create_future()
-        task = loop.create_task(self._collect(input_data, context, answer), name=f"hedge: {self.role}")
+        beginning = Beginning(lambda: self.step.stream(input_data, context))
+        task = loop.create_task(self._collect(beginning, answer), name=f"hedge: {self.role}")
 
         def ended(task: asyncio.Task[Any]) -> None:
             if answer.done():
@@ -95,11 +109,11 @@ class Side:
                 answer.exception()  # marks it as retrieved: nobody looks at it once the caller was cancelled
 
         task.add_done_callback(ended)
-        return Attempt(self.role, task, answer)
+        return Attempt(self.role, task, answer, beginning)
 
-    async def _collect(self, input_data: Any, context: WorkflowContext | None, answer: asyncio.Future[None]) -> Any:
+    async def _collect(self, beginning: Beginning, answer: asyncio.Future[None]) -> Any:
         gathered: list[Any] = []
-        async with Beginning(lambda: self.step.stream(input_data, context)) as chunks:
+        async with beginning as chunks:
             async for chunk in chunks:
                 gathered.append(chunk)
                 announce(answer)
@@ -115,6 +129,12 @@ class Beginning(ChunkStream):
 
     def __init__(self, open_stream: Callable[[], ChunkStream]) -> None:
         self._open = open_stream
+        self._content: FirstContent | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any was seen."""
+        return self._content is not None and self._content.shown
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         self._content = FirstContent(self._open())
@@ -124,10 +144,14 @@ class Beginning(ChunkStream):
         return self
 
     async def __anext__(self) -> Any:
-        return await self._content.next()
+        return await cast("FirstContent", self._content).next()
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        await self._content.close(exc)
+        content = cast("FirstContent", self._content)
+        if isinstance(exc, Exception):
+            await content.give_up(exc)
+        else:
+            await content.close()
 
 
 # Called inside of the task, so that whatever the call does at first is done in the task's own context.
@@ -162,7 +186,17 @@ class HedgeRace:
         context: of the caller, for its deadline.
     """
 
-    __slots__ = ("_attempts", "_context", "_delays", "_leaving", "_rules", "_span", "winner")
+    __slots__ = (
+        "_attempts",
+        "_context",
+        "_delays",
+        "_leaving",
+        "_payment",
+        "_rules",
+        "_span",
+        "_thrown_away",
+        "winner",
+    )
 
     def __init__(self, rules: Rules, delays: HedgeDelay, span: OperationSpan, context: WorkflowContext | None) -> None:
         self._rules = rules
@@ -171,12 +205,15 @@ class HedgeRace:
         self._context = context
         self._attempts: list[Attempt] = []
         self._leaving: dict[Attempt, asyncio.Task[None]] = {}
+        self._payment = pay(rules.budget)
+        self._thrown_away = False
         self.winner: Role | None = None
 
     async def decide(self, primary: Callable[[], A], hedge: Callable[[], A]) -> A:
         """Makes one call, or both, and returns the one whose answer begins first; the other is being cancelled.
 
-        Where none answers, returns the first call, whose error is then the operation's.
+        Where none answers, returns the first call, whose error is then the operation's; or the one that has at least
+        come to an end without an error.
 
         Args:
             primary: begins the first call.
@@ -185,24 +222,36 @@ class HedgeRace:
         loop = asyncio.get_running_loop()
         began = loop.time()
         delay = self._delays.seconds()
-        first = primary()
-        self._attempts.append(first)
+        first = self._make(primary)
         try:
             if delay is None:
                 self._rules.record.suppressed(self._span, "warmup")
-            if await wait_done(first.answer, delay):
-                return first
-            if delay is not None and self._may_hedge(loop.time() - began):
-                second = hedge()
-                self._attempts.append(second)
-                return await self._first_of_two(first, second)
-            await wait_done(first.answer, None)
+            if not await wait_done(first.answer, delay):
+                if delay is not None and self._may_hedge(loop.time() - began):
+                    return await self._first_of_two(first, self._make(hedge))
+                await wait_done(first.answer, None)
+        except GeneratorExit:
+            self.throw_away()
+            raise
+        else:
             return first
         finally:
-            if first.has_answered:
-                self._delays.answered(loop.time() - began)
-            else:
-                self._delays.unanswered(loop.time() - began, delay)
+            # A finaliser runs wherever it likes, also where the lock of the delays is held.
+            if not self._thrown_away:
+                self._measure(first, loop.time() - began, delay)
+
+    def _measure(self, first: Attempt, seconds: float, delay_seconds: float | None) -> None:
+        if first.has_answered:
+            self._delays.answered(seconds)
+        else:
+            self._delays.unanswered(seconds, delay_seconds)
+
+    def _make(self, begin: Callable[[], A]) -> A:
+        # Each call copies the context variables as its task is made, so what is paid is known in there.
+        with self._payment or nullcontext():
+            attempt = begin()
+        self._attempts.append(attempt)
+        return attempt
 
     def _may_hedge(self, waited_seconds: float) -> bool:
         rules = self._rules
@@ -224,9 +273,7 @@ class HedgeRace:
         while True:
             for attempt, other in ((primary, hedge), (hedge, primary)):
                 if attempt.has_answered:
-                    self.winner = attempt.role
-                    self._rules.record.won(self._span, attempt.role)
-                    self._dismiss(other)
+                    self._win(attempt, other)
                     return attempt
                 if attempt.answer.done() and attempt not in failed:
                     failed.add(attempt)
@@ -235,12 +282,23 @@ class HedgeRace:
                         return primary
                     self._note_failure(attempt)
             if len(failed) == 2:
+                for attempt, other in ((primary, hedge), (hedge, primary)):
+                    if attempt.is_empty:
+                        self._win(attempt, other)
+                        return attempt
                 return primary
             pending = {attempt.answer for attempt in (primary, hedge) if attempt not in failed}
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
+    def _win(self, attempt: Attempt, other: Attempt) -> None:
+        self.winner = attempt.role
+        self._rules.record.won(self._span, attempt.role)
+        self._dismiss(other)
+
     def _is_final(self, primary: Attempt) -> bool:
         """Whether the first call's failure is one that no other target is to be asked about."""
+        if primary.is_empty:
+            return False
         error = None if primary.answer.cancelled() else primary.answer.exception()
         if not isinstance(error, Exception):
             return True
@@ -249,8 +307,7 @@ class HedgeRace:
 
     def _note_failure(self, attempt: Attempt) -> None:
         error = asyncio.CancelledError() if attempt.answer.cancelled() else attempt.answer.exception()
-        if error is not None:
-            self._rules.record.lost(self._span, attempt.role, error)
+        self._rules.record.lost(self._span, attempt.role, error)
 
     def _dismiss(self, attempt: Attempt) -> None:
         """Cancels a call, and sees to it in the background that it ends, or is left behind and counted."""
@@ -278,7 +335,7 @@ class HedgeRace:
             Exception: what its clean-up raised.
         """
         attempt.stopping()
-        if attempt.task.done() or attempt in self._leaving:
+        if attempt.task.done() or attempt in self._leaving or self._thrown_away:
             return
         closed = await cancel_bounded(attempt.task, self._rules.grace_seconds, self._watch())
         if closed.error is not None:
@@ -293,3 +350,17 @@ class HedgeRace:
             self._dismiss(attempt)
         for leaving in self._leaving.values():
             await wait_done(leaving, None)
+
+    def throw_away(self) -> None:
+        """Cancels what still runs, and waits for nothing: for a finaliser, in whatever thread it runs."""
+        self._thrown_away = True
+        for attempt in self._attempts:
+            loop = attempt.task.get_loop()
+            if not attempt.task.done() and not loop.is_closed():
+                attempt.stopping()
+                with suppress(RuntimeError):  # closed in between
+                    loop.call_soon_threadsafe(self._dismiss, attempt)
+
+    def end(self) -> None:
+        """The operation has its outcome: what it has paid into a budget covers nothing any more."""
+        leave(self._payment)

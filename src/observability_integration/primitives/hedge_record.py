@@ -73,9 +73,10 @@ class HedgeRecord:
         """The answer of one of two calls is not wanted, and is taken to cost as much as if it were."""
         self._losers_cost.add(self._costs[role])
 
-    def lost(self, span: OperationSpan, role: Role, error: BaseException) -> None:
-        """One of two calls failed while the other one was under way."""
-        span.add_event("hedge.attempt_failed", {"hedge.attempt": role, "error.type": spans.error_type(error)})
+    def lost(self, span: OperationSpan, role: Role, error: BaseException | None) -> None:
+        """One of two calls failed while the other one was under way; `error` is None for an answer without content."""
+        kind = "empty" if error is None else spans.error_type(error)
+        span.add_event("hedge.attempt_failed", {"hedge.attempt": role, "error.type": kind})
 
     def succeeded(self, span: OperationSpan, winner: Role | None) -> None:
         """There is an answer; `winner` is None where no second call was made."""

@@ -25,8 +25,9 @@ class _StreamedAttempt(Attempt):
         loop = asyncio.get_running_loop()
         self.handover = Handover(loop)
         answer = self.handover.ask()
-        task = own(loop.create_task(run_pump(Beginning(open_stream), self.handover), name=f"hedge: {role}"))
-        super().__init__(role, task, answer)
+        beginning = Beginning(open_stream)
+        task = own(loop.create_task(run_pump(beginning, self.handover), name=f"hedge: {role}"))
+        super().__init__(role, task, answer, beginning)
 
     def stopping(self) -> None:
         """It is asked for nothing any more."""
@@ -80,6 +81,9 @@ class HedgeStream(ObservedStream):
         except asyncio.CancelledError:
             await race.leave()
             raise
+        except GeneratorExit:
+            race.throw_away()
+            raise
         chunk = delivered.result()
         if chunk is END:
             raise StopAsyncIteration
@@ -90,6 +94,8 @@ class HedgeStream(ObservedStream):
             await self._race.close(self._winner)
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if self._race is not None:
+            self._race.end()
         if error is not None:
             self._records.failed(self._span)
         elif self._race is None or self._winner is None or outcome == "cancelled":
@@ -99,8 +105,5 @@ class HedgeStream(ObservedStream):
 
     def __del__(self) -> None:
         super().__del__()
-        if self._winner is not None and not self._winner.task.done():
-            self._winner.stopping()
-            loop = self._winner.task.get_loop()
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._winner.task.cancel)
+        if self._race is not None:
+            self._race.throw_away()

@@ -19,7 +19,7 @@ from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, WorkflowPrimitive
 from .lifting import takes_context
-from .llm_content import answer_content, request_content
+from .llm_content import answer_content, request_content, sendable
 from .llm_stream import LLMStream
 from .streams import collect
 
@@ -33,7 +33,8 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     Args:
         call: async function of ``(request)`` or ``(request, context)`` that returns the answer; for `stream`, an async
-            generator function, or an async function that returns an async iterator of chunks.
+            generator function, or an async function that returns an async iterator of chunks, or a context manager
+            around one.
         model: requested model; by default read from the request's ``model``.
         provider: value of ``gen_ai.provider.name``, e.g. ``openai``, ``anthropic``.
         operation: value of ``gen_ai.operation.name``: ``chat``, ``embeddings``, ...
@@ -43,6 +44,8 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             in; by default for an async generator function only.
         collect: what `execute` makes of the list of chunks; by default text is joined and anything else listed.
             `completion_of` makes a `Completion` of the chunks of a provider.
+        announces_end: whether a stream of this provider's ends with a finish reason, so that one without it was cut
+            short, though it may have sent nothing at all; by default that goes by the shape of its chunks.
 
     Raises:
         ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, or `server_url` is no URL.
@@ -59,14 +62,16 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         stream_call: Callable[..., Any] | None = None,
         streaming: bool | None = None,
         collect: Callable[[list[Any]], Any] | None = None,
+        announces_end: bool | None = None,
     ) -> None:
         self._call = call
         self._with_context = takes_context(call)
         self._generates = inspect.isasyncgenfunction(call) if streaming is None else streaming
         self._collect = collect
+        self._announces_end = announces_end
         self._stream_call = stream_call or call
         self._stream_with_context = takes_context(self._stream_call)
-        self._model = None if model is None else _spelled(model)
+        self._model = None if model is None else sendable(model)
         self._provider = provider
         self._operation = operation
         self._static: dict[str, Any] = {semconv.OPERATION: operation}
@@ -119,10 +124,12 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return cast("Out", answer)
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Calls the provider once and hands out the chunks of its answer.
+        """Calls the provider once and hands out the chunks of its answer; one in one piece is the only chunk.
 
         A provider's stream (OpenAI or Anthropic chunks) that ends without a finish reason raises
-        `StreamInterruptedError`: an answer cut short is never taken for a whole one.
+        `StreamInterruptedError`: an answer cut short is never taken for a whole one. An error that the provider reports
+        inside its stream raises `ProviderStreamError`. What comes after the finish reason is waited for during 2 s at
+        most, and no fault of the connection after it takes anything from the answer.
         """
         model = self._model_of(input_data)
 
@@ -135,7 +142,8 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         def start() -> Any:
             return self._invoke(self._stream_call, self._stream_with_context, input_data, context)
 
-        return LLMStream(self.name, (self._operation, self._provider, model), begin, start)
+        call = (self._operation, self._provider, model)
+        return LLMStream(self.name, call, begin, start, self._announces_end)
 
     def _invoke(
         self, call: Callable[..., Any], with_context: bool, request: Any, context: WorkflowContext | None
@@ -152,7 +160,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         except Exception as error:  # noqa: BLE001 - reading an odd request must not fail the call
             note_fault("llm_call.request", error)
             return None
-        return _spelled(model) if isinstance(model, str) and model else None
+        return sendable(model) if isinstance(model, str) and model else None
 
     def _begin(self, request: Any, model: str | None, *, streaming: bool) -> OperationSpan:
         if not spans.tracing.enabled:
@@ -178,13 +186,14 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def _answered(self, span: OperationSpan, model: str | None, started: float, answer: Any) -> None:
         response_model, usage = None, Usage()
         try:
-            response_model, usage = model_of(answer), usage_of(answer)
-            if response_model is not None:
+            usage, named = usage_of(answer), model_of(answer)
+            if named is not None:
+                response_model = sendable(named)
                 span.set_attribute(semconv.RESPONSE_MODEL, response_model)
             if (response_id := id_of(answer)) is not None:
-                span.set_attribute(semconv.RESPONSE_ID, response_id)
+                span.set_attribute(semconv.RESPONSE_ID, sendable(response_id))
             if reasons := finish_reasons_of(answer):
-                span.set_attribute(semconv.FINISH_REASONS, reasons)
+                span.set_attribute(semconv.FINISH_REASONS, tuple(map(sendable, reasons)))
             if spans.tracing.captures_content:
                 span.set_attribute(semconv.OUTPUT_MESSAGES, answer_content(answer))
         except Exception as error:  # noqa: BLE001 - reading an odd answer must not fail the call
@@ -228,9 +237,3 @@ def _server_attributes(url: str) -> dict[str, str | int]:
     if not host:
         raise ConfigurationError("server_url must be a URL such as https://api.example.com/v1")
     return {semconv.SERVER_ADDRESS: host, semconv.SERVER_PORT: port or (443 if scheme == "https" else 80)}
-
-
-def _spelled(model: str) -> str:
-    """The name as plain text that can be sent: one half of a surrogate pair would hold up everybody's spans."""
-    plain = str.__str__(model)  # an enum's own would give the name of the member
-    return plain if plain.isascii() else plain.encode("utf-8", "replace").decode()

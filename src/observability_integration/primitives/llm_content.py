@@ -1,4 +1,4 @@
-"""Prompts and answers as they go on a span, which happens only where the user asked for it."""
+"""Prompts and answers as they go on a span, which happens only where the user asked for it; and the text of a chunk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from observability_integration.costs.usage import read
+from observability_integration.costs.usage import choices_of, read
 
 
 def request_content(request: Any) -> str:
@@ -20,21 +20,56 @@ def answer_content(answer: Any) -> str:
 
 
 def chunk_text(chunk: Any) -> str:
-    """The text in a chunk: plain, of OpenAI chat or responses, or of Anthropic; empty where there is none."""
+    """The text in a chunk, or in an answer in one piece: plain, of OpenAI, or of Anthropic; empty where there is none.
+
+    Reasoning, refusals and the arguments of tools are none.
+    """
     if isinstance(chunk, str):
         return chunk
-    choices = read(chunk, "choices")
-    if isinstance(choices, list | tuple):
-        deltas = [read(choice, "delta", "content") for choice in cast("list[Any]", choices)]
-        return "".join(delta for delta in deltas if isinstance(delta, str))
+    choices = choices_of(chunk)
+    if choices is not None:
+        return "".join(map(choice_text, choices))
+    kind = read(chunk, "type")
+    if isinstance(kind, str) and kind.startswith("response.") and kind != "response.output_text.delta":
+        return ""
     delta = read(chunk, "delta")
     text = delta if isinstance(delta, str) else read(delta, "text")
-    return text if isinstance(text, str) else ""
+    if isinstance(text, str):
+        return text
+    if kind == "message":
+        return blocks_text(read(chunk, "content"))
+    output = read(chunk, "output")
+    if read(chunk, "object") != "response" or not isinstance(cast("object", output), list):
+        return ""
+    return "".join(blocks_text(read(item, "content")) for item in output)
+
+
+def choice_text(choice: Any) -> str:
+    """The text in one choice of OpenAI's chat or legacy completions, or in its delta."""
+    part = read(choice, "delta")
+    if part is None:
+        part = read(choice, "message")
+    text = read(choice, "text") if part is None else read(part, "content")
+    return text if isinstance(text, str) else blocks_text(text)
+
+
+def blocks_text(blocks: Any) -> str:
+    """The text in a list of content blocks; empty if it is none."""
+    if not isinstance(cast("object", blocks), list):
+        return ""
+    texts = [read(block, "text") for block in blocks if read(block, "type") in ("text", "output_text")]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def streamed_content(parts: list[str]) -> str:
     """The text of a streamed answer, as JSON."""
     return _as_json([{"role": "assistant", "content": "".join(parts)}])
+
+
+def sendable(text: str) -> str:
+    """A name as plain text that can be sent: one half of a surrogate pair would hold up everybody's spans."""
+    plain = str.__str__(text)  # an enum's own would give the name of the member
+    return plain if plain.isascii() else plain.encode("utf-8", "replace").decode()
 
 
 def _as_json(content: Any) -> str:

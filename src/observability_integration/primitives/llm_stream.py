@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
-from observability_integration.costs.usage import (
-    Usage,
-    finish_reasons_of,
-    id_of,
-    is_provider_chunk,
-    model_of,
-    usage_of,
-)
-from observability_integration.errors import ConfigurationError, StreamInterruptedError
+from observability_integration.errors import ProviderStreamError, StreamInterruptedError
 from observability_integration.resilience.faults import FaultKind, classify
 from observability_integration.telemetry import instruments, semconv, spans
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.spans import OperationSpan
 
-from .llm_content import chunk_text, streamed_content
+from .answer_facts import AnswerFacts
+from .answer_source import AnswerSource
+from .chunk_error import error_in
+from .llm_content import answer_content, chunk_text, sendable, streamed_content
 from .streams import ObservedStream, Outcome, is_content
+from .trailing import TrailingTime
 
-# Faults of the connection that come too late to harm an answer whose finish reason is there.
-_LATE: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut"})
+# Faults that come too late to harm an answer whose finish reason is there.
+_LATE: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})
 _MOST_MALFORMED = 16  # chunks; what sends more of them does not send an answer
 
 
@@ -36,26 +31,30 @@ class LLMStream(ObservedStream):
         name: of the primitive, for errors.
         call: what the metrics are labelled with.
         begin: begins the span.
-        start: makes the call; returns the chunks, or what awaits them.
+        start: makes the call; returns the chunks, or what awaits them (see `AnswerSource`).
+        announces_end: whether an answer without a finish reason is cut short; None goes by the shape of the chunks.
     """
 
     def __init__(
-        self, name: str, call: semconv.Call, begin: Callable[[], OperationSpan], start: Callable[[], Any]
+        self,
+        name: str,
+        call: semconv.Call,
+        begin: Callable[[], OperationSpan],
+        start: Callable[[], Any],
+        announces_end: bool | None,
     ) -> None:
         self._name = name
         self._call = call
         self._begin_span = begin
-        self._start = start
-        self._source: Any = None
+        self._source = AnswerSource(start)
+        self._announces_end = announces_end
         self._chunks: AsyncIterator[Any] | None = None
         self._started = 0.0
-        self._last_chunk = 0.0
+        self._waited = 0.0  # for the producer, since there was content: what the reader does meanwhile is its own time
+        self._content_seen = False
         self._count = 0
-        self._usage = Usage()
-        self._response_model: str | None = None
-        self._response_id: str | None = None
-        self._reasons: tuple[str, ...] = ()
-        self._announces_end = False
+        self._facts = AnswerFacts()
+        self._trailing: TrailingTime | None = None
         self._malformed: list[Exception] = []
         self._count_at_malformed = 0
         self._text: list[str] | None = [] if spans.tracing.captures_content else None
@@ -65,110 +64,124 @@ class LLMStream(ObservedStream):
 
     async def _open(self) -> None:
         self._started = time.perf_counter()
-        opened = self._start()
-        if inspect.isawaitable(opened):
-            opened = await opened
-        if not hasattr(opened, "__aiter__"):
-            raise ConfigurationError("stream() needs a call that returns an async iterator; pass stream_call=")
-        self._source = opened
-        self._chunks = aiter(opened)
+        self._chunks = await self._source.open()
+        self._waited = time.perf_counter() - self._started
 
     async def _next(self) -> Any:
-        chunk = await self._readable()
-        try:
-            self._note(chunk)
-        except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
-            note_fault("llm_call.chunk", error)
-        return chunk
-
-    async def _readable(self) -> Any:
-        """The next chunk that can be read."""
+        chunks = cast("AsyncIterator[Any]", self._chunks)
         while True:
+            began = time.perf_counter()
             try:
-                return await anext(cast("AsyncIterator[Any]", self._chunks))
+                chunk = await (self._after_the_end(chunks) if self._facts.whole else anext(chunks))
             except StopAsyncIteration:
                 self._check_whole()
                 raise
-            except Exception as error:
-                kind = classify(error).kind
-                if self._reasons and kind in _LATE:
-                    # The answer is complete; that the connection did not end as it should takes nothing from it.
-                    raise StopAsyncIteration from error
-                if kind != "malformed" or len(self._malformed) >= _MOST_MALFORMED:
-                    raise
-                self._malformed.append(error)
-                self._count_at_malformed = self._count
+            except Exception as error:  # noqa: BLE001 - raised again unless it takes nothing from the answer
+                self._pass_over(error)
+                self._waited += time.perf_counter() - began
+                continue
+            self._waited += time.perf_counter() - began
+            failed = None
+            try:
+                failed = self._note(chunk)
+            except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
+                note_fault("llm_call.chunk", error)
+            if failed is not None:
+                raise failed
+            return chunk
+
+    async def _after_the_end(self, chunks: AsyncIterator[Any]) -> Any:
+        if self._trailing is None:
+            self._trailing = TrailingTime()
+        return await self._trailing.next(chunks)
+
+    def _pass_over(self, error: Exception) -> None:
+        """Raises the error, unless it takes nothing from the answer: StopAsyncIteration if that is whole."""
+        kind = classify(error).kind
+        if self._facts.whole and kind in _LATE:
+            # That the connection did not end as it should takes nothing from what is complete.
+            raise StopAsyncIteration from error
+        if kind != "malformed" or len(self._malformed) >= _MOST_MALFORMED:
+            raise error
+        self._malformed.append(error)
+        self._count_at_malformed = self._count
 
     def _check_whole(self) -> None:
         """Raises unless the answer that has ended is whole."""
-        whole = bool(self._reasons) or not self._announces_end
-        if self._malformed and not self._reasons and self._count == self._count_at_malformed:
-            whole = False  # nothing came after what could not be read: that was the end of it
-        if self._malformed:
-            outcome = "skipped" if whole else "fatal"
-            instruments.STREAM_MALFORMED_CHUNKS.series(self._name, outcome).add(len(self._malformed))
-            self._span.set_attribute("stream.malformed_chunks", len(self._malformed))
-        if whole:
+        facts = self._facts
+        if facts.whole:
+            return
+        if self._malformed and self._count == self._count_at_malformed:
+            raise self._malformed[-1]  # nothing came after what could not be read: that was the end of it
+        announced = self._announces_end
+        if announced is None:
+            announced = facts.announced and not self._source.in_one_piece
+        if not announced:
             return
         if self._malformed:
             raise self._malformed[-1]
         raise StreamInterruptedError(self._name, self._count, "no_finish_reason") from None
 
-    def _note(self, chunk: Any) -> None:
-        now = time.perf_counter()
+    def _note(self, chunk: Any) -> ProviderStreamError | None:
         self._count += 1
+        if chunk.__class__ is not str:
+            more = self._facts.note(chunk)
+            failed = error_in(self._name, chunk) if more and not self._source.in_one_piece else None
+            if failed is not None:
+                return failed
         if is_content(chunk):
-            if not self._last_chunk:
-                self._span.set_attribute(semconv.TIME_TO_FIRST_CHUNK, now - self._started)
-                semconv.record_first_chunk(self._call, now - self._started, self._span)
-            else:
-                semconv.record_chunk_gap(self._call, now - self._last_chunk, self._span)
-            self._last_chunk = now
-        if not isinstance(chunk, str):
-            self._announces_end = self._announces_end or is_provider_chunk(chunk)
-            self._reasons = finish_reasons_of(chunk) or self._reasons
-            self._usage = self._usage.merged(usage_of(chunk))
-            self._response_model = self._response_model or model_of(chunk)
-            self._response_id = self._response_id or id_of(chunk)
+            self._note_content()
         if self._text is not None:
-            self._text.append(chunk_text(chunk))
+            if self._source.in_one_piece:
+                self._span.set_attribute(semconv.OUTPUT_MESSAGES, answer_content(chunk))
+            else:
+                self._text.append(chunk_text(chunk))
+        return None
+
+    def _note_content(self) -> None:
+        waited, self._waited = self._waited, 0.0
+        if self._trailing is not None:
+            self._trailing.begin_anew()
+        if self._content_seen:
+            semconv.record_chunk_gap(self._call, waited, self._span)
+            return
+        self._content_seen = True
+        self._span.set_attribute(semconv.TIME_TO_FIRST_CHUNK, waited)
+        semconv.record_first_chunk(self._call, waited, self._span)
 
     async def _close(self) -> None:
         try:
-            await _close(self._chunks)
-        finally:
-            # Closing an iterator does not close what it reads from: an SDK's stream holds a connection.
-            if self._source is not self._chunks:
-                await _close(self._source)
+            await self._source.close()
+        except Exception as error:
+            if not self._facts.whole:
+                raise
+            note_fault("llm_call.close", error)
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        span = self._span
-        if self._response_model is not None:
-            span.set_attribute(semconv.RESPONSE_MODEL, self._response_model)
-        if self._response_id is not None:
-            span.set_attribute(semconv.RESPONSE_ID, self._response_id)
-        if self._reasons:
-            span.set_attribute(semconv.FINISH_REASONS, self._reasons)
-        for key, count in semconv.token_attributes(self._usage).items():
+        span, facts = self._span, self._facts
+        model = None if facts.model is None else sendable(facts.model)
+        if model is not None:
+            span.set_attribute(semconv.RESPONSE_MODEL, model)
+        if facts.id is not None:
+            span.set_attribute(semconv.RESPONSE_ID, sendable(facts.id))
+        if reasons := facts.reasons:
+            span.set_attribute(semconv.FINISH_REASONS, tuple(map(sendable, reasons)))
+        for key, count in semconv.token_attributes(facts.usage).items():
             span.set_attribute(key, count)
         if self._text:
             span.set_attribute(semconv.OUTPUT_MESSAGES, streamed_content(self._text))
+        if self._malformed:
+            skipped = "fatal" if error is not None else "skipped"
+            instruments.STREAM_MALFORMED_CHUNKS.series(self._name, skipped).add(len(self._malformed))
+            span.set_attribute("stream.malformed_chunks", len(self._malformed))
         error_type = self._error_type(outcome, error)
         if error_type is not None:
             span.set_attribute("error.type", error_type)
         seconds = time.perf_counter() - self._started
-        semconv.record_call(self._call, self._response_model, seconds, error_type, self._usage, span)
+        semconv.record_call(self._call, model, seconds, error_type, facts.usage, span)
 
     def _error_type(self, outcome: Outcome, error: BaseException | None) -> str | None:
         if error is not None:
             return spans.error_type(error)
         # A reader that leaves once the reason was given has the whole answer.
-        return None if outcome == "success" or (outcome == "closed" and self._reasons) else outcome
-
-
-async def _close(part: Any) -> None:
-    close = getattr(part, "aclose", None) or getattr(part, "close", None)
-    if close is not None:
-        closing = close()
-        if inspect.isawaitable(closing):
-            await closing
+        return None if outcome == "success" or (outcome == "closed" and self._facts.whole) else outcome

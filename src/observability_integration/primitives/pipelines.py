@@ -175,15 +175,14 @@ def _around(
             operation_name=label,
         )
     breaker: BreakerPolicy | Breaker = _given(target.breaker, chosen.breaker)
-    shared = isinstance(breaker, Breaker)
     step = CircuitBreakerPrimitive(
         step,
-        None if shared else breaker,
+        breaker if isinstance(breaker, BreakerPolicy) else None,
         classifier=classifier,
         target=label,
         # The deadline of a lone target ends the attempt first, or an instant before the attempt would end itself.
         hang_seconds=patience * _MOST,
-        breaker=breaker if shared else None,
+        breaker=breaker if isinstance(breaker, Breaker) else None,
     )
     budget = {} if target.retry_budget is None else {"budget": target.retry_budget}
     return RetryPrimitive(

@@ -75,7 +75,7 @@ class RetryStream(ObservedStream):
                 fault, wait_seconds = turn
                 self._records.retrying(self._span, fault, wait_seconds)
                 self._attempt = None
-                await attempt.close(error)
+                await attempt.give_up(error)
             await asyncio.sleep(wait_seconds)
 
     async def _close(self) -> None:
@@ -83,7 +83,9 @@ class RetryStream(ObservedStream):
             await self._attempt.close()
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        attempts = max(1, self._attempts)
+        attempts = self._attempts
+        if attempts == 0:
+            return  # nobody asked for a chunk, so nothing was asked for
         if error is not None:
             self._records.failed(self._span, attempts, self._gave_up)
         elif outcome == "cancelled":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
@@ -29,7 +29,7 @@ class SagaStep:
         action: primitive or async callable that does it; gets what the step before returned.
         compensation: primitive or async callable of ``(result)`` or ``(result, context)`` that undoes it; gets what
             `action` returned. None where there is nothing to undo. It should do no harm when it is run twice.
-        name: in errors, spans and labels; by default the action's name.
+        name: in errors, spans and labels; by default the action's name. One that another step has gets a number.
     """
 
     action: Step[Any, Any]
@@ -182,14 +182,20 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return span
 
 
+def _free_name(wanted: str, number: int, taken: Container[str]) -> str:
+    name = wanted
+    while name in taken:
+        name, number = f"{wanted} {number}", number + 1
+    return name
+
+
 def _bound(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
     bound: list[BoundStep] = []
     names: set[str] = set()
     for number, given in enumerate(steps, 1):
         step = given if isinstance(given, SagaStep) else SagaStep(given)
         action: WorkflowPrimitive[Any, Any] = lift(step.action)
-        name = step.name or action.name
-        name = f"{name} {number}" if name in names else name
+        name = _free_name(step.name or action.name, number, names)
         names.add(name)
         undo: WorkflowPrimitive[Any, Any] | None = None if step.compensation is None else lift(step.compensation)
         # A plain function tells whether it wants the context; what was a primitive before may hand it on.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from observability_integration.context import Deadline, WorkflowContext, reset_deadline, set_deadline
-from observability_integration.errors import CompensationError, PrimitiveTimeoutError
+from observability_integration.errors import Cleanup, CompensationError, PrimitiveTimeoutError
 from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.tasks import spawn, wait_done
 from observability_integration.telemetry import spans
@@ -205,9 +205,7 @@ class SagaRun:
             late = isinstance(error, PrimitiveTimeoutError) and error.deadline is deadline
             outcome = "success" if error is None else "timeout" if late else "error"
         else:
-            error = PrimitiveTimeoutError(
-                deadline.operation, limit, loop.time() - began, cleanup=expired.cleanup, deadline=deadline
-            )
+            error = _late(deadline, limit, loop.time() - began, expired.cleanup)
             outcome = "timeout"
         self._record.compensated(step.name, outcome, error)
         return error
@@ -223,3 +221,12 @@ class SagaRun:
         finally:
             spans.tracing.deactivate(token)
             span.end()
+
+
+def _late(deadline: Deadline, limit_seconds: float, elapsed_seconds: float, cleanup: Cleanup) -> PrimitiveTimeoutError:
+    error = PrimitiveTimeoutError(
+        deadline.operation, limit_seconds, elapsed_seconds, cleanup=cleanup, deadline=deadline
+    )
+    # The knob has another name here.
+    error.args = (str(error).replace("raise timeout_seconds", "raise compensation_timeout_seconds"),)
+    return error

@@ -9,18 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from observability_integration.costs.usage import Usage, finish_reasons_of, is_provider_chunk, read, usage_of
+from observability_integration.costs.usage import (
+    Usage,
+    finish_reasons_of,
+    is_provider_chunk,
+    is_whole_answer,
+    read,
+    usage_of,
+)
 
-from .llm_content import chunk_text
+from .fallback_stream import StreamRestart
+from .llm_content import choice_text, chunk_text
 
 # What makes an answer of a choice besides its text: looked at for whether it is there, so the last part will do.
 _PARTS = ("tool_calls", "function_call", "refusal", "audio")
 
 
 class StreamEnding:
-    """Takes note of the chunks of one stream."""
+    """Takes note of the chunks of one stream.
+
+    Attributes:
+        restarted: whether it began anew at another target, so that it holds half an answer besides the whole one.
+    """
 
     def __init__(self) -> None:
+        self.restarted = False
         self._announced = False
         self._error: Any = None
         self._response: Any = None
@@ -29,7 +42,12 @@ class StreamEnding:
 
     def note(self, chunk: Any) -> None:
         """One more chunk."""
+        if isinstance(chunk, StreamRestart):
+            self.restarted = True
+            return
         if not is_provider_chunk(chunk):
+            if is_whole_answer(chunk):
+                self._response = chunk
             if read(chunk, "type") == "error":
                 self._error = read(chunk, "error") or chunk
             return
@@ -44,17 +62,18 @@ class StreamEnding:
         reasons = finish_reasons_of(chunk)
         response = read(chunk, "response")
         if response is not None:
-            self._response = response if reasons else self._response
+            failed = read(response, "status") in ("failed", "cancelled")
+            self._response = response if reasons or failed else self._response
             return
         choice = self._choice(0)
         self._add(choice, chunk_text(chunk), reasons[0] if reasons else None)
 
     def _note_choice(self, choice: Any) -> None:
         noted = self._choice(read(choice, "index"))
-        text = read(choice, "delta", "content") or read(choice, "text")
-        self._add(noted, text, read(choice, "finish_reason"))
+        self._add(noted, choice_text(choice), read(choice, "finish_reason"))
+        said = read(choice, "delta") or read(choice, "message")
         for part in _PARTS:
-            present = read(choice, "delta", part)
+            present = read(said, part)
             if present:
                 noted["message"][part] = present
 
@@ -69,7 +88,12 @@ class StreamEnding:
 
     @property
     def cut_off(self) -> bool:
-        """Whether it has the shape of a provider's stream, and no finish reason, or not one for each of its choices."""
+        """Whether it has the shape of a provider's stream, and no finish reason, or not one for each of its choices.
+
+        So is one that was `restarted`: its first answer has none.
+        """
+        if self.restarted:
+            return True
         if not self._announced or self._response is not None:
             return False
         return not self._choices or any(choice["finish_reason"] is None for choice in self._choices.values())

@@ -8,9 +8,10 @@ is never held current across a ``yield``; doing so is what makes OpenTelemetry l
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Literal, cast
 
+from observability_integration.costs.usage import choices_of, read
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
 
@@ -185,13 +186,7 @@ async def collect(stream: ChunkStream) -> list[Any]:
         return [chunk async for chunk in chunks]
 
 
-def _field(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value).get(name)
-    return getattr(value, name, None)
-
-
-_PARTS = (  # of an OpenAI choice or its delta; `reasoning` and `reasoning_content` are what compatible servers add
+_PARTS = (  # of an OpenAI choice, its delta or message; `reasoning` and `reasoning_content` are what some servers add
     "content",
     "text",
     "reasoning_content",
@@ -207,12 +202,10 @@ def is_content(chunk: Any) -> bool:
     """Whether a chunk carries part of the answer, as opposed to a keep-alive, a role or a usage report.
 
     Understands text, OpenAI chat and completion chunks, OpenAI response events and Anthropic message events, as objects
-    or dicts; any other non-empty chunk counts as content.
+    or dicts, and whole answers of theirs; any other non-empty chunk counts as content.
     """
-    if chunk is None or (isinstance(chunk, str | bytes | Mapping) and not chunk):
-        return False
-    if isinstance(chunk, str | bytes):
-        return True
+    if chunk is None or isinstance(chunk, str | bytes):
+        return bool(chunk)
     try:
         return _carries_answer(chunk)
     except Exception:  # noqa: BLE001 - a chunk that cannot be looked into is still the producer's
@@ -220,14 +213,18 @@ def is_content(chunk: Any) -> bool:
 
 
 def _carries_answer(chunk: Any) -> bool:
-    choices = _field(chunk, "choices")
-    if isinstance(cast("object", choices), Sequence):
-        deltas = [_field(choice, "delta") or choice for choice in choices]
-        return any(_field(delta, part) for delta in deltas for part in _PARTS)
-    kind = _field(chunk, "type")
+    choices = choices_of(chunk)
+    if choices is not None:
+        for choice in choices:
+            part = read(choice, "delta") or read(choice, "message") or choice
+            for name in _PARTS:
+                if read(part, name):
+                    return True
+        return False
+    kind = read(chunk, "type")
     if isinstance(kind, str):
-        if kind.startswith(("content_block_", "message_")) or kind == "ping":
+        if kind.startswith(("content_block_", "message_")) or kind in ("ping", "error"):
             return kind == "content_block_delta"
         if kind.startswith("response."):
             return kind.endswith(".delta")
-    return True
+    return not isinstance(cast("object", chunk), Mapping) or bool(chunk)

@@ -20,6 +20,8 @@ from .completion import answer_of
 from .lifting import lift
 from .llm_call import LLMCallPrimitive
 
+_SYNCHRONOUS = frozenset({"OpenAI", "AzureOpenAI"})  # clients that would block the event loop, by the SDK's names
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMTarget:
@@ -33,6 +35,8 @@ class LLMTarget:
         model: requested model, for spans and metrics.
         provider: value of ``gen_ai.provider.name``.
         server_url: base URL of the provider, for spans.
+        announces_end: whether an answer of `call` without a finish reason is never whole; by default if its chunks have
+            a provider's shape.
         streaming: whether `call` streams; by default if it is an async generator function. Only of a call that streams
             a slow first token, a stall or a cut can be noticed.
         context_window: in tokens, >= 1; where it is known, a request that was too long for another target comes here
@@ -54,6 +58,7 @@ class LLMTarget:
     model: str | None = None
     provider: str | None = None
     server_url: str | None = None
+    announces_end: bool | None = None
     streaming: bool | None = None
     context_window: int | None = None
     attempt_timeout_seconds: float | None = None
@@ -118,18 +123,43 @@ class LLMTarget:
         Raises:
             ConfigurationError: `client` has no ``chat.completions.create``.
         """
-        single = client.with_options(max_retries=0) if hasattr(client, "with_options") else client
-        create = getattr(getattr(getattr(single, "chat", None), "completions", None), "create", None)
-        if create is None:
-            raise ConfigurationError("client must have chat.completions.create, as AsyncOpenAI has")
+        blocks = any(kind.__name__ in _SYNCHRONOUS for kind in type(client).__mro__)
+        if blocks or _create_of(client) is None:
+            raise ConfigurationError("client must have an asynchronous chat.completions.create, as AsyncOpenAI has")
         fixed = {"stream_options": {"include_usage": True}} | dict(parameters or {})
         knobs = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))} | knobs
-        return cls(call=_asking(create, model, fixed, propagate), model=model, streaming=True, **knobs)
+        return cls(
+            call=_asking(client, model, fixed, propagate), announces_end=True, model=model, streaming=True, **knobs
+        )
+
+
+def _create_of(client: Any) -> Any:
+    return getattr(getattr(getattr(client, "chat", None), "completions", None), "create", None)
+
+
+class _WithoutRetries:
+    """A client whose own retries are off; made again when its key has changed."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._key: Any = None
+        self._create: Any = None
+
+    def create(self) -> Callable[..., Awaitable[Any]]:
+        """What makes a request."""
+        key = getattr(self._client, "api_key", None)
+        if self._create is None or key is not self._key:
+            with_options = getattr(self._client, "with_options", None)
+            self._create = _create_of(self._client if with_options is None else with_options(max_retries=0))
+            self._key = key
+        return cast("Callable[..., Awaitable[Any]]", self._create)
 
 
 def _asking(
-    create: Callable[..., Awaitable[Any]], model: str, fixed: Mapping[str, Any], propagate: bool
+    client: Any, model: str, fixed: Mapping[str, Any], propagate: bool
 ) -> Callable[[Any, WorkflowContext], Awaitable[Any]]:
+    client = _WithoutRetries(client)
+
     async def ask(request: Any, context: WorkflowContext) -> Any:
         if isinstance(request, str):
             fields: dict[str, Any] = {"messages": [{"role": "user", "content": request}]}
@@ -139,7 +169,7 @@ def _asking(
             fields = {"messages": request}
         if propagate:
             fields["extra_headers"] = outgoing_headers(context, fields.get("extra_headers"))
-        return await create(**{**fixed, **fields, "model": model, "stream": True})
+        return await client.create()(**{**fixed, **fields, "model": model, "stream": True})
 
     return ask
 

@@ -7,14 +7,13 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from observability_integration.context import (
     Deadline,
     WorkflowContext,
     current_deadline,
     earliest,
-    reset_deadline,
     set_deadline,
 )
 from observability_integration.errors import ConfigurationError
@@ -24,8 +23,9 @@ from observability_integration.telemetry.remote_parent import RemoteParent
 
 from . import baggage, in_force
 from .baggage import Member
+from .block import Block
 from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather
-from .in_force import Ambient, Block, ambient
+from .in_force import Ambient, ambient
 
 # More than that, 115 days, is no deadline but a fault. Digits only: `int` would take "1_000" and "１２" too.
 _MILLISECONDS = re.compile(r"[0-9]{1,10}")
@@ -36,7 +36,8 @@ class Incoming:
     """What another process sent along with a request or a message.
 
     Attributes:
-        deadline_seconds: the time that was left when it was read here, 0 or more; None where nobody set a deadline.
+        deadline_seconds: the time that was left when it was read here, 0 or more; None where nobody set a deadline,
+            neither the sender nor a limit here.
         deadline: the same as a moment on this process's clock.
         baggage: small strings, by key. Whoever sent them may have put anything there.
         parent: the span to go on from, or None.
@@ -73,18 +74,25 @@ def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
 
     Args:
         headers: those of the request or message: a mapping, or pairs as ASGI has them; text or bytes.
-        max_seconds: a deadline further away than this is brought forward to it; > 0.
+        max_seconds: the deadline is never further away than this, also where none was sent or it was malformed; > 0.
 
     Raises:
         ConfigurationError: `max_seconds` is not a finite number > 0.
     """
     check_seconds("max_seconds", max_seconds)
+    return read(headers, max_seconds, max_seconds)
+
+
+def read(headers: Headers, max_seconds: float | None, default_seconds: float | None) -> Incoming:
+    """`incoming` with a deadline of its own for what brings none."""
     try:
         found = gather(headers)
     except Exception as error:  # noqa: BLE001 - whatever it is, it holds no headers
         note_fault("propagation.headers", error)
         found = gather(None)
-    seconds = _deadline_seconds(found[DEADLINE])
+    seconds, setter = _deadline_seconds(found[DEADLINE]), "request header"
+    if seconds is None:
+        seconds, setter = default_seconds, "server default"
     if seconds is not None and max_seconds is not None:
         seconds = min(seconds, max_seconds)
     parent, sound = remote_parent.read(found[TRACEPARENT], found[TRACESTATE])
@@ -93,7 +101,7 @@ def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
     members, sound = baggage.read(found[BAGGAGE])
     if not sound:
         note_fault("propagation.baggage", ValueError())
-    deadline = None if seconds is None else Deadline.after(seconds, "request header")
+    deadline = None if seconds is None else Deadline.after(seconds, setter)
     values = {key: member.value for key, member in members.items()}
     return Incoming(seconds, deadline, values, parent, members)
 
@@ -113,23 +121,20 @@ def continue_from(source: Headers | Incoming) -> Generator[Incoming, None, None]
     """Puts what came along in force for the block, and undoes it at its end, however it ends.
 
     Within it the deadline bounds every primitive (an earlier one that is in force already stays), spans begin under the
-    remote one, and `outgoing_headers` passes all of it on.
+    remote one, and `outgoing_headers` passes all of it on. Blocks of one task may end in any order.
 
     Args:
         source: headers, or what `incoming` made of them, as with its ``max_seconds``.
     """
     arrived = source if isinstance(source, Incoming) else incoming(source)
     block = Block()
-    attached = _attach(arrived)
-    set_before = ambient.set(_with(ambient.get(), arrived, told=attached is not None))
-    deadline_before = set_deadline(earliest(current_deadline(), arrived.deadline))
     try:
+        told = _attach(arrived, block)
+        block.put(ambient.get, ambient.set, lambda before: _with(before, arrived, told=told))
+        block.put(current_deadline, set_deadline, lambda before: earliest(before, arrived.deadline))
         yield arrived
     finally:
-        if block.ends_here():
-            reset_deadline(deadline_before)
-            ambient.reset(set_before)
-            _detach(attached)
+        block.ends_here()
 
 
 def _with(before: Ambient, arrived: Incoming, *, told: bool) -> Ambient:
@@ -137,20 +142,16 @@ def _with(before: Ambient, arrived: Incoming, *, told: bool) -> Ambient:
     return Ambient(arrived.parent or before.parent, own, {**before.known, **arrived.members})
 
 
-def _attach(arrived: Incoming) -> Any:
+def _attach(arrived: Incoming, block: Block) -> bool:
+    """Whether OpenTelemetry was told of it."""
     if not in_force.opentelemetry_in_use():
-        return None
+        return False
     from observability_integration.telemetry import trace_headers
 
     try:
-        return trace_headers.attach(arrived.parent, arrived.baggage)
+        token = trace_headers.attach(arrived.parent, arrived.baggage)
     except Exception as error:  # noqa: BLE001 - the current span may be anybody's
         note_fault("propagation.trace", error)
-        return None
-
-
-def _detach(attached: Any) -> None:
-    if attached is not None:
-        from observability_integration.telemetry import trace_headers
-
-        trace_headers.detach(attached)
+        return False
+    block.undo_by(partial(trace_headers.detach, token))
+    return True

@@ -11,8 +11,8 @@ from observability_integration.telemetry.spans import OperationSpan
 
 from . import in_force
 from .arrival import Incoming, incoming
+from .block import Block
 from .carrier import Headers
-from .in_force import Block
 
 
 def links_from(*sources: Headers | Incoming) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ T .. T+G               the work ends: `Expired` says how (clean, failed, or with
 T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
                        (so is a thread that still works for cancelled work: nothing can stop it)
 caller cancelled       the work is cancelled (if it was not), waited for to the end of G, and the cancellation goes on;
-                       cancelled a second time: at once
+                       cancelled a second time: at once, and a turn of the loop later it shows whether work was abandoned
 =====================  ===============================================================================================
 """
 
@@ -118,12 +118,19 @@ async def leave_bounded(task: asyncio.Task[Any], grace_seconds: float | None, wa
     """For a caller that was cancelled itself: waits for the end of a `task` that was cancelled, as the grace allows.
 
     Returns normally also when the caller is cancelled again, which ends the wait at once: the caller goes on with the
-    cancellation it already has.
+    cancellation it already has. Only then may the watch be told after the return.
     """
     try:
         await _end(task, grace_seconds)
     except asyncio.CancelledError:
         task.cancel()
+        # It needs a turn of the loop to end. Whoever cancels a scope cancels in every turn, so it would never have one.
+        asyncio.get_running_loop().call_soon(_let_go, task, watch)
+    else:
+        _let_go(task, watch)
+
+
+def _let_go(task: asyncio.Task[Any], watch: Watch) -> None:
     if not _abandoned(task, watch) and not task.cancelled():
         task.exception()  # marks it as retrieved; the cancellation is what the caller hears of
 

@@ -14,12 +14,13 @@ from hashlib import blake2b
 from typing import Any, cast
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.redis_client import clients_of, is_async
+from observability_integration.redis_client import clients_of, cut_all, is_async
 from observability_integration.tasks import DaemonThreads
 
 from .breaker_shared import Answer, Link, Verdict
 
 _CONNECT_SECONDS = 1.0  # for what the courier has given up waiting for
+_MOST_SECONDS = 3e9  # about a century; Redis takes no time whose end it could not write as a number
 
 _threads = DaemonThreads(max_threads=4, name="observability-breaker")
 
@@ -38,7 +39,8 @@ end
 return {found[1], redis.call('PTTL', KEYS[1]), holder}
 """
 
-# Keys: verdict, lease. Arguments: token, verdict, its life in ms, whether one that runs is kept.
+# Keys: verdict, lease. Arguments: token, verdict, its life in ms, what it gives way to ('running', 'by hand' or
+# 'none'), id of the last verdict that was heard of.
 _SAY = """
 local found, left = redis.call('MGET', KEYS[1], KEYS[2]), redis.call('PTTL', KEYS[1])
 local said, holder = found[1], found[2]
@@ -46,8 +48,11 @@ if holder == ARGV[1] then
   redis.call('DEL', KEYS[2])
   holder = false
 end
-local tail = said and string.match(said, '^%w+:open:%d+:(%d+)$')
-if ARGV[4] == '1' and tail and left > tonumber(tail) then return {said, left, holder} end
+local id, state, hand, tail = string.match(said or '', '^(%w+):(%l+)(!?):%d+:(%d+)$')
+if id and left > tonumber(tail) then
+  local unheard = hand == '!' and id ~= ARGV[5]
+  if ARGV[4] == 'running' and state == 'open' or ARGV[4] == 'by hand' and unheard then return {said, left, holder} end
+end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {ARGV[2], tonumber(ARGV[3]), holder}
 """
@@ -81,8 +86,13 @@ class RedisBreakerStore:
         client = self._make()
         try:
             yield _RedisLink(target, client, True)
-        finally:
+        except GeneratorExit:  # the event loop was closed in the middle: nothing can be awaited any more
+            cut_all(client)
+            raise
+        except BaseException:
             await client.aclose()
+            raise
+        await client.aclose()
 
 
 class _RedisLink:
@@ -98,10 +108,11 @@ class _RedisLink:
 
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
         """See `Link.say`."""
-        state = "open" if verdict.open else "closed"
+        state = ("open" if verdict.open else "closed") + ("!" if verdict.by_hand else "")
         said = f"{verdict.id}:{state}:{_ms(verdict.longest_seconds)}:{_ms(tail_seconds)}"
-        life = max(1, _ms(verdict.left_seconds + tail_seconds))
-        return _answer(token, await self._run(_SAY, token, said, life, int(keep)))
+        life = max(1, _ms(verdict.left_seconds) + _ms(tail_seconds))
+        gives_way_to = "none" if verdict.by_hand else "running" if keep else "by hand"
+        return _answer(token, await self._run(_SAY, token, said, life, gives_way_to, verdict.after))
 
     async def _run(self, script: str, *args: Any) -> Any:
         # By its text each time: once a second does not repay the bookkeeping of its hash.
@@ -113,7 +124,7 @@ class _RedisLink:
 
 
 def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+    return round(min(seconds, _MOST_SECONDS) * 1000)
 
 
 def _answer(token: str, said: Any) -> Answer:
@@ -131,6 +142,10 @@ def _text(part: Any) -> Any:
 def _verdict(text: Any, life_ms: int) -> Verdict | None:
     parts = text.split(":") if isinstance(text, str) else []
     # Nobody but the scripts should write verdicts; what anybody else wrote is none.
-    if len(parts) != 4 or parts[1] not in ("open", "closed") or not all(part.isdecimal() for part in parts[2:]):
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts[2:]):
         return None
-    return Verdict(parts[0], parts[1] == "open", (life_ms - int(parts[3])) / 1000, int(parts[2]) / 1000)
+    state = parts[1].removesuffix("!")
+    if state not in ("open", "closed"):
+        return None
+    left_seconds, longest_seconds = (life_ms - int(parts[3])) / 1000, int(parts[2]) / 1000
+    return Verdict(parts[0], state == "open", left_seconds, longest_seconds, by_hand=state != parts[1])

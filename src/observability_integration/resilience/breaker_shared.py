@@ -7,16 +7,17 @@ as good as none: then this process goes by its own verdict, and probes by itself
 
 The lease is taken a little before the pause is over, by who was called lately. A process that is called more rarely
 than that finds nobody who holds it, goes ahead, and takes it while its probe is out: else nobody would ever probe. Two
-of those may probe at once, if both are called within the second that it takes to see what others do.
+of those may probe at once, if both are called within the second that it takes to see what others do. And when the pause
+is over, nobody keeps the lease for calls that do not come, while others have them.
 
 A verdict that comes from elsewhere is not said again, and one found here is not overruled by what was read before it.
+What is said by hand goes before all that was found out without knowing of it, so no probe that is out can undo it.
 Probes that a last target forces need no lease: they may be out in several processes, one in each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from observability_integration import events
-from observability_integration.tasks import announce, cancel_until_done, own, wait_done
+from observability_integration.tasks import announce, begin_apart, cancel_until_done, own, wait_done
 from observability_integration.telemetry import spans
 
 from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, State, Why
@@ -42,6 +43,8 @@ _TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to w
 _LEASE_SECONDS = 5.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
 _EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two looks, so that all know who has it
 _LATELY_SECONDS = 10.0  # after a call, in which another one is waited for with the lease in hand
+_BUSY_SECONDS = 2.0  # the same from the end of the pause on, when others may be refused for it
+_MARGIN_SECONDS = 0.05  # after the end of a lease, so that the store has seen it too
 _QUIET_SECONDS = 60.0  # without a call, after which nobody looks any more
 _QUIET_OPEN_SECONDS = 600.0  # the same while it is not closed, when there is more to be missed
 _RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first comes after a look's time
@@ -55,12 +58,16 @@ class Verdict(NamedTuple):
         open: whether the target is not to be called.
         left_seconds: of the pause; 0 or less when it is over.
         longest_seconds: the pause before it was cut at random, from which the next one grows.
+        by_hand: whether a person has said so, who is not overruled by what was found out without knowing of it.
+        after: the id of the last verdict that whoever says this one had heard of; not kept.
     """
 
     id: str
     open: bool
     left_seconds: float
     longest_seconds: float
+    by_hand: bool = False
+    after: str = ""
 
 
 class Answer(NamedTuple):
@@ -85,6 +92,9 @@ class Link(Protocol):
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
         """Puts a verdict in the place of the last one, and gives the lease back, if `token` holds it.
 
+        One that was said by hand, and of which whoever says this one has not heard, stays as it is; but not for another
+        one by hand, nor when its own time is over or, where it says ``closed``, for one that is said with `keep`.
+
         Args:
             token: who says it.
             verdict: what is said.
@@ -106,6 +116,7 @@ class _News(NamedTuple):
     id: str
     open: bool
     keep: bool
+    by_hand: bool
 
 
 class _Courier:
@@ -199,14 +210,15 @@ class SharedBreaker(Breaker):
 
     def _open(self, why: Why, since: float, now: float) -> None:
         super()._open(why, since, now)
-        self._announce(open_=True, keep=why in ("failure_ratio", "consecutive_failures"))
+        self._announce(True, why)
 
     def _close(self, why: Why) -> None:
         super()._close(why)
-        self._announce(open_=False, keep=False)
+        self._announce(False, why)
 
-    def _announce(self, *, open_: bool, keep: bool) -> None:
-        self._news = _News(f"{_random.getrandbits(64):016x}", open_, keep)
+    def _announce(self, opened: bool, why: Why) -> None:
+        keep = why in ("failure_ratio", "consecutive_failures")
+        self._news = _News(f"{_random.getrandbits(64):016x}", opened, keep, why == "by_hand")
 
     def _turn(self, state: State, why: Why) -> None:
         super()._turn(state, why)
@@ -231,10 +243,12 @@ class SharedBreaker(Breaker):
         for ended in [known for known in list(self._couriers) if known.is_closed()]:
             self._couriers.pop(ended, None)
         courier = self._couriers[loop] = _Courier(loop)
-        # In an empty context: it is no part of the call that happened to come first.
-        courier.task = own(
-            loop.create_task(self._run(loop, courier), name="circuit breaker courier", context=contextvars.Context())
-        )
+        work = self._run(loop, courier)
+        try:
+            courier.task = own(begin_apart(loop, work, name="circuit breaker courier"))
+        except Exception as error:  # noqa: BLE001 - a loop that takes no task of ours still makes its calls
+            work.close()
+            self._lost(error)
 
     async def _run(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> None:
         failures = 0
@@ -247,7 +261,7 @@ class SharedBreaker(Breaker):
                             failures = 0
                             if self._may_go(loop, courier):
                                 return
-                            await courier.rest(_LOOK_SECONDS * _random.uniform(0.8, 1.0))  # noqa: S311
+                            await courier.rest(self._until_next_look())
                 except Exception as error:  # noqa: BLE001 - whatever it is, each process goes on by itself
                     self._lost(error)
                     failures += 1
@@ -258,6 +272,12 @@ class SharedBreaker(Breaker):
                 await courier.rest(pause * _random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             self._couriers.pop(loop, None)
+
+    def _until_next_look(self) -> float:
+        seconds = _LOOK_SECONDS * _random.uniform(0.8, 1.0)  # noqa: S311
+        left = self._leads_until + _MARGIN_SECONDS - self._clock()
+        # When the lease has run out, it is to be seen at once whether anybody else took it.
+        return min(seconds, left) if left > 0 else seconds
 
     def _may_go(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> bool:
         limit = _QUIET_SECONDS if self._state == "closed" else _QUIET_OPEN_SECONDS
@@ -270,39 +290,49 @@ class SharedBreaker(Breaker):
         if courier.asked:
             courier.asked = False
             courier.asked_at = loop.time()
-        lately = loop.time() - courier.asked_at <= _LATELY_SECONDS
+        idle_seconds = loop.time() - courier.asked_at
         for _ in range(2):
             began = self._clock()
             news = self._news
             verdict = None if news is None else self._verdict(news, began)
-            wants = verdict is None and self._wants_to_lead(began, lately)
+            lease_seconds = self._wants_to_lead(began, idle_seconds) if verdict is None else 0.0
             if verdict is None:
-                answer = await _in_time(link.look(token, _LEASE_SECONDS if wants else 0.0))
+                answer = await _in_time(link.look(token, lease_seconds))
             else:
                 keep = news is not None and news.keep
                 answer = await _in_time(link.say(token, verdict, self.policy.probe_seconds, keep=keep))
-            if wants and answer.lease == "mine":
+            if lease_seconds > 0 and answer.lease == "mine":
                 # It began in the store no sooner than the question was asked here.
-                self._leads_until = began + _LEASE_SECONDS
+                self._leads_until = began + lease_seconds
             elif answer.lease != "mine":
                 self._leads_until = -math.inf
             self._heard(answer, news)
-            if wants or not self._wants_to_lead(self._clock(), lately):
+            if lease_seconds > 0 or not self._wants_to_lead(self._clock(), idle_seconds):
                 return
 
-    def _wants_to_lead(self, now: float, lately: bool) -> bool:
+    def _wants_to_lead(self, now: float, idle_seconds: float) -> float:
+        """For how many seconds this process wants the lease from now on; 0 for not at all."""
         with self._lock:
-            if self._state == "half_open":
-                return lately or self._probe is not None
-            return lately and self._state == "open" and self._left(now) <= _EARLY_SECONDS
+            probing = self._probe is not None
+            left = 0.0 if self._state == "half_open" else math.inf if self._state == "closed" else self._left(now)
+        self._catch_up()
+        if probing:
+            return _LEASE_SECONDS
+        if left > _EARLY_SECONDS or idle_seconds > _LATELY_SECONDS:
+            return 0.0
+        if idle_seconds <= _BUSY_SECONDS:
+            return _LEASE_SECONDS
+        return left + _BUSY_SECONDS if left > 0 else 0.0
 
     def _verdict(self, news: _News, now: float) -> Verdict | None:
         with self._lock:
-            if not news.open:
-                # Kept until all who opened before have probed by themselves.
-                return Verdict(news.id, False, self.policy.max_open_seconds, self._longest)
-            left = self._left(now)
-            return Verdict(news.id, True, left, self._longest) if left + self.policy.probe_seconds > 0 else None
+            # One that says closed is kept until all who opened before have probed by themselves.
+            left = self._left(now) if news.open else self.policy.max_open_seconds
+            longest = self._longest
+        self._catch_up()
+        if left + self.policy.probe_seconds <= 0:
+            return None
+        return Verdict(news.id, news.open, left, longest, news.by_hand, self._known)
 
     def _heard(self, answer: Answer, news: _News | None) -> None:
         now = self._clock()
@@ -326,7 +356,7 @@ class SharedBreaker(Breaker):
         if not verdict.open:
             if self._state != "closed":
                 super()._close("shared")
-        elif self._probe is None:  # else our own probe will tell, and is more recent
+        elif self._probe is None or verdict.by_hand:  # else our own probe will tell, and is more recent
             policy = self.policy
             self._longest = min(policy.max_open_seconds, max(policy.least_open_seconds, verdict.longest_seconds))
             self._paused_at, self._pause_seconds = now, max(0.0, verdict.left_seconds)

@@ -260,7 +260,7 @@ _HINTS = _by_name(
         "timeout": "GatewayTimeoutError",
         "rate_limited": "RateLimitError",
         "overloaded": "OverloadedError ServiceUnavailableError",
-        "transient": "APIError ConflictError InternalServerError RetryableError",
+        "transient": "APIError ConflictError InternalServerError ProviderStreamError RetryableError",
     }
 )
 _UNVERIFIED = frozenset({"SSLCertVerificationError", "ServerFingerprintMismatch"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextvars import Token
 from typing import Any, cast
 
 from opentelemetry import context as context_api
@@ -33,7 +34,14 @@ class OtelTracing(Tracing):
 
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`."""
-        if token is not None:
+        if isinstance(token, Token):
+            # `detach` does the same, and logs an error with its stack where that fails: in another context, which is
+            # where a coroutine ends that died with its loop. There is nothing to undo there.
+            try:  # noqa: SIM105 - `suppress` would cost as much as the whole
+                token.var.reset(token)  # pyright: ignore[reportUnknownMemberType] - whatever the variable holds
+            except ValueError:
+                pass
+        elif token is not None:  # of an application whose OpenTelemetry keeps its contexts elsewhere
             context_api.detach(token)
 
     def mark_failed(self, span: OperationSpan, error: BaseException) -> None:

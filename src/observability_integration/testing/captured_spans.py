@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -109,7 +110,8 @@ class CapturingTracing(Tracing):
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`."""
         if isinstance(token, _Activation):
-            _current.reset(token.own)
+            with suppress(ValueError):  # a coroutine that was closed from elsewhere: nothing to undo there
+                _current.reset(token.own)
             token = token.inner
         self._inner.deactivate(token)
 

@@ -122,8 +122,9 @@ class FaultyProvider(LoopbackProvider):
             await exchange.reply(400, refusal(error.message, param=error.param))
             return
         received = ReceivedRequest(chat.model, now, headers, chat.stream)
-        self._log.add(received)
-        work = spawn(self._misbehave(exchange, received, chat), name="faulty answer")
+        number, first_seconds = self._log.add(received)
+        age_seconds = (now - first_seconds) / self._time_scale
+        work = spawn(self._misbehave(exchange, received, chat, number, age_seconds), name="faulty answer")
         try:
             if await wait_done(work, self._max_request_seconds):
                 work.result()
@@ -137,14 +138,16 @@ class FaultyProvider(LoopbackProvider):
         finally:
             work.cancel()
 
-    async def _misbehave(self, exchange: Exchange, received: ReceivedRequest, chat: ChatRequest) -> None:
-        log, model = self._log, chat.model
+    async def _misbehave(
+        self, exchange: Exchange, received: ReceivedRequest, chat: ChatRequest, number: int, age_seconds: float
+    ) -> None:
+        model = chat.model
         turn = Turn(
             exchange,
             received,
             chat,
-            number=log.attempts(model),
-            age_seconds=(received.time_seconds - log.first_seconds(model)) / self._time_scale,
+            number=number,
+            age_seconds=age_seconds,
             healed=not self._healed.isdisjoint({model, None}),
             time_scale=self._time_scale,
             tokens=self._tokens,

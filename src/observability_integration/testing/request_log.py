@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ from typing import Literal
 Outcome = Literal["open", "complete", "refused", "broken", "left", "closed"]
 
 REDACTED = "[redacted]"
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+# Names by their end, since gateways put their own before it: `x-goog-api-key`, `cf-aig-authorization`, `helicone-auth`,
+# `ocp-apim-subscription-key`, `x-amz-security-token`. A lone `key` is none: an `idempotency-key` is for tests to see.
+_SECRET_HEADER = re.compile(
+    r"(?:.*[-_])?(?:(?:api|access|subscription|functions|virtual|secret)[-_]?key|authorization|auth|token|secret|password|cookie)"
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +46,7 @@ class ReceivedRequest:
 
 def without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers, with the values of those that carry secrets replaced."""
-    return {name: REDACTED if name in _SECRET_HEADERS else value for name, value in headers.items()}
+    return {name: REDACTED if _SECRET_HEADER.fullmatch(name) else value for name, value in headers.items()}
 
 
 class RequestLog:
@@ -57,19 +62,16 @@ class RequestLog:
         """In the order of their arrival."""
         return tuple(self._requests)
 
-    def add(self, request: ReceivedRequest) -> None:
-        """Takes in a request that has arrived."""
+    def add(self, request: ReceivedRequest) -> tuple[int, float]:
+        """Takes in a request; returns its number among those for its model, and when the first of them arrived."""
         self._requests.append(request)
         self._attempts[request.model] += 1
-        self._first_seconds.setdefault(request.model, request.time_seconds)
+        first_seconds = self._first_seconds.setdefault(request.model, request.time_seconds)
+        return self._attempts[request.model], first_seconds
 
     def attempts(self, model: str) -> int:
         """How many requests named the model, also those no longer kept."""
         return self._attempts.get(model, 0)
-
-    def first_seconds(self, model: str) -> float:
-        """When the first request for the model had arrived, on the loop's clock."""
-        return self._first_seconds[model]
 
     def gaps(self, model: str) -> list[float]:
         """Seconds between one request for the model and the next."""

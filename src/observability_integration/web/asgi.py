@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
 from typing import Any
 
-from observability_integration.context import Deadline
-from observability_integration.propagation import continue_from, incoming
-from observability_integration.propagation.arrival import check_seconds
+from observability_integration.propagation import continue_from
+from observability_integration.propagation.arrival import check_seconds, read
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,8 +27,9 @@ class DeadlineMiddleware:
     """Puts what a request brought along in force while the application works on it.
 
     A request whose deadline has passed never reaches the application: it is answered with status 504, as gRPC answers
-    with DEADLINE_EXCEEDED; a WebSocket is closed with 1013. Nothing is cancelled here: within the application the
-    primitives keep to the deadline. Responses pass through untouched, streams too.
+    with DEADLINE_EXCEEDED. So is a WebSocket where the server has the ``websocket.http.response`` extension; elsewhere
+    it is closed before it is accepted, which servers answer with 403. Nothing is cancelled here: within the
+    application the primitives keep to the deadline. Responses pass through untouched, streams too.
 
     Usage::
 
@@ -39,8 +38,9 @@ class DeadlineMiddleware:
 
     Args:
         app: the ASGI application.
-        max_seconds: the longest deadline that a peer can ask for; a longer one is brought forward. > 0.
-        default_seconds: the deadline of an HTTP request that brings none; > 0. A WebSocket lives on.
+        max_seconds: the longest deadline of an HTTP request, whatever its peer asks for, sends malformed or leaves out;
+            of a WebSocket whose peer asks for one. > 0.
+        default_seconds: the deadline of an HTTP request that brings none, if that is less; > 0. A WebSocket lives on.
 
     Raises:
         ConfigurationError: `max_seconds` or `default_seconds` is not a finite number > 0.
@@ -51,7 +51,7 @@ class DeadlineMiddleware:
         check_seconds("default_seconds", default_seconds)
         self._app = app
         self._max_seconds = max_seconds
-        self._default_seconds = default_seconds
+        self._default_seconds = max_seconds if default_seconds is None else default_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection, as ASGI calls it."""
@@ -59,21 +59,21 @@ class DeadlineMiddleware:
         if kind not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        arrived = incoming(scope.get("headers"), max_seconds=self._max_seconds)
-        default = self._default_seconds
-        if arrived.deadline is None and default is not None and kind == "http":
-            arrived = replace(arrived, deadline_seconds=default, deadline=Deadline.after(default, "server default"))
+        default_seconds = self._default_seconds if kind == "http" else None
+        arrived = read(scope.get("headers"), self._max_seconds, default_seconds)
         if arrived.deadline is not None and arrived.deadline.remaining() <= 0:
-            await (_refuse if kind == "http" else _close)(send)
+            await _refuse(scope, send)
             return
         with continue_from(arrived):
             await self._app(scope, receive, send)
 
 
-async def _refuse(send: Send) -> None:
-    await send({"type": "http.response.start", "status": 504, "headers": list(_HEADERS)})
-    await send({"type": "http.response.body", "body": _BODY})
-
-
-async def _close(send: Send) -> None:
-    await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "deadline exceeded"})
+async def _refuse(scope: Scope, send: Send) -> None:
+    response = "http.response"
+    if scope["type"] == "websocket":
+        response = "websocket.http.response"
+        if response not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "deadline exceeded"})
+            return
+    await send({"type": f"{response}.start", "status": 504, "headers": list(_HEADERS)})
+    await send({"type": f"{response}.body", "body": _BODY})

@@ -125,15 +125,15 @@ async def test_each_turn_is_told_once(metrics: Any, caplog: pytest.LogCaptureFix
     target = Target()
     levels = []
     with caplog.at_level(logging.INFO):
-        primitive = await opened(target)
-        levels.append(metrics("circuit_breaker.state", target="t"))
+        primitive = await opened(target, target="told")
+        levels.append(metrics("circuit_breaker.state", target="told"))
         await asyncio.sleep(21.0)
         target.error = ServerError()
         assert ServerError is await outcome(primitive)
         target.error = None
         await asyncio.sleep(31.5)
         assert "answer to q" == await outcome(primitive)
-        levels.append(metrics("circuit_breaker.state", target="t"))
+        levels.append(metrics("circuit_breaker.state", target="told"))
     unsubscribe()
     turns = [
         ("open", "opened", "consecutive_failures"),
@@ -142,22 +142,23 @@ async def test_each_turn_is_told_once(metrics: Any, caplog: pytest.LogCaptureFix
         ("half_open", "half_opened", "due"),
         ("closed", "closed", "probe_succeeded"),
     ]
-    assert [(f"circuit_breaker.{name}", {"target": "t", "reason": why}) for _, name, why in turns] == told
+    assert [(f"circuit_breaker.{name}", {"target": "told", "reason": why}) for _, name, why in turns] == told
     for state, _, why in turns:
         count = sum((state, why) == (each, reason) for each, _, reason in turns)
-        assert count == metrics("circuit_breaker.transitions", target="t", state=state, reason=why)
+        assert count == metrics("circuit_breaker.transitions", target="told", state=state, reason=why)
     assert [2, 0] == levels
     lines = [record for record in caplog.records if record.name == "observability_integration"]
     assert ["WARNING", "INFO", "INFO", "INFO", "WARNING"] == [line.levelname for line in lines]
-    assert "Circuit of 't': open, was closed (consecutive_failures)" == lines[0].getMessage()
+    assert "Circuit of 'told': open, was closed (consecutive_failures)" == lines[0].getMessage()
 
 
 async def test_counts_begin_at_zero(metrics: Any) -> None:
     """Before the first call, so that the first failure and the first opening are a rise."""
-    guarded(Target())
-    assert [0] * 4 == [metrics("circuit_breaker.calls", target="t", outcome=name) for name in _OUTCOMES]
-    assert 0 == metrics("circuit_breaker.state", target="t")
-    assert 0 == metrics("circuit_breaker.transitions", target="t", state="open", reason="failure_ratio")
+    primitive = guarded(Target(), target="new")
+    assert [0] * 4 == [metrics("circuit_breaker.calls", target="new", outcome=name) for name in _OUTCOMES]
+    assert 0 == metrics("circuit_breaker.state", target="new")
+    assert "closed" == primitive.state
+    assert 0 == metrics("circuit_breaker.transitions", target="new", state="open", reason="failure_ratio")
 
 
 async def test_what_is_not_the_targets_fault_does_not_count(metrics: Any, tracing: Any) -> None:
@@ -401,19 +402,76 @@ def test_cancelled_at_every_turn_no_permit_is_lost(streams: bool, work: Work, ne
 async def test_several_primitives_share_one_breaker(metrics: Any) -> None:
     """Chat and embeddings of one provider: what one finds out is for the other, and is told once."""
     target = Target()
-    chat = guarded(target)
-    other = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="t")
+    chat = guarded(target, target="chat")
+    other = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="chat")
     target.error = ServerError()
     assert [ServerError] * 3 == [await outcome(each) for each in (chat, other, chat)]
     target.error = None
     assert CircuitOpenError is await outcome(other)
-    assert 1 == metrics("circuit_breaker.transitions", target="t", state="open", reason="consecutive_failures")
-    third = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="u")
-    assert 2 == metrics("circuit_breaker.state", target="u")
+    assert 1 == metrics("circuit_breaker.transitions", target="chat", state="open", reason="consecutive_failures")
+    third = CircuitBreakerPrimitive(target, breaker=chat.breaker, target="other")
+    assert 2 == metrics("circuit_breaker.state", target="other")
     third.reset()
-    assert [0, 0] == [metrics("circuit_breaker.state", target=name) for name in "tu"]
+    assert [0, 0] == [metrics("circuit_breaker.state", target=name) for name in ("chat", "other")]
     assert "closed" == chat.state
     await chat.aclose()  # nothing is exchanged
+
+
+def level(metrics: Any, target: str) -> Any:
+    return metrics("circuit_breaker.state", target=target)
+
+
+def test_of_breakers_with_one_name_the_worst_is_shown(metrics: Any) -> None:
+    """One that is well must not hide another that is open: alerts look at the level."""
+    well, ill = Breaker(POLICY), Breaker(POLICY)
+    first = CircuitBreakerPrimitive(Target(), breaker=ill, target="one name")
+    ill.force_open()
+    second = CircuitBreakerPrimitive(Target(), breaker=well, target="one name")
+    assert 2 == level(metrics, "one name")
+    well.force_open()
+    well.reset()
+    assert 2 == level(metrics, "one name")
+    ill.force_probe()
+    assert 1 == level(metrics, "one name")
+    ill.reset()
+    assert 0 == level(metrics, "one name")
+    assert "one name" == first.name == second.name
+
+
+def test_one_that_is_gone_is_not_shown(metrics: Any) -> None:
+    """An open breaker that was thrown away leaves the level to those that are left."""
+    kept, gone = (CircuitBreakerPrimitive(Target(), target="gone") for _ in range(2))
+    gone.force_open()
+    assert 2 == level(metrics, "gone")
+    del gone
+    gc.collect()
+    assert 0 == level(metrics, "gone")
+    kept.force_open()
+    del kept
+    gc.collect()
+    assert 0 == level(metrics, "gone")
+
+
+def test_one_that_goes_while_the_level_is_taken(metrics: Any) -> None:
+    """The collector may run a finaliser in the middle of it, in the same thread: nobody waits, and it is not lost."""
+    primitive = CircuitBreakerPrimitive(Target(), target="in the middle")
+    shown: list[str] = []
+
+    class Other(Breaker):
+        @property
+        def state(self) -> Any:
+            found = super().state
+            if len(shown) == 1:
+                primitive.force_open()
+            shown.append(found)
+            return found
+
+    other = Other(POLICY)
+    guarded_by_other = CircuitBreakerPrimitive(Target(), breaker=other, target="in the middle")
+    other.force_open()
+    other.reset()
+    assert 2 == level(metrics, "in the middle")
+    assert "closed" == guarded_by_other.state
 
 
 async def test_by_hand(metrics: Any) -> None:

@@ -18,6 +18,7 @@ from observability_integration.errors import (
 )
 from observability_integration.primitives.fallback import FallbackPrimitive
 from observability_integration.primitives.fallback_stream import StreamRestart
+from observability_integration.primitives.retry import RetryPrimitive
 from observability_integration.primitives.timeout import TimeoutPrimitive
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.testing import FakeClockLoop
@@ -252,6 +253,9 @@ def test_names() -> None:
 
     async def call(_: Any) -> None: ...
 
+    named = [RetryPrimitive(call, operation_name=name) for name in ("a 3", "a", "a", "a")]
+    assert ["a 3", "a", "a 2", "a 3 2"][:3] == [name for name, _ in FallbackPrimitive(named).steps()][:3]
+    assert 4 == len(FallbackPrimitive(named).steps())
     assert "fallback\n  call: call\n  call 2: call" == FallbackPrimitive([call, call]).describe().replace(
         "FallbackPrimitive", "fallback"
     )
@@ -317,6 +321,12 @@ async def test_all_streams_failed() -> None:
 async def test_execute_on_streams_takes_the_whole_answer_from_the_next() -> None:
     """Nothing was shown of the answer that was cut, so nothing is lost."""
     assert "xy" == await streams(["a", "b", ConnectionResetError()], ["x", "y"]).execute("q")
+
+
+async def test_an_empty_answer_was_served(metrics: Any) -> None:
+    """A stream that ended whole has no content to show, and is an answer all the same."""
+    assert [] == await read(streams([], ["x"]))
+    assert {"a": 1} == served(metrics)
 
 
 async def test_a_reader_who_leaves(metrics: Any, tracing: Any) -> None:

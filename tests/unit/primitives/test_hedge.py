@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives import HedgePrimitive, LLMCallPrimitive, TimeoutPrimitive
-from observability_integration.resilience.retry_budget import RetryBudget
+from observability_integration.resilience.retry_budget import RetryBudget, enter, leave
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import QUESTION, Work, now
 from tests.unit.primitives import test_cancel_every_tick as every_tick
@@ -343,6 +343,66 @@ async def test_no_budget_is_no_bound(metrics: Any) -> None:
     assert 200 == metrics("hedge.launched", operation="ask")
 
 
+async def test_shared_budget_is_paid_into_once() -> None:
+    """A fault makes the calls further in fail and be made again: if each deposited, faults would bring tokens in."""
+
+    def chain(budget: RetryBudget) -> Any:
+        return hedge(hedge(Chunks("a").stream, delay_seconds=0.5, budget=budget), budget=budget)
+
+    budget = RetryBudget(burst=10, clock=lambda: 0.0)
+    both = chain(budget)
+    while budget.withdraw():
+        pass
+    await both.execute(QUESTION)
+    assert pytest.approx(budget.earned) == budget.balance
+    await read(both)
+    assert pytest.approx(2 * budget.earned) == budget.balance
+    alone = RetryBudget(burst=10, clock=lambda: 0.0)
+    while alone.withdraw():
+        pass
+    outer = enter(budget)
+    assert outer is not None
+    await hedge(Work(), budget=alone).execute(QUESTION)
+    leave(outer)
+    assert pytest.approx(alone.earned) == alone.balance
+
+
+async def test_what_goes_on_without_the_operation_pays_for_itself() -> None:
+    """A worker that was started inside of a call, and serves later ones, would else use up what it never pays in."""
+    budget = RetryBudget(burst=10, clock=lambda: 0.0)
+    later: list[asyncio.Task[Any]] = []
+
+    async def work() -> None:
+        await asyncio.sleep(10.0)
+        await hedge(Work(), budget=budget).execute(QUESTION)
+
+    async def starts_a_worker(_: str) -> None:
+        later.append(asyncio.ensure_future(work()))
+
+    async def starts_and_streams(_: str) -> AsyncIterator[str]:
+        later.append(asyncio.ensure_future(work()))
+        yield "a"
+
+    chains = hedge(starts_a_worker, budget=budget), hedge(starts_and_streams, budget=budget)
+    while budget.withdraw():
+        pass
+    await chains[0].execute(QUESTION)
+    await read(chains[1])
+    await asyncio.gather(*later)
+    assert pytest.approx(4 * budget.earned) == budget.balance
+
+
+async def test_all_who_share_a_budget_hear_of_its_end(metrics: Any) -> None:
+    """The one who made it may be any of them, or none."""
+    told: list[Any] = []
+    unsubscribe = events.subscribe(lambda event: told.append(event.attributes["operation"]), "hedge.budget_exhausted")
+    first = HedgePrimitive(Work(10.0), delay_seconds=1.0, operation_name="first")
+    second = HedgePrimitive(Work(10.0), delay_seconds=1.0, operation_name="second", budget=first.budget)
+    await asyncio.gather(*(second.execute(QUESTION) for _ in range(200)))
+    unsubscribe()
+    assert ["first", "second"] == told
+
+
 async def test_deadline_leaves_no_time(metrics: Any) -> None:
     """A second call that is likely to come too late is not made: of what is left, half of the calls take longer."""
     work = Work(1.0)
@@ -499,10 +559,43 @@ async def test_cancelled_as_it_collects(metrics: Any, caplog: Any) -> None:
     assert 0.25 == metrics("hedge.cost_usd", operation="ask", role="loser")
 
 
-async def test_empty_answer_is_an_answer() -> None:
-    """A stream that ends without content has been answered."""
-    assert "" == await hedge(Chunks(1.0).stream).execute(QUESTION)
-    assert [] == await read(hedge(Chunks(3.0).stream, Chunks(60.0, "a").stream))
+async def test_empty_answer_of_a_lone_call_is_an_answer(outcomes: Any) -> None:
+    """A stream that ends without content has been answered, and says nothing of how long a first content takes."""
+    chain = hedge(Chunks(1.0).stream, delay_seconds=None, warmup_calls=1)
+    assert "" == await chain.execute(QUESTION)
+    assert [] == await read(chain)
+    assert chain.current_delay_seconds() is None
+    assert {"unhedged": 2} == outcomes()
+
+
+@pytest.mark.parametrize("empty", [[3.0], [KEEP_ALIVE, 3.0, KEEP_ALIVE]], ids=["nothing", "keep-alives"])
+@pytest.mark.parametrize("first_is_empty", [True, False])
+async def test_empty_stream_does_not_win(empty: list[Any], first_is_empty: bool, outcomes: Any, tracing: Any) -> None:
+    """Else a provider that hangs up would beat one that is about to answer."""
+    both = Chunks(*empty).stream, Chunks(8.0, "a").stream
+    chain = hedge(*both) if first_is_empty else hedge(*reversed(both))
+    assert "a" == await chain.execute(QUESTION)
+    assert ["a"] == await read(chain)
+    assert {"hedge_won" if first_is_empty else "primary_won": 2} == outcomes()
+    assert [["hedge.launched", "hedge.attempt_failed"]] * 2 == [span.events for span in tracing.spans]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "outcome"),
+    [
+        ([3.0], [2.0, ConnectionError()], "primary_won"),
+        ([5.0], [1.0, ConnectionError()], "primary_won"),
+        ([5.0], [1.0], "primary_won"),
+        ([5.0, ConnectionError()], [1.0], "hedge_won"),
+        ([2.5, ConnectionError()], [1.0], "hedge_won"),
+    ],
+)
+async def test_empty_answer_is_better_than_none(first: Any, second: Any, outcome: str, outcomes: Any) -> None:
+    """It came to an end as an answer does, whichever of the two it is, and whichever ends first."""
+    chain = hedge(Chunks(*first).stream, Chunks(*second).stream)
+    assert "" == await chain.execute(QUESTION)
+    assert [] == await read(chain)
+    assert {outcome: 2} == outcomes()
 
 
 async def test_winner_that_is_cut(outcomes: Any) -> None:
@@ -648,6 +741,73 @@ async def test_dropped_stream_is_closed(outcomes: Any, tracing: Any) -> None:
     assert 0.0 == source.closed_at
     assert "abandoned" == tracing.named("hedge ask").attributes["outcome"]
     assert {"unhedged": 1} == outcomes()
+    assert [] == tracing.unended()
+
+
+# ---- thrown away: a coroutine that is closed, or dies with its loop, can wait for nothing
+
+
+async def under_way(work: Any, *waits: float) -> None:
+    """Takes a coroutine, without a task, from one of its waits to the next."""
+    for seconds in waits:
+        work.send(None)
+        await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["undecided", "decided"])
+@pytest.mark.parametrize("streams", [False, True], ids=["executes", "streams"])
+async def test_thrown_away(streams: bool, begun: bool, outcomes: Any, tracing: Any, caplog: Any) -> None:
+    """Its calls are stopped all the same: they would go on for ever, and be paid for."""
+    first, second = Chunks(60.0), Chunks(*(["a"] if begun else []), 60.0)
+    chain = hedge(first.stream, second.stream, budget=RetryBudget(clock=lambda: 0.0))
+    work = read(chain) if streams else chain.execute(QUESTION)
+    await under_way(work, 2.0, *((0.5, 0.5) if begun else (1.0,)))
+    work.close()
+    await asyncio.sleep(0.1)
+    assert (2.5 if begun else 3.0, 3.0) == (first.closed_at, second.closed_at)
+    assert {"hedge_won" if begun and streams else "cancelled": 1} == outcomes()
+    assert [] == tracing.unended()
+    del work
+    gc.collect()
+    assert [] == caplog.records
+
+
+async def test_thrown_away_where_the_delays_are_locked() -> None:
+    """A finaliser runs wherever a collection sets in, also while a call that ends has the lock of the delays."""
+
+    class Taken:
+        def __enter__(self) -> None:
+            raise AssertionError
+
+        def __exit__(self, *_: object) -> None: ...
+
+    for chain, delays in ((hedge(Work(60.0)), "_whole"), (hedge(Chunks(60.0).stream), "_first_content")):
+        work = chain.execute(QUESTION)
+        await under_way(work, 2.0)
+        getattr(chain, delays)._lock = Taken()
+        work.close()
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["executes", "streams"])
+def test_thrown_away_with_its_loop(streams: bool, outcomes: Any, tracing: Any) -> None:
+    """Nothing can be stopped any more then; what is left is to end the span and to raise nothing."""
+
+    async def hangs(_: str) -> None:
+        await asyncio.sleep(60.0)
+
+    async def hangs_in_a_stream(_: str) -> AsyncIterator[str]:
+        await asyncio.sleep(60.0)
+        yield "a"
+
+    loop = FakeClockLoop()
+    chain = hedge(hangs_in_a_stream if streams else hangs)
+    work = read(chain) if streams else chain.execute(QUESTION)
+    context = copy_context()
+    loop.run_until_complete(loop.create_task(under_way(work, 2.0, 1.0), context=context))
+    loop.close()
+    context.run(work.close)
+    assert {"cancelled": 1} == outcomes()
     assert [] == tracing.unended()
 
 

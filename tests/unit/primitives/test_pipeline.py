@@ -250,6 +250,7 @@ class _Client:
     """An SDK's client by shape, which notes what it is asked for."""
 
     base_url = "https://api.example.com/v1"
+    api_key = "key"
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -284,6 +285,18 @@ async def test_openai_targets_ask_as_the_sdk_is_asked() -> None:
     assert ("m", "openai", "https://api.example.com/v1") == (target.label(), target.provider, target.server_url)
 
 
+async def test_a_key_that_changes_is_used() -> None:
+    """Keys are rotated while a service runs; and no client is made anew as long as they are not."""
+    client = _Client()
+    whole = pipeline([LLMTarget.openai(client, "m")])
+    made: list[Any] = []
+    client.with_options = lambda **_: made.append(client.api_key) or client  # type: ignore[method-assign]
+    for key in ("old", "old", "new"):
+        client.api_key = key
+        await whole.execute("q")
+    assert ["old", "new"] == made
+
+
 async def test_a_service_of_ones_own_hears_of_the_deadline() -> None:
     """And whoever is not, of nothing."""
     client = _Client()
@@ -308,6 +321,7 @@ async def test_a_service_of_ones_own_hears_of_the_deadline() -> None:
         (lambda: pipeline([LLMTarget(call=small, context_window=0)]), "context_windows"),
         (lambda: pipeline([LLMTarget(call=5)]), "async callable"),
         (lambda: LLMTarget.openai(object(), "m"), "chat.completions.create"),
+        (lambda: LLMTarget.openai(type("OpenAI", (_Client,), {})(), "m"), "asynchronous"),
     ],
 )
 def test_wrong_knobs_are_refused(make: Any, told: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.lifting import LambdaPrimitive
 from observability_integration.primitives.retry import RetryPrimitive
 from observability_integration.primitives.timeout import TimeoutPrimitive
 from observability_integration.resilience.backoff import Backoff
@@ -309,6 +311,36 @@ async def test_streams_without_content(metrics: Any) -> None:
     assert [ROLE, ROLE] == await read(retry(streaming([ROLE, ROLE])))
     assert [ROLE] * 1000 == await read(retry(streaming([ROLE] * 1000)))
     assert {"successful_without_retry": 3} == counted(metrics)
+
+
+async def test_a_fault_of_closing_does_not_hide_the_fault() -> None:
+    """What failed is attempted again, whatever its clean-up does."""
+
+    class Clumsy(ChunkStream):
+        async def __aenter__(self) -> Any:
+            return self
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            raise ServerSays(503)
+
+        async def __aexit__(self, *_: Any) -> None:
+            raise RuntimeError("while closing")
+
+    whole = LambdaPrimitive(Target())
+    streams = iter([Clumsy(), whole.stream("q")])
+    whole.stream = lambda *_: next(streams)  # type: ignore[method-assign]
+    assert ["answer to q"] == await read(retry(whole))
+
+
+async def test_a_stream_that_nobody_read_is_not_counted(metrics: Any, tracing: Any) -> None:
+    """Nothing was asked for."""
+    async with retry(streaming(["a"])).stream("q"):
+        pass
+    assert {} == counted(metrics)
+    assert [] == tracing.unended()
 
 
 async def test_attempts_at_a_stream_are_bounded(metrics: Any) -> None:

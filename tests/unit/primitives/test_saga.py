@@ -183,6 +183,7 @@ async def test_a_compensation_is_bounded_in_time(log: Log, metrics: Any) -> None
     late: Any = dict(caught.value.failures)
     assert ("abandoned", "clean") == (late["c"].cleanup, late["b"].cleanup)
     assert (5.0, 5.0) == (late["b"].timeout_seconds, late["b"].elapsed_seconds)
+    assert str(late["b"]).endswith("cleanup: clean); raise compensation_timeout_seconds to allow more")
     await asyncio.sleep(100.0)
     assert "undo c of >abc" == log[-1]
 
@@ -628,6 +629,9 @@ async def test_names(log: Log) -> None:
     async def cancel(_: Any) -> None:
         log.append("cancelled")
 
+    given = [SagaStep(book, cancel), SagaStep(book, name="book 3"), book, SagaStep(book, name="book 3")]
+    names = [name for name, _ in SagaPrimitive[str, str](given).steps() if name != "undo book"]
+    assert ["book", "book 3", "book 4", "book 3 4"] == names  # a series of each: no two may share one
     primitive = SagaPrimitive[str, str]([SagaStep(book, cancel), book, SagaStep(book, name="pay")])
     assert "saga" == primitive.name
     expected = ["saga saga (3 steps)", "book: book", "undo book: cancel", "book 2: book", "pay: book"]

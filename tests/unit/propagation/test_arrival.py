@@ -105,7 +105,14 @@ async def test_a_deadline_is_brought_forward_to_the_longest_allowed() -> None:
     """Else a peer could hold work here for a hundred days."""
     assert 0.5 == incoming(_ALL, max_seconds=0.5).deadline_seconds
     assert 1.5 == incoming(_ALL, max_seconds=2).deadline_seconds
-    assert incoming({}, max_seconds=2).deadline is None
+    for headers in ({}, None, {"X-Request-Deadline-Ms": "-1"}, 5):
+        arrived = incoming(headers, max_seconds=2)  # type: ignore[arg-type]
+        assert arrived.deadline is not None
+        assert (2.0, 2.0, "server default") == (
+            arrived.deadline_seconds,
+            arrived.deadline.remaining(),
+            arrived.deadline.operation,
+        )
     assert 9_999_999.999 == incoming({"X-Request-Deadline-Ms": "9999999999"}).deadline_seconds
 
 

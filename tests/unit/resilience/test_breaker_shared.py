@@ -6,15 +6,16 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
 
 from observability_integration import events
 from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal
-from observability_integration.resilience.breaker_shared import Answer, SharedBreaker, Verdict
+from observability_integration.resilience.breaker_shared import Answer, SharedBreaker, Verdict, _News
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.once
@@ -28,7 +29,7 @@ class _Store:
     """Keeps verdicts as the real one does, on the loop's clock, and fails as it is told."""
 
     def __init__(self) -> None:
-        self.said: tuple[str, bool, float] | None = None
+        self.said: Verdict | None = None
         self.ends_at = self.tail = 0.0
         self.holder = ""
         self.held_until = 0.0
@@ -62,11 +63,16 @@ class _Store:
         now = asyncio.get_running_loop().time()
         if self.holder == token:
             self.holder = ""
-        runs = self.said is not None and self.said[1] and now < self.ends_at
-        if not (keep and runs):
-            self.said = verdict.id, verdict.open, verdict.longest_seconds
+        if not self._stays(verdict, keep, now):
+            self.said = verdict._replace(after="")
             self.ends_at, self.tail = now + verdict.left_seconds, tail_seconds
         return self._answer(token, now)
+
+    def _stays(self, verdict: Verdict, keep: bool, now: float) -> bool:
+        said = self.said
+        if said is None or verdict.by_hand or now >= self.ends_at:
+            return False
+        return said.open if keep else said.by_hand and said.id != verdict.after
 
     async def _asked(self) -> None:
         self.asked += 1
@@ -81,7 +87,7 @@ class _Store:
         holder = self._holder(now)
         verdict = None
         if self.said is not None and now < self.ends_at + self.tail:
-            verdict = Verdict(self.said[0], self.said[1], self.ends_at - now, self.said[2])
+            verdict = self.said._replace(left_seconds=self.ends_at - now)
         return Answer(verdict, "free" if not holder else "mine" if holder == token else "other")
 
 
@@ -248,6 +254,38 @@ async def test_a_lease_is_not_held_for_one_who_does_not_come(breakers: Callable[
     assert "open" == first.state
 
 
+@pytest.mark.parametrize("every_seconds", [9.0, 9.9, 15.0])
+async def test_a_busy_process_does_not_wait_for_an_idle_one(
+    every_seconds: float, breakers: Callable[..., SharedBreaker]
+) -> None:
+    """When the pause is over, the lease is not held for a call that may come some seconds later, or not."""
+    idle, busy = breakers(), breakers()
+    permit(idle).success()
+    fail(busy)  # 21 s from here
+    began = asyncio.get_running_loop().time()
+    calls = asyncio.ensure_future(asks(idle, 60.0, every_seconds))
+    while not isinstance(busy.admit(), Permit):
+        await asyncio.sleep(0.1)
+    assert asyncio.get_running_loop().time() - began < 21.0 + 3.5
+    calls.cancel()
+    await asyncio.wait([calls])
+
+
+async def test_one_that_is_alone_is_not_refused_for_its_own_lease() -> None:
+    """It is called every 4 s, so the lease that it took in advance may run out between two of its calls."""
+    loop = asyncio.get_running_loop()
+    for shift in range(20):
+        breaker = SharedBreaker("t", _Store(), POLICY, clock=loop.time)
+        fail(breaker)
+        over_at = loop.time() + 21.0
+        await asyncio.sleep(14.0 + 0.2 * shift)
+        while loop.time() < over_at:
+            assert isinstance(breaker.admit(), Refusal)
+            await asyncio.sleep(4.0)
+        assert permit(breaker).probe
+        await breaker.aclose()
+
+
 async def test_both_open_at_once_and_have_one_pause(breakers: Callable[..., SharedBreaker]) -> None:
     """The one who says so first; the other takes that over instead of beginning anew."""
     first, second = breakers(), breakers()
@@ -303,7 +341,9 @@ async def test_a_forced_probe_needs_no_lease(breakers: Callable[..., SharedBreak
     assert "closed" == first.state == second.state
 
 
-async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(breakers: Callable[..., SharedBreaker]) -> None:
+async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(
+    breakers: Callable[..., SharedBreaker], store: _Store
+) -> None:
     """It is more recent than what others have said: it closes for all, and is believed."""
     first, second = breakers(), breakers()
     permit(second).success()
@@ -311,12 +351,77 @@ async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(breakers: Callab
     await asyncio.sleep(1.1)
     probe = second.force_probe()
     assert isinstance(probe, Permit)
-    first.force_open(100.0)
+    await store.say("a third one", Verdict("found out", True, 100.0, 21.0), 60.0, keep=False)
     await asyncio.sleep(1.1)
     assert "half_open" == second.state
     probe.success()
     await asyncio.sleep(1.1)
     assert "closed" == first.state
+
+
+async def test_by_hand_goes_before_a_probe_elsewhere(breakers: Callable[..., SharedBreaker]) -> None:
+    """Who opens a circuit for an hour must not find it closed a second later, by a call that began before."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(1.1)
+    probe = second.force_probe()
+    assert isinstance(probe, Permit)
+    first.force_open(3600.0)
+    await asyncio.sleep(1.1)
+    assert "open" == second.state
+    probe.success()
+    await asyncio.sleep(1.1)
+    assert "open" == first.state == second.state
+    later = second.force_probe()  # who knows that it was opened by hand, and has no other target
+    assert isinstance(later, Permit)
+    later.success()
+    await asyncio.sleep(1.1)
+    assert "closed" == first.state == second.state
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_by_hand_goes_before_what_was_found_out_meanwhile(
+    opens: bool, breakers: Callable[..., SharedBreaker]
+) -> None:
+    """A probe may end before its process has looked: what it says then is not taken, and it follows."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    await asyncio.sleep(30.0)
+    probe = permit(second)
+    assert probe.probe
+    await asyncio.sleep(1.1)
+    if opens:
+        first.force_open(3600.0)
+    else:
+        first.reset()
+    await asyncio.sleep(0.01)
+    assert "half_open" == second.state  # it has not looked yet
+    if opens:
+        probe.success()
+    else:
+        probe.failure()
+    await asyncio.sleep(1.1)
+    assert ["open" if opens else "closed"] * 2 == [first.state, second.state]
+
+
+async def test_what_comes_after_a_word_by_hand_is_heard(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """Closed by hand, and down again: it opens for all. And a word by hand replaces any other."""
+    first, second = breakers(), breakers()
+    first.reset()
+    await asyncio.sleep(0.1)
+    fail(second)  # one that has not heard of it
+    await asyncio.sleep(1.1)
+    assert "open" == first.state == second.state
+    for breaker, wanted in ((first, "open"), (second, "closed"), (first, "open"), (second, "closed")):
+        if wanted == "open":
+            breaker.force_open(100.0)
+        else:
+            breaker.reset()
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1.1)
+    assert "closed" == first.state == second.state
 
 
 async def test_closed_elsewhere_while_our_probe_is_out(breakers: Callable[..., SharedBreaker]) -> None:
@@ -542,6 +647,61 @@ async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker
     assert 1 == store.asked
 
 
+@contextmanager
+def tasks_made_by(factory: Callable[..., Any]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    yield
+    loop.set_task_factory(None)
+
+
+async def test_a_task_factory_may_take_no_context(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
+    """asyncio lets a factory take two arguments only; verdicts are exchanged all the same."""
+    with tasks_made_by(lambda loop, work: asyncio.Task(work, loop=loop)):
+        fail(breakers())
+        await asyncio.sleep(0.1)
+    assert store.said is not None
+
+
+async def test_a_loop_that_takes_no_tasks_is_as_good_as_none(
+    breakers: Callable[..., SharedBreaker], store: _Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes wrong with the exchange never reaches the call; it is said once."""
+
+    def refuse(loop: Any, work: Any, **_: Any) -> Any:
+        raise LookupError
+
+    breaker = breakers()
+    with tasks_made_by(refuse):
+        fail(breaker)
+        breaker.reset()
+        assert permit(breaker)
+    await breaker.aclose()
+    assert (0, 1) == (store.asked, caplog.text.count("is not shared (LookupError)"))
+
+
+@pytest.mark.parametrize("holds", [SharedBreaker._wants_to_lead, SharedBreaker._verdict])
+def test_a_word_that_comes_while_the_courier_holds_the_lock(holds: Callable[..., Any]) -> None:
+    """It is heard when the courier lets go, not when somebody calls next."""
+
+    class Interrupted(SharedBreaker):
+        ends: Permit | None = None
+
+        def _left(self, now: float) -> float:
+            ends, self.ends = self.ends, None
+            if ends is not None:
+                ends.failure()  # as a finaliser may
+            return super()._left(now)
+
+    breaker = Interrupted("t", _Store(), POLICY, clock=lambda: 0.0)
+    fail(breaker)
+    breaker.ends = breaker.force_probe()  # type: ignore[assignment]
+    breaker._state = "open"
+    holds(breaker, _News("id", True, False, False) if holds is SharedBreaker._verdict else 0.0, 0.0)
+    assert not breaker._unheard
+    assert not breaker.counts().probing
+
+
 def test_outside_of_a_loop_it_is_a_plain_one() -> None:
     """There is nobody who could exchange anything."""
     breaker = SharedBreaker("t", _Store(), POLICY)
@@ -567,6 +727,22 @@ def test_a_loop_that_ends_ends_the_exchange() -> None:
         runner.run(job())
     gc.collect()
     assert (0, []) == (store.links, complaints)
+
+
+def test_a_loop_that_is_closed_in_the_middle_is_let_go_of() -> None:
+    """Without the care that `asyncio.run` takes; by the next loop, with its tasks, and nothing is complained of."""
+    breaker = SharedBreaker("t", _Store(), POLICY)
+    loops = []
+    for _ in range(3):
+        loop = FakeClockLoop()
+        loops.append(weakref.ref(loop))
+        loop.run_until_complete(asks(breaker, 0.1))
+        loop.close()
+        del loop
+    with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
+        runner.run(asks(breaker, 0.1))
+    gc.collect()
+    assert [None] * 3 == [loop() for loop in loops]
 
 
 def test_it_serves_several_loops_in_turn() -> None:

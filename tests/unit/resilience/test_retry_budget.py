@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import math
 import random
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.retry_budget import RetryBudget
+from observability_integration.resilience.retry_budget import RetryBudget, enter, leave, pay
 
 pytestmark = pytest.mark.once
 
@@ -197,6 +199,104 @@ def test_a_hook_that_raises_is_kept_away(metrics: Callable[..., Any]) -> None:
     budget = RetryBudget(burst=1, on_exhausted=broken, clock=_Clock())
     assert [True, False, False] == [budget.withdraw() for _ in range(3)]
     assert 1 == metrics("telemetry.faults", site="retry_budget.on_exhausted")
+
+
+class _Sharer:
+    """Something that shares a budget, for as long as it lives."""
+
+    def __init__(self, told: list[str], name: str) -> None:
+        self.told = told
+        self.name = name
+
+    def exhausted(self) -> None:
+        self.told.append(self.name)
+        if self.name == "broken":
+            raise LookupError
+
+
+def test_every_sharer_hears_of_exhaustion(metrics: Callable[..., Any]) -> None:
+    """Once each, whoever asked, whatever another one makes of it; and those that are gone are let go."""
+    clock = _Clock()
+    told: list[str] = []
+    budget = RetryBudget(burst=1, on_exhausted=lambda: told.append("maker"), clock=clock)
+    sharers = [_Sharer(told, name) for name in ("broken", "second", "gone")]
+    for sharer in sharers:
+        budget.watch(sharer.exhausted)
+    budget.watch(lambda: told.append("function"))
+    del sharer, sharers[2:]
+    gc.collect()
+    assert [True, False, False] == [budget.withdraw() for _ in range(3)]
+    assert ["maker", "broken", "second", "function"] == told
+    assert 1 == metrics("telemetry.faults", site="retry_budget.on_exhausted")
+    clock.now += 100.0
+    assert [True, False] == [budget.withdraw() for _ in range(2)]
+    assert 8 == len(told)
+
+
+def test_shared_is_what_two_watch() -> None:
+    """Who is alone need not make known what it pays, as little as one after the other, each gone before the next."""
+    budget = RetryBudget(clock=_Clock())
+    for _ in range(3):
+        sharer = _Sharer([], "one")
+        budget.watch(sharer.exhausted)
+        del sharer
+        gc.collect()
+        assert not budget.is_shared
+        assert enter(budget) is None
+    one, two = _Sharer([], "one"), _Sharer([], "two")
+    budget.watch(one.exhausted)
+    budget.watch(two.exhausted)
+    del one, two
+    assert budget.is_shared
+
+
+def _shared() -> RetryBudget:
+    budget = RetryBudget(burst=10, clock=_Clock())
+    for _ in range(2):
+        budget.watch(lambda: None)
+    while budget.withdraw():
+        pass
+    return budget
+
+
+def test_operations_inside_of_one_pay_nothing() -> None:
+    """However deep, and whichever other budgets are in between; and again when it is over."""
+    first, second = _shared(), _shared()
+    assert enter(None) is None
+    leave(None)
+    outer = enter(first)
+    middle = enter(second)
+    assert (None, None) == (enter(first), pay(second))
+    leave(middle)
+    inner = pay(second)
+    assert pay(second) is not None
+    assert inner is not None
+    with inner:
+        assert pay(second) is None
+    assert pay(second) is not None
+    leave(inner)
+    leave(outer)
+    assert pay(first) is not None
+    assert pytest.approx([2 * first.earned, 4 * second.earned]) == [first.balance, second.balance]
+
+
+def test_what_an_operation_leaves_running_pays_for_itself() -> None:
+    """Its context has a copy of what was paid; it would live on it for ever."""
+    budget = _shared()
+    outer = enter(budget)
+    context = copy_context()
+    assert context.run(enter, budget) is None
+    leave(outer)
+    assert context.run(enter, budget) is not None
+
+
+def test_an_operation_that_ends_elsewhere() -> None:
+    """A coroutine that dies with its loop is closed in whatever context the collection sets in."""
+    budget = _shared()
+    outer = copy_context().run(enter, budget)
+    leave(outer)
+    leave(outer)
+    assert pay(budget) is not None
 
 
 @pytest.fixture

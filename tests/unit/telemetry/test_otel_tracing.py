@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
 
+from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -96,6 +98,32 @@ def test_what_was_made_current_is_undone_after_tracing_was_switched_off(tracing:
     assert spans.tracing.activate(NO_SPAN) is None
     assert spans.tracing.link_to(NO_SPAN) is None
     spans.tracing.mark_failed(NO_SPAN, ValueError())
+
+
+@pytest.mark.promise("B4")
+def test_what_was_made_current_elsewhere_is_left_alone(
+    tracing: ForeignTracing, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine that dies with its loop ends in the context of the collection; to log an error helps nobody."""
+    span, other = tracing.begin("work", {}), tracing.begin("other", {})
+    token = copy_context().run(tracing.activate, span)
+    around = tracing.activate(other)
+    current = trace.get_current_span()
+    tracing.deactivate(token)
+    assert current is trace.get_current_span()
+    # What the application left behind goes with the span that it is inside of.
+    token = tracing.activate(span)
+    context_api.attach(trace.set_span_in_context(trace.INVALID_SPAN))
+    tracing.deactivate(token)
+    assert current is trace.get_current_span()
+    tracing.deactivate(around)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert [] == caplog.records
+    # Where contexts are kept in another way, a token may be anything.
+    detached: list[object] = []
+    monkeypatch.setattr(context_api, "detach", detached.append)
+    tracing.deactivate("token")
+    assert ["token"] == detached
 
 
 @pytest.mark.promise("S6")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -253,3 +254,13 @@ def test_no_thread_is_needed() -> None:
     before = threading.active_count()
     with capture_telemetry():
         assert before == threading.active_count()
+
+
+async def test_a_call_that_is_closed_from_elsewhere() -> None:
+    """It was open in a context of its own; that its span cannot be taken out of there must not break the closing."""
+    with capture_telemetry() as captured:
+        call = SequentialPrimitive([hang, answer]).execute("q")
+        copy_context().run(call.send, None)
+        call.close()
+    assert captured.spans
+    assert all(span.ended for span in captured.spans)

@@ -40,10 +40,14 @@ class _App:
 
 
 async def _serve(
-    app: Any, headers: dict[str, str] | None, kind: str = "http", sent: list[dict[str, Any]] | None = None
+    app: Any,
+    headers: dict[str, str] | None,
+    kind: str = "http",
+    sent: list[dict[str, Any]] | None = None,
+    extensions: Any = None,
 ) -> list[dict[str, Any]]:
     messages = [] if sent is None else sent
-    scope: dict[str, Any] = {"type": kind}
+    scope: dict[str, Any] = {"type": kind, "extensions": extensions}
     if headers is not None:
         scope["headers"] = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
@@ -89,6 +93,15 @@ async def test_limits_of_the_server() -> None:
     assert [2.0, 1.75, 1.5, 1.5, None, None, 2.0, 1.5] == app.given
 
 
+@pytest.mark.parametrize("default_seconds", [None, 30.0])
+@pytest.mark.parametrize("asked", [{}, {"x-request-deadline-ms": "-4"}], ids=["nothing", "malformed"])
+async def test_nobody_gets_more_than_the_most(asked: dict[str, str], default_seconds: float | None) -> None:
+    """A peer that leaves the header out, or sends nonsense, has no more time than one that asks for too much."""
+    app = _App()
+    await _serve(DeadlineMiddleware(app, max_seconds=2.0, default_seconds=default_seconds), asked)
+    assert [2.0] == app.given
+
+
 async def test_a_request_that_comes_too_late_is_answered_at_once() -> None:
     """Nobody waits for the answer any more: the application is spared the work."""
     app = _App()
@@ -100,8 +113,23 @@ async def test_a_request_that_comes_too_late_is_answered_at_once() -> None:
         headers[b"content-length"],
     )
     assert "deadline_exceeded" == json.loads(body["body"])["error"]
-    (close,) = await _serve(DeadlineMiddleware(app), {"X-Request-Deadline-Ms": "0"}, "websocket")
-    assert ("websocket.close", 1013) == (close["type"], close["code"])
+    assert [] == app.seen
+
+
+async def test_a_websocket_that_comes_too_late_is_never_accepted() -> None:
+    """Where the server can answer it like any request it gets the same status; a bare close is a 403 to its peer."""
+    app = _App()
+    late = {"X-Request-Deadline-Ms": "0"}
+    for extensions in list[Any]([None, {}, {"tls": {}}]):
+        (close,) = await _serve(DeadlineMiddleware(app), late, "websocket", extensions=extensions)
+        assert ("websocket.close", 1013) == (close["type"], close["code"])
+    can_answer: dict[str, Any] = {"websocket.http.response": {}}
+    start, body = await _serve(DeadlineMiddleware(app), late, "websocket", extensions=can_answer)
+    assert ("websocket.http.response.start", 504) == (start["type"], start["status"])
+    assert "websocket.http.response.body" == body["type"]
+    plain = await _serve(DeadlineMiddleware(app), late, extensions=can_answer)
+    assert [(start["headers"], body["body"])] == [(plain[0]["headers"], plain[1]["body"])]
+    assert ["http.response.start", "http.response.body"] == [message["type"] for message in plain]
     assert [] == app.seen
 
 

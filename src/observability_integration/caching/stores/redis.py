@@ -12,12 +12,12 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from observability_integration.redis_client import clients_of, is_async
+from observability_integration.redis_client import clients_of, cut_all, is_async
 from observability_integration.tasks import DaemonThreads
 
 from . import redis_scripts as scripts
 from .redis_reads import ReadLine, drop_ended_lines, has_line
-from .redis_subscription import cut, drop_ended_hubs, leave, subscribe
+from .redis_subscription import drop_ended_hubs, leave, subscribe
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
 T = TypeVar("T")
@@ -245,9 +245,7 @@ class RedisUrlStore(RedisStore):
                 self._drop(client)  # what a cancelled `aclose` has left open
 
     def _drop(self, client: Any) -> None:
-        pool = client.connection_pool
-        for connection in (*pool._available_connections, *pool._in_use_connections):
-            cut(connection)
+        cut_all(client)
 
     async def probe(self, prefix: str) -> None:
         """The same on a new connection: those that were idle may have broken meanwhile, which the pool overlooks."""

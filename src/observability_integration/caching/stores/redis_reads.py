@@ -15,7 +15,6 @@ them), finds that reads go through the client like everything else.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -23,9 +22,10 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
-from observability_integration.tasks import cancel_until_done, own, wait_done
+from observability_integration.redis_client import cut
+from observability_integration.tasks import begin_apart, cancel_until_done, drop_left, own, wait_done
 
-from .redis_subscription import cut, drop_left, make_connection
+from .redis_subscription import make_connection
 from .shared import Place, Reading
 
 _MOST_AWAITED = 64  # some hundred bytes each: so few hardly fill a buffer, and nobody waits until they are sent
@@ -166,9 +166,7 @@ class ReadLine:
             return
         client = self._client()
         if has_line(client):
-            # In an empty context: the connection is no part of the call that happened to need it first.
-            run = self._run(client.connection_pool)
-            task = self._task = self._loop.create_task(run, name="cache reads", context=contextvars.Context())
+            task = self._task = begin_apart(self._loop, self._run(client.connection_pool), name="cache reads")
             _running[task] = self
             task.add_done_callback(_ended)
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import random
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from observability_integration.redis_client import unannounced
-from observability_integration.tasks import DaemonThreads, announce, cancel_until_done, wait_done
+from observability_integration.redis_client import cut, unannounced
+from observability_integration.tasks import (
+    DaemonThreads,
+    announce,
+    begin_apart,
+    cancel_until_done,
+    drop_left,
+    wait_done,
+)
 
 from .plain import Silence
 from .shared import Subscription
@@ -82,26 +87,6 @@ def drop_ended_hubs() -> None:
             hub.drop()
 
 
-def drop_left(task: asyncio.Task[Any]) -> None:
-    """Ends a task whose event loop was closed under it, which will not run its last steps."""
-    left: Any = task
-    left._log_destroy_pending = False
-    with contextlib.suppress(Exception):  # what the last steps want of the loop
-        left.get_coro().close()
-
-
-def cut(connection: Any) -> None:
-    """Ends an asynchronous connection at once, also one whose event loop is closed."""
-    writer = getattr(connection, "_writer", None)
-    if writer is None:
-        return
-    connection._reader = connection._writer = None
-    with contextlib.suppress(Exception):  # a closed loop refuses, and the socket stays open until it is collected
-        writer.transport.abort()
-    with contextlib.suppress(Exception):  # closed already
-        writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
 class _Ear:
     """One who listens to one channel."""
 
@@ -130,8 +115,7 @@ class _Hub:
         self._asked: set[str] = set()  # channels asked for on this connection
         self._confirmed: set[str] = set()  # and those that Redis has confirmed
         self._loop = asyncio.get_running_loop()
-        # In an empty context: the connection is no part of the call that happened to need it first. `_hubs` keeps it.
-        self._task = self._loop.create_task(self._run(), name="cache channel", context=contextvars.Context())
+        self._task = begin_apart(self._loop, self._run(), name="cache channel")  # kept by `_hubs`
         self._task.add_done_callback(self._ended)
 
     def _ended(self, _: object = None) -> None:
