@@ -112,6 +112,10 @@ def whole(answer: Any, model: str) -> bool:
         ("faulty-malformed-at-5", (1, 1), 45.0),
         ("faulty-no-end", (1, 1), 45.0),
         ("faulty-context-length", (1, 1), 3.0),
+        ("faulty-empty", (1, 1), 3.0),
+        ("faulty-not-json", (1, 1), 3.0),
+        ("faulty-wrong-content-type", (1, 1), 3.0),
+        ("faulty-502-html", (3, 1), 3.0),
     ],
 )
 async def test_the_fallback_answers(

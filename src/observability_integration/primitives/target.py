@@ -87,6 +87,7 @@ class LLMTarget:
             provider=self.provider,
             server_url=self.server_url,
             streaming=self.streaming,
+            announces_end=self.announces_end,
             collect=answer_of,
         )
 

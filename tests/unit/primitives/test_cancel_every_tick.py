@@ -93,6 +93,12 @@ class Work:
         if self.fails:
             raise LookupError
 
+    async def answer(self, _: Any = None) -> AsyncIterator[Any]:
+        yield {"choices": [{"delta": {"content": "a"}, "finish_reason": None}]}
+        await asyncio.sleep(0)
+        yield {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        await self._go()
+
 
 class SlowStore:
     """A shared store whose every access takes turns of the loop and time, within the budget or beyond it."""
@@ -231,6 +237,11 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[Any]]] = {
     "stream of a cache": lambda work: read(cache(work.stream)),
     "stream of a timeout": lambda work: read(timeout(work.stream, idle_seconds=5.0)),
     "stream of a timeout with a fallback": lambda work: read(timeout(work.call, fallback=work.stream)),
+    "llm call that hangs after its reason": lambda work: LLMCallPrimitive(work.answer).execute("question"),
+    "stream of an answer that hangs after its reason": lambda work: read(LLMCallPrimitive(work.answer)),
+    "pipeline of an answer that hangs after its reason": lambda work: pipeline(
+        [work.answer], timeout_seconds=LIMIT_SECONDS
+    ).execute("question"),
     "stream of an llm call": lambda work: read(LLMCallPrimitive(work.stream)),
     "stream of a sequence": lambda work: read(SequentialPrimitive([slowly, work.stream])),
     "stream of a parallel": lambda work: read(ParallelPrimitive([work.call, slowly])),
