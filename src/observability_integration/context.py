@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -70,8 +71,9 @@ def set_deadline(deadline: Deadline | None) -> Token[Deadline | None]:
 
 
 def reset_deadline(token: Token[Deadline | None]) -> None:
-    """Undoes `set_deadline`."""
-    _deadline.reset(token)
+    """Undoes `set_deadline`; in another context, such as that of a coroutine thrown away, there is nothing to undo."""
+    with suppress(ValueError):
+        _deadline.reset(token)
 
 
 def earliest(first: Deadline | None, second: Deadline | None) -> Deadline | None:

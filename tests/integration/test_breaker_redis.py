@@ -62,16 +62,16 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
     """Whatever client it is: said, seen with what is left of the pause, kept while it runs; one lease, in one hand."""
     target = request.node.name + " ключ"
     async with RedisBreakerStore(client=client).link(target) as link:
-        assert (None, "free") == await link.look("a", 0)
+        assert (None, "free") == await link.look("a", 1.0, 0)
         said = await link.say("a", Verdict("id1", True, 20.0, 21.0), 60.0, keep=True)
         assert Verdict("id1", True, 20.0, 21.0) == said.verdict
-        seen = (await link.look("b", 5.0)).verdict
+        seen = (await link.look("b", 5.0, 1)).verdict
         assert seen is not None
         assert ("id1", True, 21.0) == (seen.id, seen.open, seen.longest_seconds)
         assert 19.0 < seen.left_seconds <= 20.0
         kept = await link.say("a", Verdict("id2", True, 30.0, 21.0), 60.0, keep=True)
         assert "id1" == (kept.verdict and kept.verdict.id)
-        assert ["mine", "other"] == [(await link.look(token, 5.0)).lease for token in "ba"]
+        assert ["mine", "other"] == [(await link.look(token, 5.0, 1)).lease for token in "ba"]
         over = await link.say("b", Verdict("id3", True, -1.0, 21.0), 60.0, keep=False)
         assert ("id3", -1.0, "free") == (
             over.verdict and (over.verdict.id),
@@ -80,9 +80,9 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
         )
         replaced = await link.say("a", Verdict("id4", False, 23.5, 21.0), 60.0, keep=True)
         assert ("id4", False) == (replaced.verdict and replaced.verdict[:2])
-        assert "mine" == (await link.look("a", 0.05)).lease
+        assert "mine" == (await link.look("a", 0.05, 1)).lease
         await asyncio.sleep(0.06)
-        assert "mine" == (await link.look("b", 5.0)).lease
+        assert "mine" == (await link.look("b", 5.0, 1)).lease
     keys = [key.decode() for key in ask_server(redis_server, "KEYS", "breaker:*")]
     assert {"verdict", "probe"} >= {key.rpartition(":")[2] for key in keys}
     assert not [key for key in keys if "verdicts" in key.casefold() or not key.isascii()]
@@ -104,7 +104,7 @@ async def test_what_was_said_by_hand_stays(client: Any, opens: bool, request: py
 
         by_hand = Verdict("hand", opens, 20.0, 21.0, by_hand=True)
         assert "hand" == await last(by_hand)
-        seen = (await link.look("b", 0)).verdict
+        seen = (await link.look("b", 1.0, 0)).verdict
         assert seen is not None
         assert (opens, True) == (seen.open, seen.by_hand)
         assert "hand" == await last(found)
@@ -122,7 +122,7 @@ async def test_a_pause_without_end_is_shared(client: Any, request: pytest.Fixtur
     async with RedisBreakerStore(client=client).link(request.node.name) as link:
         for seconds in (1e12, 1e17, sys.float_info.max):
             await link.say("a", Verdict("hand", True, seconds, seconds, by_hand=True), seconds, keep=False)
-            seen = (await link.look("b", 0)).verdict
+            seen = (await link.look("b", 1.0, 0)).verdict
             assert seen is not None
             assert 1e9 < seen.left_seconds <= seen.longest_seconds < 1e10
 
@@ -141,7 +141,7 @@ async def test_what_others_wrote_is_no_verdict(client: Any, value: Any, redis_se
             ask_server(redis_server, "RPUSH", verdict, *value)
         else:
             ask_server(redis_server, "SET", verdict, value.encode(errors="surrogateescape"))
-        assert (None, "mine") == await link.look("a", 1.0)
+        assert (None, "mine") == await link.look("a", 1.0, 1)
         said = await link.say("a", Verdict("id", True, 1.0, 21.0), 1.0, keep=True)
         assert "id" == (said.verdict and said.verdict.id)
 
@@ -154,7 +154,7 @@ async def test_a_stand_in_that_answers_nothing_is_as_good_as_no_redis() -> None:
             """Does nothing."""
 
     async with RedisBreakerStore(client=Nothing()).link("t") as link:
-        assert (None, "free") == await link.look("a", 1.0)
+        assert (None, "free") == await link.look("a", 1.0, 1)
 
 
 # ---- one process

@@ -114,7 +114,7 @@ async def test_the_rights_of_a_circuit_breaker(redis_process: RedisProcess) -> N
     store = RedisBreakerStore(redis_process.url.replace("//", f"//breakers:{password}@").removesuffix("0") + "1")
     async with store.link("t") as one, store.link("t") as other:
         await one.say("one", Verdict("first", True, 1.0, 21.0), 60.0, keep=True)
-        assert ["mine", "mine"] == [(await other.look("other", 5.0)).lease for _ in range(2)]
+        assert ["mine", "mine"] == [(await other.look("other", 5.0, 1)).lease for _ in range(2)]
         said = await other.say("other", Verdict("second", False, 1.0, 21.0, after="first"), 60.0, keep=False)
         assert ("second", "free") == (said.verdict and said.verdict.id, said.lease)
     assert [] == _denied(redis_process)

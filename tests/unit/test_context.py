@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import pickle
 from typing import Any
@@ -173,3 +174,12 @@ def test_earliest() -> None:
     assert near is earliest(near, None)
     assert near is earliest(None, near)
     assert earliest(None, None) is None
+
+
+async def test_a_deadline_is_undone_where_it_was_set_and_nowhere_else() -> None:
+    """A coroutine that is thrown away is closed in another context, where there is nothing to undo."""
+    token = set_deadline(Deadline.after(1.0))
+    contextvars.Context().run(reset_deadline, token)
+    assert current_deadline() is not None
+    reset_deadline(token)
+    assert current_deadline() is None

@@ -19,6 +19,7 @@ from observability_integration.errors import (
     MissingDependencyError,
     ObservabilityError,
     PrimitiveTimeoutError,
+    ProviderStreamError,
     RateLimitExceededError,
     StreamInterruptedError,
     StreamStalledError,
@@ -56,8 +57,9 @@ def test_tree_of_errors() -> None:
         ConcurrencyLimitError("ask", "shed", 0.25, 8),
         RateLimitExceededError("ask", "tokens", None),
         RateLimitExceededError("ask", "provider", 2.5),
-        AllTargetsFailedError("ask", [TargetFailure("first", "timeout", TimeoutError)]),  # type: ignore[arg-type]
+        AllTargetsFailedError("ask", []),
         CompensationError("ask", "book", []),
+        ProviderStreamError("ask", "overloaded_error", 529, kind="x"),
         PrimitiveTimeoutError("ask", 1.0, 2.0, kind="first_chunk", cleanup="failed"),
         StreamInterruptedError("ask", 3, "no_finish_reason"),
         StreamStalledError("ask", 1.0, 2.0, chunks=3, cleanup="late_result"),
@@ -71,6 +73,39 @@ def test_errors_survive_pickling(error: Exception, make: Any) -> None:
     assert type(error) is type(twin)
     assert str(error) == str(twin)
     assert vars(error) == vars(twin)
+
+
+class ApiError(Exception):
+    """As the SDKs have it: it holds the request, and cannot be made again from its message."""
+
+    def __init__(self, message: str, *, request: Any) -> None:
+        super().__init__(message)
+        self.request = request
+
+
+def gathered() -> list[Any]:
+    error = ApiError("the secret prompt", request={"authorization": "sk-secret", "callback": lambda: None})
+    return [
+        AllTargetsFailedError("ask", [TargetFailure("first", "transient", error), TargetFailure("2", "x", OSError(1))]),
+        CompensationError("ask", "book", [("pay", error), ("reserve", OSError(1))]),
+    ]
+
+
+@pytest.mark.promise("X4")
+@pytest.mark.parametrize("error", gathered(), ids=lambda error: type(error).__name__)
+def test_errors_of_others_are_pickled_by_name_only(error: Any) -> None:
+    """They hold requests, keys and prompts, and fail when they are loaded; again pickled, the names stay."""
+    data = pickle.dumps(error)
+    assert b"secret" not in data
+    twin = pickle.loads(pickle.dumps(pickle.loads(data)))
+    assert (type(error), str(error), error.operation) == (type(twin), str(twin), twin.operation)
+    assert "ApiError" in str(twin)
+    assert [each[:-1] for each in error.failures] == [each[:-1] for each in twin.failures]
+    assert [type(each) for each in error.failures] == [type(each) for each in twin.failures]
+    named = [each[-1] for each in twin.failures]
+    assert [f"{__name__}.ApiError", "builtins.OSError"] == [str(each) for each in named]
+    assert {ObservabilityError} == {type(each) for each in named}
+    assert error.failures is copy.copy(error).failures
 
 
 @pytest.mark.promise("T9")

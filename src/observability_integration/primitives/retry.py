@@ -11,7 +11,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.resilience import testing_mode
 from observability_integration.resilience.backoff import Backoff, check_count
 from observability_integration.resilience.faults import Classifier, Fault, classify
-from observability_integration.resilience.retry_budget import RetryBudget
+from observability_integration.resilience.retry_budget import Payment, RetryBudget, enter, leave
 from observability_integration.telemetry import spans
 from observability_integration.telemetry.instruments import switch
 from observability_integration.telemetry.spans import OperationSpan
@@ -67,7 +67,9 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._classifier = classifier
         self._operation = operation_name or self._step.name
         self._record = RetryRecord(self, self._operation)
-        self.budget = RetryBudget(on_exhausted=self._record.exhausted) if budget is _SHARED else budget
+        self.budget = RetryBudget() if budget is _SHARED else budget
+        if self.budget is not None:
+            self.budget.watch(self._record.exhausted)
 
     @property
     def name(self) -> str:
@@ -88,18 +90,27 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             Exception: the last attempt's own error, unchanged.
         """
         attempts = 1
+        payment: Payment | None = None
+        budget = self.budget
+        if budget is not None:
+            if budget.is_shared:
+                payment = enter(budget)
+            else:  # what `enter` would do, at half the cost
+                budget.deposit()
         if not switch.on and not spans.tracing.enabled:
-            if self.budget is not None:
-                self.budget.deposit()
-            while True:
-                try:
-                    return cast("Out", await self._call(input_data, context))
-                except Exception as error:
-                    wait_seconds = self._again(spans.NO_SPAN, error, attempts, context)
-                    if wait_seconds is None:
-                        raise
-                await asyncio.sleep(wait_seconds)
-                attempts += 1
+            try:
+                while True:
+                    try:
+                        return cast("Out", await self._call(input_data, context))
+                    except Exception as error:
+                        wait_seconds = self._again(spans.NO_SPAN, error, attempts, context)
+                        if wait_seconds is None:
+                            raise
+                    await asyncio.sleep(wait_seconds)
+                    attempts += 1
+            finally:
+                if payment is not None:
+                    leave(payment)
         span = self._begin(context)
         token = spans.tracing.activate(span)
         try:
@@ -119,6 +130,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             self._record.cancelled(span, attempts)
             raise
         finally:
+            leave(payment)
             spans.tracing.deactivate(token)
             span.end()
 
@@ -144,8 +156,6 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         )
 
     def _begin(self, context: WorkflowContext | None) -> OperationSpan:
-        if self.budget is not None:
-            self.budget.deposit()
         span = spans.tracing.begin(self._record.span_name, {})
         if context is not None:
             spans.identify(span, context)

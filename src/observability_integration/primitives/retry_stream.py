@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from observability_integration.context import WorkflowContext
+from observability_integration.resilience.retry_budget import Payment, leave, pay
 from observability_integration.telemetry.spans import OperationSpan
 
 from .base import ChunkStream
@@ -45,6 +47,7 @@ class RetryStream(ObservedStream):
         self._attempts = 0
         self._attempt: FirstContent | None = None
         self._gave_up: GaveUp = "not_retryable"
+        self._payment: Payment | None = None
 
     def _begin(self) -> OperationSpan:
         return self._begin_span()
@@ -55,11 +58,14 @@ class RetryStream(ObservedStream):
     async def _next(self) -> Any:
         while True:
             if self._attempt is None:
+                if self._attempts == 0:
+                    self._payment = pay(self._owner.budget)
                 self._attempt = FirstContent(self._open_again())
                 self._attempts += 1
             attempt = self._attempt
             try:
-                return await attempt.next()
+                with self._payment or nullcontext():
+                    return await attempt.next()
             except Exception as error:
                 if isinstance(error, StopAsyncIteration):
                     raise
@@ -83,6 +89,7 @@ class RetryStream(ObservedStream):
             await self._attempt.close()
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        leave(self._payment)
         attempts = self._attempts
         if attempts == 0:
             return  # nobody asked for a chunk, so nothing was asked for

@@ -22,6 +22,11 @@ class StreamDeadline(Deadline):
     """
 
     __slots__ = ("_loop", "_since", "_total", "inherited", "waited")
+    _loop: asyncio.AbstractEventLoop
+    _since: float | None
+    _total: float
+    inherited: Deadline | None
+    waited: float
 
     def __init__(self, operation: str, total_seconds: float, inherited: Deadline | None) -> None:
         for name, value in (
@@ -35,11 +40,13 @@ class StreamDeadline(Deadline):
             object.__setattr__(self, name, value)
 
     @property
-    def when(self) -> float:  # type: ignore[override]
+    def when(self) -> float:
         """When it would come if the chunk that is wanted, now or next, did not."""
         since = self._loop.time() if self._since is None else self._since
         own = since + self._total - self.waited
         return own if self.inherited is None else min(own, self.inherited.when)
+
+    # The fields of a frozen dataclass, and of what derives from it, are set past its own setter.
 
     def begin_wait(self, now: float) -> None:
         """A chunk is wanted."""
@@ -47,5 +54,6 @@ class StreamDeadline(Deadline):
 
     def end_wait(self, now: float) -> None:
         """It has come, or nobody wants it any more."""
-        object.__setattr__(self, "waited", self.waited + now - self._since)
+        since = now if self._since is None else self._since
+        object.__setattr__(self, "waited", self.waited + now - since)
         object.__setattr__(self, "_since", None)

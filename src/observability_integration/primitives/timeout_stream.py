@@ -141,9 +141,10 @@ class TimeoutStream(ChunkStream):
             raise asyncio.CancelledError
         error = delivered.exception()
         if error is not None:
-            if isinstance(error, PrimitiveTimeoutError) and error.deadline is self._own:
+            own = cast("StreamDeadline", self._own)
+            if isinstance(error, PrimitiveTimeoutError) and error.deadline is own:
                 # A primitive further in was first to notice that the deadline had passed: ours, or everybody's.
-                if self._inherited is not None and self._inherited.when <= self._own.when:
+                if self._inherited is not None and self._inherited.when <= own.when:
                     raise self._give_up("deadline", self._waited, "clean") from error
                 raise self._give_up("total", self._total, "clean") from error
             self._fail(error)

@@ -9,7 +9,7 @@ T .. T+G               the work ends: `Expired` says how (clean, failed, or with
 T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
                        (so is a thread that still works for cancelled work: nothing can stop it)
 caller cancelled       the work is cancelled (if it was not), waited for to the end of G, and the cancellation goes on;
-                       cancelled a second time: at once, and a turn of the loop later it shows whether work was abandoned
+                       cancelled a second time: at once; the work has one more turn of the loop to end, as at T+G
 =====================  ===============================================================================================
 """
 

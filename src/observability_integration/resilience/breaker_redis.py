@@ -2,7 +2,7 @@
 
 ``breaker:{<hash of the target>}:verdict`` holds the last verdict and lives as long as its pause, and a tail. How much
 of the pause is left is how long the key has to live yet, less the tail: so no clock is compared with another.
-``breaker:{<hash of the target>}:probe`` holds the token of whoever may probe.
+``breaker:{<hash of the target>}:probe`` holds the token of whoever may probe, after its claim.
 """
 
 from __future__ import annotations
@@ -24,26 +24,23 @@ _MOST_SECONDS = 3e9  # about a century; Redis takes no time whose end it could n
 
 _threads = DaemonThreads(max_threads=4, name="observability-breaker")
 
-# Keys: verdict, lease. Arguments: token, life of the lease in ms (0: none is wanted).
+# Keys: verdict, lease. Arguments: token, life of the lease in ms, claim.
 # MGET stands where GET would do, because it answers nil for a key of another type, which is as good as none.
 _LOOK = """
 local found = redis.call('MGET', KEYS[1], KEYS[2])
-local holder = found[2]
-if ARGV[2] ~= '0' then
-  if not holder and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-    holder = ARGV[1]
-  elseif holder == ARGV[1] then
-    redis.call('PEXPIRE', KEYS[2], ARGV[2])
-  end
+local claim, holder = string.match(found[2] or '', '^(%d):(.*)$')
+if ARGV[3] > '0' and (not holder or holder == ARGV[1] or ARGV[3] > claim) then
+  redis.call('SET', KEYS[2], ARGV[3] .. ':' .. ARGV[1], 'PX', ARGV[2])
+  holder = ARGV[1]
 end
-return {found[1], redis.call('PTTL', KEYS[1]), holder}
+return {found[1], redis.call('PTTL', KEYS[1]), holder or false}
 """
 
 # Keys: verdict, lease. Arguments: token, verdict, its life in ms, what it gives way to ('running', 'by hand' or
 # 'none'), id of the last verdict that was heard of.
 _SAY = """
 local found, left = redis.call('MGET', KEYS[1], KEYS[2]), redis.call('PTTL', KEYS[1])
-local said, holder = found[1], found[2]
+local said, holder = found[1], string.match(found[2] or '', '^%d:(.*)$') or false
 if holder == ARGV[1] then
   redis.call('DEL', KEYS[2])
   holder = false
@@ -102,9 +99,9 @@ class _RedisLink:
         self._client = client
         self._awaits = awaits
 
-    async def look(self, token: str, lease_seconds: float) -> Answer:
+    async def look(self, token: str, lease_seconds: float, claim: int) -> Answer:
         """See `Link.look`."""
-        return _answer(token, await self._run(_LOOK, token, _ms(lease_seconds)))
+        return _answer(token, await self._run(_LOOK, token, _ms(lease_seconds), claim))
 
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
         """See `Link.say`."""

@@ -7,8 +7,10 @@ as good as none: then this process goes by its own verdict, and probes by itself
 
 The lease is taken a little before the pause is over, by who was called lately. A process that is called more rarely
 than that finds nobody who holds it, goes ahead, and takes it while its probe is out: else nobody would ever probe. Two
-of those may probe at once, if both are called within the second that it takes to see what others do. And when the pause
-is over, nobody keeps the lease for calls that do not come, while others have them.
+of those may probe at once, if both are called within the second that it takes to see what others do.
+
+The lease is for who is called: a process that has been called just now takes it from one that waits for a call, and one
+whose probe is out takes it from both. Whoever has got it uses it only when the other must have seen that.
 
 A verdict that comes from elsewhere is not said again, and one found here is not overruled by what was read before it.
 What is said by hand goes before all that was found out without knowing of it, so no probe that is out can undo it.
@@ -40,11 +42,11 @@ _LOOK_SECONDS = 1.0  # between two looks at what others have found out
 _ANSWER_SECONDS = 0.5  # how long the store may take
 _LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
 _TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to wait for the one who leads
-_LEASE_SECONDS = 5.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
+_LEASE_SECONDS = 4.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
+_SEEN_SECONDS = 1.1  # after which whoever held the lease has looked, and found that another has it now
 _EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two looks, so that all know who has it
 _LATELY_SECONDS = 10.0  # after a call, in which another one is waited for with the lease in hand
-_BUSY_SECONDS = 2.0  # the same from the end of the pause on, when others may be refused for it
-_MARGIN_SECONDS = 0.05  # after the end of a lease, so that the store has seen it too
+_BUSY_SECONDS = 2.0  # after a call, in which the next one is as good as there
 _QUIET_SECONDS = 60.0  # without a call, after which nobody looks any more
 _QUIET_OPEN_SECONDS = 600.0  # the same while it is not closed, when there is more to be missed
 _RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first comes after a look's time
@@ -85,8 +87,14 @@ class Answer(NamedTuple):
 class Link(Protocol):
     """A way to the store, for one target and one event loop."""
 
-    async def look(self, token: str, lease_seconds: float) -> Answer:
-        """The last verdict; takes or renews the lease as well, if `lease_seconds` is above 0 and nobody else has it."""
+    async def look(self, token: str, lease_seconds: float, claim: int) -> Answer:
+        """The last verdict; takes or renews the lease as well, if `claim` is above that of whoever else has it.
+
+        Args:
+            token: who asks.
+            lease_seconds: for how long.
+            claim: how much it is wanted, 0 to 9; 0 for not at all.
+        """
         ...
 
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
@@ -169,7 +177,7 @@ class SharedBreaker(Breaker):
         self._closing = False
         self._away = False
         self._heard_at = -math.inf
-        self._leads_until = -math.inf
+        self._leads_from = self._leads_until = -math.inf
         self._free = False
         self._known = ""
         self._news: _News | None = None
@@ -206,7 +214,8 @@ class SharedBreaker(Breaker):
             await wait_done(courier.task, 2 * _ANSWER_SECONDS)
 
     def _may_probe(self, now: float) -> bool:
-        return self._closing or now < self._leads_until or self._free or now - self._heard_at > _TRUST_SECONDS
+        leads = self._leads_from <= now < self._leads_until
+        return self._closing or leads or self._free or now - self._heard_at > _TRUST_SECONDS
 
     def _open(self, why: Why, since: float, now: float) -> None:
         super()._open(why, since, now)
@@ -261,7 +270,7 @@ class SharedBreaker(Breaker):
                             failures = 0
                             if self._may_go(loop, courier):
                                 return
-                            await courier.rest(self._until_next_look())
+                            await courier.rest(_LOOK_SECONDS * _random.uniform(0.8, 1.0))  # noqa: S311
                 except Exception as error:  # noqa: BLE001 - whatever it is, each process goes on by itself
                     self._lost(error)
                     failures += 1
@@ -272,12 +281,6 @@ class SharedBreaker(Breaker):
                 await courier.rest(pause * _random.uniform(0.5, 1.0))  # noqa: S311
         finally:
             self._couriers.pop(loop, None)
-
-    def _until_next_look(self) -> float:
-        seconds = _LOOK_SECONDS * _random.uniform(0.8, 1.0)  # noqa: S311
-        left = self._leads_until + _MARGIN_SECONDS - self._clock()
-        # When the lease has run out, it is to be seen at once whether anybody else took it.
-        return min(seconds, left) if left > 0 else seconds
 
     def _may_go(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> bool:
         limit = _QUIET_SECONDS if self._state == "closed" else _QUIET_OPEN_SECONDS
@@ -295,34 +298,34 @@ class SharedBreaker(Breaker):
             began = self._clock()
             news = self._news
             verdict = None if news is None else self._verdict(news, began)
-            lease_seconds = self._wants_to_lead(began, idle_seconds) if verdict is None else 0.0
+            claim = self._claim(began, idle_seconds) if verdict is None else 0
             if verdict is None:
-                answer = await _in_time(link.look(token, lease_seconds))
+                answer = await _in_time(link.look(token, _LEASE_SECONDS, claim))
             else:
                 keep = news is not None and news.keep
                 answer = await _in_time(link.say(token, verdict, self.policy.probe_seconds, keep=keep))
-            if lease_seconds > 0 and answer.lease == "mine":
+            if claim and answer.lease == "mine":
+                if self._leads_until < began:
+                    self._leads_from = began + _SEEN_SECONDS
                 # It began in the store no sooner than the question was asked here.
-                self._leads_until = began + lease_seconds
+                self._leads_until = began + _LEASE_SECONDS
             elif answer.lease != "mine":
                 self._leads_until = -math.inf
             self._heard(answer, news)
-            if lease_seconds > 0 or not self._wants_to_lead(self._clock(), idle_seconds):
+            if claim or not self._claim(self._clock(), idle_seconds):
                 return
 
-    def _wants_to_lead(self, now: float, idle_seconds: float) -> float:
-        """For how many seconds this process wants the lease from now on; 0 for not at all."""
+    def _claim(self, now: float, idle_seconds: float) -> int:
+        """How much the lease is wanted: 3 for a probe that is out, 2 where one is called now, 1 lately, else 0."""
         with self._lock:
             probing = self._probe is not None
             left = 0.0 if self._state == "half_open" else math.inf if self._state == "closed" else self._left(now)
         self._catch_up()
         if probing:
-            return _LEASE_SECONDS
+            return 3
         if left > _EARLY_SECONDS or idle_seconds > _LATELY_SECONDS:
-            return 0.0
-        if idle_seconds <= _BUSY_SECONDS:
-            return _LEASE_SECONDS
-        return left + _BUSY_SECONDS if left > 0 else 0.0
+            return 0
+        return 2 if idle_seconds <= _BUSY_SECONDS else 1
 
     def _verdict(self, news: _News, now: float) -> Verdict | None:
         with self._lock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import pytest
 
-from observability_integration.costs.usage import Usage, total_tokens_of, usage_of
+from observability_integration.costs.usage import Usage, read, total_tokens_of, usage_of
 
 
 class _Array:
@@ -49,3 +50,59 @@ def test_usage_is_found_in_each_of_its_places(usage: Any, place: str | None) -> 
         answer = {place: answer}
     assert Usage(3, 4) == usage_of(answer)
     assert 7 == total_tokens_of(answer)
+
+
+class TestRead:
+    """Reading a pydantic model by its fields must find exactly what its attributes are."""
+
+    @pytest.fixture
+    def model(self) -> Any:
+        pydantic = pytest.importorskip("pydantic")
+
+        class Model(pydantic.BaseModel, extra="allow"):  # type: ignore[misc, name-defined]
+            told: int = 1
+            nothing: int | None = None
+            constant: ClassVar[int] = 5
+
+            @property
+            def derived(self) -> int:
+                return self.told + 1
+
+        return Model
+
+    def test_what_a_model_has(self, model: Any) -> None:
+        """Fields, what was sent besides, properties and constants; None for what is not there, or was not set."""
+        made = model(told=3, more=4)
+        names = ("told", "nothing", "more", "derived", "constant", "missing", "model_extra")
+        assert [3, None, 4, 4, 5, None, {"more": 4}] == [read(made, name) for name in names]
+        assert [None, None] == [read(model.model_construct(), name) for name in ("missing", "nothing")]
+        assert 1 == read({"a": made.model_construct()}, "a", "told")
+
+    def test_what_only_looks_like_one(self, model: Any) -> None:
+        """A mock says that it is of the class it stands for; an unfinished or peculiar model is asked itself."""
+
+        class Peculiar(model):  # type: ignore[misc]
+            def __getattr__(self, name: str) -> Any:
+                return f"any {name}"
+
+        assert 9 == read(MagicMock(spec=model, told=9), "told")
+        assert "any missing" == read(Peculiar(), "missing")
+        assert read(model.__new__(model), "missing") is None
+
+    def test_a_property_that_fails_is_not_hidden(self, model: Any) -> None:
+        """Whoever reads is told, as by any other object."""
+
+        class Failing(model):  # type: ignore[misc]
+            @property
+            def broken(self) -> int:
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            read(Failing(), "broken")
+
+
+def test_a_later_report_adds_to_an_earlier_one() -> None:
+    """Reports are cumulative, and one that says nothing changes nothing."""
+    first = Usage(3, 1, 2)
+    assert first is first.merged(usage_of({"choices": []}))
+    assert Usage(3, 4, 2) == first.merged(Usage(None, 4, 1))

@@ -30,6 +30,7 @@ from observability_integration.primitives import (
 from observability_integration.primitives.cache_identity import Identity
 from observability_integration.primitives.cache_record import CacheRecord
 from observability_integration.primitives.cache_stream import CachedStream
+from observability_integration.primitives.fallback_stream import StreamRestart
 from observability_integration.primitives.stream_cache import StreamCache, StreamCall
 from observability_integration.testing import FakeClockLoop
 
@@ -542,6 +543,17 @@ async def test_only_a_whole_stream_is_kept(reason: str, stream: list[Any], metri
     assert stream == await read(cache)
     assert 1 == metrics("cache.refusals", operation="ask", reason=reason)
     assert [["whole"]] * 2 == [await read(cache), await read(cache)]
+    assert 2 == producer.calls
+
+
+async def test_a_stream_that_began_anew_is_not_kept(metrics: Any) -> None:
+    """Half an answer of one target's before the whole one of another's is nothing to give to the next reader."""
+    restart = StreamRestart("b", "stream_cut", 1)
+    producer = Producer([text("half"), restart, *WHOLE], WHOLE)
+    cache = cached(producer)
+    assert [text("half"), restart, *WHOLE] == await read(cache)
+    assert 1 == metrics("cache.refusals", operation="ask", reason="truncated")
+    assert [WHOLE] * 2 == [await read(cache), await read(cache)]
     assert 2 == producer.calls
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +46,12 @@ def openai(**delta: Any) -> dict[str, Any]:
         (True, {"choices": [{"text": "a", "finish_reason": None}]}),
         (False, {"choices": [{"text": "", "finish_reason": "stop"}]}),
         (True, {"choices": [{"delta": {}}, {"delta": {"content": "b"}}]}),
+        (True, {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}),
+        (True, {"choices": [{"message": {"content": None, "tool_calls": [{}]}}]}),
+        (False, {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+        (True, {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "a"}]}),
+        (True, {"object": "response", "output": []}),
+        (False, {"type": "error", "error": {"type": "overloaded_error"}}),
         (True, {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}),
         (True, {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}),
         (False, {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}),
@@ -100,6 +106,8 @@ class Ambiguous:
         (False, b""),
         (False, None),
         (False, {}),
+        (False, MappingProxyType({})),
+        (True, MappingProxyType({"a": 1})),
         (True, 0),
         (True, [1]),
         (True, object()),

@@ -134,10 +134,13 @@ async def test_a_stream_that_reports_an_error_raises_it(before: list[Any], traci
             yield chunk
         yield {"error": {"type": "overloaded_error", "message": SECRET}}
 
-    with pytest.raises(ProviderStreamError) as caught:
+    async def read() -> None:
         async with LLMCallPrimitive[Any, Any](call, model="m").stream("q") as chunks:
             async for chunk in chunks:
                 got.append(chunk)
+
+    with pytest.raises(ProviderStreamError) as caught:
+        await read()
     assert before == got
     assert ("chat m", "overloaded_error") == (caught.value.operation, caught.value.code)
     span = tracing.named("chat m")

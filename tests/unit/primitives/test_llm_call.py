@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from enum import StrEnum
@@ -13,7 +14,7 @@ import pytest
 
 from observability_integration import WorkflowContext
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
-from observability_integration.primitives import LLMCallPrimitive
+from observability_integration.primitives import LLMCallPrimitive, answer_facts, llm_stream
 from observability_integration.telemetry import guard, instruments
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.snapshot import Point, snapshot
@@ -818,11 +819,78 @@ async def test_a_call_of_its_own_for_streams() -> None:
     assert ["in ", "parts"] == await read_all(primitive)
 
 
-async def test_a_call_that_does_not_stream_is_refused(tracing: Any) -> None:
+async def test_a_call_that_is_not_async_is_refused(tracing: Any) -> None:
     """The message names the knob; the span is ended."""
     with pytest.raises(ConfigurationError, match="stream_call="):
-        await read_all(answering("whole"))
+        await read_all(LLMCallPrimitive(lambda request: "whole"))
     assert [] == tracing.unended()
+
+
+async def test_the_time_of_a_slow_reader_is_not_the_producers(profile: Callable[..., None], monkeypatch: Any) -> None:
+    """Else a dashboard shows a slow model where a slow consumer is; what is no content belongs to the next gap."""
+    profile(Profile.V1_41)
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    async def call(request: Any) -> AsyncIterator[Any]:
+        for seconds, each in ((2.0, chunk()), (1.0, chunk("a")), (4.0, chunk("")), (8.0, chunk("b", "stop"))):
+            passes(seconds)
+            yield each
+
+    async with LLMCallPrimitive[Any, Any](call).stream(REQUEST) as chunks:
+        async for _ in chunks:
+            passes(100.0)
+    found = points()
+    assert [3.0] == [point.value for point in found["gen_ai.client.operation.time_to_first_chunk"]]
+    assert [12.0] == [point.value for point in found["gen_ai.client.operation.time_per_output_chunk"]]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_names_that_cannot_be_sent_are_spelled_otherwise(
+    streams: bool, tracing: Any, profile: Callable[..., None]
+) -> None:
+    """One half of a surrogate pair, which JSON may hold, would keep a whole batch of spans from being exported."""
+    profile(Profile.V1_41)
+    odd = chunk("x", "st\ud800", id="c\ud800", model="m\ud800")
+    primitive = streaming([odd]) if streams else answering(odd)
+    await (read_all(primitive) if streams else primitive.execute(REQUEST))
+    attributes = tracing.named("chat asked").attributes
+    assert ("m?", "c?", ("st?",)) == (
+        attributes["gen_ai.response.model"],
+        attributes["gen_ai.response.id"],
+        attributes["gen_ai.response.finish_reasons"],
+    )
+    (duration,) = points()["gen_ai.client.operation.duration"]
+    assert "m?" == duration.attributes["gen_ai.response.model"]
+
+
+@pytest.mark.parametrize("shape", [as_dict, as_openai_chat])
+async def test_most_chunks_are_not_searched_for_what_they_never_hold(
+    shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long answer has thousands: their usage, and whether they report an error, is asked only where it may be."""
+    asked: list[str] = []
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counting(*args: Any) -> Any:
+            asked.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(module, name, counting)
+
+    count(llm_stream, "error_in")
+    count(answer_facts, "usage_of")
+    count(answer_facts, "model_of")
+    await read_all(streaming([*(shape(chunk("a")) for _ in range(50)), shape(chunk("b", "stop"))]))
+    assert 1 == asked.count("model_of")
+    assert 0 == asked.count("usage_of")
+    assert 2 >= asked.count("error_in")
 
 
 @pytest.mark.parametrize(("read", "error_type"), [(2, "closed"), (4, None)])
@@ -1026,6 +1094,16 @@ async def test_what_cannot_be_read_is_skipped_if_the_rest_completes(chunks: list
     assert [_part("a"), _part("b", "stop")] == await _reads(*chunks).execute("q")
     skipped = metrics("stream.malformed_chunks", operation="chat m", outcome="skipped")
     assert skipped == (1 if isinstance(chunks[0], ValueError) or isinstance(chunks[1], ValueError) else None)
+
+
+@pytest.mark.promise("L4")
+@pytest.mark.parametrize(("last", "outcome"), [(_part("b", "stop"), "skipped"), (_part("b"), "fatal")])
+async def test_what_was_skipped_is_counted_however_it_ends(last: Any, outcome: str, metrics: Any) -> None:
+    """A fault that comes too late to harm, or one that harms, hides nothing."""
+    chunks = [_part("a"), _unreadable(), last, ConnectionResetError()]
+    with contextlib.nullcontext() if outcome == "skipped" else pytest.raises(ConnectionResetError):
+        await _reads(*chunks).execute("q")
+    assert 1 == metrics("stream.malformed_chunks", operation="chat m", outcome=outcome)
 
 
 @pytest.mark.promise("L4")

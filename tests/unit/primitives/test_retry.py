@@ -13,6 +13,7 @@ from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
 from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.hedge import HedgePrimitive
 from observability_integration.primitives.lifting import LambdaPrimitive
 from observability_integration.primitives.retry import RetryPrimitive
 from observability_integration.primitives.timeout import TimeoutPrimitive
@@ -176,6 +177,38 @@ async def test_a_budget_can_be_shared_or_left_out() -> None:
     with pytest.raises(ServerSays):
         await retry(unbounded, budget=None, max_attempts=9).execute(1)
     assert 9 == len(unbounded.called_at)
+
+
+@pytest.mark.parametrize("observed", [False, True], ids=["bare", "traced"])
+@pytest.mark.parametrize("streams", [False, True], ids=["executes", "streams"])
+async def test_attempts_pay_nothing_into_a_budget_that_is_shared(streams: bool, observed: bool, request: Any) -> None:
+    """Else a fault would bring in tokens by being tried again, where the call has a budgeted one inside of it."""
+    if observed:
+        request.getfixturevalue("tracing")
+    budget = RetryBudget(clock=lambda: 0.0)
+    hedged = HedgePrimitive(Target(*[ServerSays(503)] * 2), delay_seconds=9.0, budget=budget)
+    call = retry(retry(hedged, budget=budget, max_attempts=1), budget=budget)
+    for _ in range(40):
+        budget.withdraw()
+    before = budget.balance
+    if streams:
+        async with call.stream(1) as chunks:
+            assert ["answer to 1"] == [chunk async for chunk in chunks]
+    else:
+        assert "answer to 1" == await call.execute(1)
+    assert pytest.approx(before + budget.earned - 2) == budget.balance
+
+
+async def test_all_who_share_a_budget_hear_of_its_end() -> None:
+    """It may be another's own."""
+    first = retry(Target(), operation_name="first")
+    shares = retry(Target(*[ServerSays(503)] * 100), operation_name="second", budget=first.budget, max_attempts=99)
+    heard: list[Any] = []
+    unsubscribe = events.subscribe(lambda event: heard.append(event.attributes["operation"]), "retry.budget_exhausted")
+    with pytest.raises(ServerSays):
+        await shares.execute(1)
+    unsubscribe()
+    assert ["first", "second"] == heard
 
 
 async def test_a_classifier_is_asked_first() -> None:

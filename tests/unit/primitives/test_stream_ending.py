@@ -9,6 +9,7 @@ import pytest
 
 from observability_integration.costs.usage import Usage, usage_of
 from observability_integration.primitives.cache_admission import Admission
+from observability_integration.primitives.fallback_stream import StreamRestart
 from observability_integration.primitives.stream_ending import StreamEnding
 
 
@@ -69,6 +70,11 @@ KEPT: dict[str, list[Any]] = {
     "responses": [*BEGUN, response("completed", MESSAGE)],
     "text": ["a", "b"],
     "bytes": [b"a"],
+    "a chat completion in one piece": [
+        {"choices": [{"index": 0, "message": {"content": "hi", "role": "assistant"}, "finish_reason": "stop"}]}
+    ],
+    "a message in one piece": [{"type": "message", "content": [{"type": "text", "text": "hi"}]}],
+    "a response in one piece": [{"object": "response", "status": "completed", "output": [MESSAGE]}],
     "nothing": [],
     "dicts of somebody's": [{"a": 1}, {"error": "none of a provider's"}],
 }
@@ -78,6 +84,8 @@ CUT: dict[str, list[Any]] = {
     "anthropic": anthropic({"type": "text", "text": "hi"}, reason=None),
     "responses": BEGUN,
     "usage and nothing else": [USAGE],
+    "begun anew": [chat("h"), StreamRestart("b", "timeout", 1), chat("hi", "stop")],
+    "a chat completion in one piece": [{"choices": [{"index": 0, "message": {"content": "h"}}]}],
 }
 REFUSED: dict[str, tuple[str, list[Any]]] = {
     "length": ("length", [chat("h"), chat(None, "length")]),
@@ -101,6 +109,10 @@ REFUSED: dict[str, tuple[str, list[Any]]] = {
     ),
     "responses, tools": ("tool_call", [*BEGUN, response("completed", {"type": "function_call", "name": "f"})]),
     "responses, failed": ("error", [*BEGUN, response("failed")]),
+    "responses, cancelled": ("length", [*BEGUN, response("cancelled", MESSAGE)]),
+    "in one piece, tools": ("tool_call", [{"choices": [{"message": {"tool_calls": CALL}, "finish_reason": "stop"}]}]),
+    "in one piece, a message without text": ("empty", [{"type": "message", "content": []}]),
+    "in one piece, a response that failed": ("error", [{"object": "response", "status": "failed", "output": []}]),
 }
 
 

@@ -33,6 +33,7 @@ class _Store:
         self.ends_at = self.tail = 0.0
         self.holder = ""
         self.held_until = 0.0
+        self.claim = 0
         self.fault: Callable[[], Awaitable[Any]] | None = None
         self.asked = 0
         self.links = 0
@@ -51,11 +52,11 @@ class _Store:
             finally:
                 self.links -= 1
 
-    async def look(self, token: str, lease_seconds: float) -> Answer:
+    async def look(self, token: str, lease_seconds: float, claim: int) -> Answer:
         await self._asked()
         now = asyncio.get_running_loop().time()
-        if lease_seconds > 0 and (self._holder(now) or token) == token:
-            self.holder, self.held_until = token, now + lease_seconds
+        if claim > 0 and (self._holder(now) in ("", token) or claim > self.claim):
+            self.holder, self.claim, self.held_until = token, claim, now + lease_seconds
         return self._answer(token, now)
 
     async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
@@ -680,7 +681,7 @@ async def test_a_loop_that_takes_no_tasks_is_as_good_as_none(
     assert (0, 1) == (store.asked, caplog.text.count("is not shared (LookupError)"))
 
 
-@pytest.mark.parametrize("holds", [SharedBreaker._wants_to_lead, SharedBreaker._verdict])
+@pytest.mark.parametrize("holds", [SharedBreaker._claim, SharedBreaker._verdict])
 def test_a_word_that_comes_while_the_courier_holds_the_lock(holds: Callable[..., Any]) -> None:
     """It is heard when the courier lets go, not when somebody calls next."""
 

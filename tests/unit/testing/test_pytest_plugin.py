@@ -129,7 +129,8 @@ def test_without_pytest_asyncio(tmp_path: Path) -> None:
     pytest.importorskip("anyio")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OBS_TEST_ABSENT": "pytest_asyncio"}
-    said = run_pytest(tmp_path, ANYIO_TESTS, "tests.absent", "anyio", "observability_integration.testing.pytest_plugin", **environment)
+    plugins = "tests.absent", "anyio", "observability_integration.testing.pytest_plugin"
+    said = run_pytest(tmp_path, ANYIO_TESTS, *plugins, **environment)
 
     assert "2 passed" in said, said
 
