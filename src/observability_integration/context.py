@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -72,8 +71,10 @@ def set_deadline(deadline: Deadline | None) -> Token[Deadline | None]:
 
 def reset_deadline(token: Token[Deadline | None]) -> None:
     """Undoes `set_deadline`; in another context, such as that of a coroutine thrown away, there is nothing to undo."""
-    with suppress(ValueError):
+    try:  # noqa: SIM105 - at half the cost of `suppress`
         _deadline.reset(token)
+    except ValueError:
+        pass
 
 
 def earliest(first: Deadline | None, second: Deadline | None) -> Deadline | None:

@@ -306,7 +306,7 @@ class SharedBreaker(Breaker):
                 answer = await _in_time(link.say(token, verdict, self.policy.probe_seconds, keep=keep))
             if claim and answer.lease == "mine":
                 if self._leads_until < began:
-                    self._leads_from = began + _SEEN_SECONDS
+                    self._leads_from = began if self._is_unclaimed(began) else began + _SEEN_SECONDS
                 # It began in the store no sooner than the question was asked here.
                 self._leads_until = began + _LEASE_SECONDS
             elif answer.lease != "mine":
@@ -326,6 +326,13 @@ class SharedBreaker(Breaker):
         if left > _EARLY_SECONDS or idle_seconds > _LATELY_SECONDS:
             return 0
         return 2 if idle_seconds <= _BUSY_SECONDS else 1
+
+    def _is_unclaimed(self, now: float) -> bool:
+        # While the pause lasts nobody probes; so where nobody has the lease, nobody has to see who takes it.
+        with self._lock:
+            paused = self._state == "open" and self._left(now) > 0
+        self._catch_up()
+        return paused and self._free
 
     def _verdict(self, news: _News, now: float) -> Verdict | None:
         with self._lock:
