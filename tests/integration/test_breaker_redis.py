@@ -18,7 +18,8 @@ from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
 from observability_integration.resilience.breaker import BreakerPolicy
 from observability_integration.resilience.breaker_redis import RedisBreakerStore
-from observability_integration.resilience.breaker_shared import Verdict
+from observability_integration.resilience.breaker_verdict import Verdict
+from observability_integration.tasks import drop_left
 from tests.processes import RedisProcess
 from tests.redis_caches import CLIENTS, ask_server, clients_of
 
@@ -87,6 +88,22 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
     assert {"verdict", "probe"} >= {key.rpartition(":")[2] for key in keys}
     assert not [key for key in keys if "verdicts" in key.casefold() or not key.isascii()]
     assert all(ask_server(redis_server, "PTTL", key) > 0 for key in keys)
+
+
+@pytest.mark.parametrize("client", ["asyncio"], indirect=True)
+async def test_the_lease_is_for_who_wants_it_most(client: Any, request: pytest.FixtureRequest) -> None:
+    """One that is called takes it from one that waits; whoever has it says anew how much it wants it."""
+    async with RedisBreakerStore(client=client).link(request.node.name) as link:
+
+        async def lease(token: str, claim: int) -> str:
+            return (await link.look(token, 5.0, claim)).lease
+
+        assert ["free", "mine", "other", "mine"] == [
+            await lease(*who) for who in (("a", 0), ("a", 1), ("b", 1), ("b", 2))
+        ]
+        assert ["other", "other", "mine"] == [await lease("a", claim) for claim in (0, 2, 3)]
+        assert ["mine", "other", "mine"] == [await lease(*who) for who in (("a", 1), ("b", 1), ("a", 0))]
+        assert "mine" == await lease("b", 2)
 
 
 @pytest.mark.parametrize("client", ["asyncio"], indirect=True)
@@ -221,6 +238,34 @@ def test_loops_that_are_closed_in_the_middle_leave_no_connection(
     asyncio.run(last())
     gc.collect()
     assert not caplog.records
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_way_that_is_left_outside_of_all_loops_leaves_no_connection(redis_process: RedisProcess) -> None:
+    """The collector may end it anywhere, where nothing can be awaited."""
+    store = RedisBreakerStore(redis_process.url)
+
+    async def hold(looked: asyncio.Event) -> None:
+        async with store.link("t") as link:
+            await link.look("a", 1.0, 0)
+            looked.set()
+            await asyncio.Event().wait()
+
+    async def begin() -> asyncio.Task[None]:
+        looked = asyncio.Event()
+        task = asyncio.create_task(hold(looked))
+        await looked.wait()
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(begin())
+    assert 1 == clients_of(redis_process)
+    loop.close()
+    drop_left(task)
+    del task, loop
+    asyncio.run(soon(lambda: clients_of(redis_process) == 0))
+    gc.collect()
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused"])

@@ -18,7 +18,7 @@ from observability_integration.caching.stores.redis import RedisStore, RedisUrlS
 from observability_integration.errors import SharedCallError
 from observability_integration.primitives import CachePrimitive, RateLimitPrimitive
 from observability_integration.resilience.breaker_redis import RedisBreakerStore
-from observability_integration.resilience.breaker_shared import Verdict
+from observability_integration.resilience.breaker_verdict import Verdict
 from tests.processes import RedisProcess
 from tests.redis_caches import Calls, ask_server
 

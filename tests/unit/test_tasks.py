@@ -149,6 +149,24 @@ def test_owned_tasks_of_a_loop_that_was_closed_under_them_are_let_go_of() -> Non
     assert [None, None] == [loop() for loop in loops]
 
 
+def test_a_loop_whose_owned_tasks_have_ended_is_not_kept() -> None:
+    """Not even until the next one comes: there may be none."""
+
+    async def work() -> None:
+        """Ends at once."""
+
+    async def begin() -> None:
+        await spawn(work(), name="work")
+
+    loop = FakeClockLoop()
+    known = weakref.ref(loop)
+    loop.run_until_complete(begin())
+    loop.close()
+    del loop
+    gc.collect()
+    assert known() is None
+
+
 async def test_a_task_apart_knows_nothing_of_the_call() -> None:
     """No deadline, no span: with whatever makes the tasks of this loop, also one that takes no context."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")

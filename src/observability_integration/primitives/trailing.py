@@ -57,7 +57,7 @@ class TrailingTime:
                 raise  # it is the reader who was cancelled, with or without us
             raise StopAsyncIteration from None
         except Exception as error:
-            if not expired or isinstance(error, StopAsyncIteration):
+            if not expired or task.cancelling() > before + 1 or isinstance(error, StopAsyncIteration):
                 raise
             note_fault("llm_call.close", error)  # of what it did when it was cancelled
             raise StopAsyncIteration from None

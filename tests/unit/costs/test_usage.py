@@ -59,7 +59,7 @@ class TestRead:
     def model(self) -> Any:
         pydantic = pytest.importorskip("pydantic")
 
-        class Model(pydantic.BaseModel, extra="allow"):  # type: ignore[misc, name-defined]
+        class Model(pydantic.BaseModel, extra="allow"):  # type: ignore[misc, name-defined, call-arg]
             told: int = 1
             nothing: int | None = None
             constant: ClassVar[int] = 5
@@ -85,7 +85,14 @@ class TestRead:
             def __getattr__(self, name: str) -> Any:
                 return f"any {name}"
 
-        assert 9 == read(MagicMock(spec=model, told=9), "told")
+        class Proxy:
+            __slots__ = ()
+            __class__ = model
+
+            def __getattr__(self, name: str) -> Any:
+                return 7
+
+        assert [9, 7] == [read(MagicMock(spec=model, told=9), "told"), read(Proxy(), "missing")]
         assert "any missing" == read(Peculiar(), "missing")
         assert read(model.__new__(model), "missing") is None
 

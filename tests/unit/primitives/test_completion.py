@@ -76,8 +76,8 @@ def test_anthropic_messages() -> None:
 
 def test_anthropic_messages_by_the_helper() -> None:
     """``messages.stream()`` adds events of its own, and whole blocks at their ends: nothing is told twice or lost."""
-    block = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}
-    events = [
+    block: Any = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}
+    events: list[Any] = [
         {"type": "message_start", "message": {"id": "msg_1", "model": "claude", "usage": {"input_tokens": 5}}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
@@ -85,7 +85,7 @@ def test_anthropic_messages_by_the_helper() -> None:
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
         {"type": "content_block_stop", "index": 0, "content_block": {"type": "text", "text": "Hi"}},
         {"type": "content_block_start", "index": 1, "content_block": {**block, "input": {}}},
-        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a": '}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a":'}},
         {"type": "input_json", "partial_json": '{"a": ', "snapshot": {}},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "1}"}},
         {"type": "content_block_stop", "index": 1, "content_block": block},
@@ -93,12 +93,12 @@ def test_anthropic_messages_by_the_helper() -> None:
         {"type": "message_stop", "message": {"id": "msg_1", "content": [block], "stop_reason": "tool_use"}},
     ]
     answer = completion_of(events)
-    assert ("Hi", (ToolCall("t", "f", '{"a": 1}'),)) == (answer.text, answer.tool_calls)
+    assert ("Hi", (ToolCall("t", "f", '{"a":1}'),)) == (answer.text, answer.tool_calls)
     events[6]["content_block"] = block  # from servers that have no pieces
     assert '{"a": 1}' == completion_of([*events[:7], *events[10:]]).tool_calls[0].arguments
 
 
-OUTPUT = [
+OUTPUT: list[Any] = [
     {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
     {"type": "message", "content": [{"type": "output_text", "text": "Hi "}, {"type": "output_text", "text": "you"}]},
     {"type": "function_call", "id": "fc", "call_id": "call", "name": "f", "arguments": '{"a": 1}'},

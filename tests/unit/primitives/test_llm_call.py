@@ -1001,6 +1001,25 @@ async def test_a_streamed_text_is_captured_when_asked_for(
 
 
 @pytest.mark.promise("X4")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"type": "response.reasoning_text.delta", "delta": "hm"},
+        {"type": "response.function_call_arguments.delta", "delta": "{}"},
+        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
+        {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{}"}},
+    ],
+    ids=lambda other: other.get("type"),
+)
+async def test_what_is_no_text_is_not_captured_as_such(other: Any, tracing: Any) -> None:
+    """An answer is not what the model thought on its way, nor what it tells a tool."""
+    tracing.captures_content = True
+    await read_all(streaming([*RESPONSE_STREAM[:1], other, *RESPONSE_STREAM[1:]]))
+    (message,) = json.loads(tracing.named("chat asked").attributes["gen_ai.output.messages"])
+    assert "the secret answer" == message["content"]
+
+
+@pytest.mark.promise("X4")
 async def test_plain_text_is_captured_when_asked_for(tracing: Any) -> None:
     """A function from text to text has neither messages nor choices."""
     tracing.captures_content = True

@@ -128,6 +128,24 @@ async def test_a_reader_who_is_cancelled_is_cancelled(seconds: float) -> None:
     assert ["cancelled", "closed"] == source.ended
 
 
+async def test_a_source_that_breaks_as_its_reader_is_cancelled_is_no_end() -> None:
+    """What it makes of the cancellation is told, and not taken for the answer."""
+
+    async def generate(_: Any) -> AsyncIterator[Any]:
+        for chunk in WHOLE:
+            yield chunk
+        try:
+            await asyncio.sleep(1e6)
+        except asyncio.CancelledError:
+            raise LookupError from None
+
+    task = asyncio.create_task(LLMCallPrimitive[Any, Any](generate).execute("q"))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_at(2.0, task.cancel)
+    with pytest.raises(LookupError):
+        await task
+
+
 async def test_a_source_that_cancels_itself_is_no_end() -> None:
     """That CancelledError is not ours to take."""
     with pytest.raises(asyncio.CancelledError):

@@ -15,7 +15,8 @@ import pytest
 
 from observability_integration import events
 from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal
-from observability_integration.resilience.breaker_shared import Answer, SharedBreaker, Verdict, _News
+from observability_integration.resilience.breaker_shared import SharedBreaker, _News
+from observability_integration.resilience.breaker_verdict import Answer, Verdict
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.once
@@ -270,6 +271,38 @@ async def test_a_busy_process_does_not_wait_for_an_idle_one(
     assert asyncio.get_running_loop().time() - began < 21.0 + 3.5
     calls.cancel()
     await asyncio.wait([calls])
+
+
+async def test_a_short_pause_is_as_short_as_without_others(breakers: Callable[..., SharedBreaker]) -> None:
+    """While it lasts nobody probes, so a lease that nobody has is as good as seen by all."""
+    breaker = breakers(BreakerPolicy(open_seconds=0.5, busy_open_seconds=0.5, jitter=0.0))
+    fail(breaker)
+    await asyncio.sleep(0.51)
+    assert permit(breaker).probe
+
+
+@pytest.mark.parametrize("called_again", [False, True])
+async def test_who_has_taken_the_lease_waits_until_the_other_has_seen_it(
+    called_again: bool, breakers: Callable[..., SharedBreaker]
+) -> None:
+    """The other may have been called just then: its probe is out, and it takes the lease back."""
+    idle, busy = breakers(), breakers()
+    permit(busy).success()
+    fail(idle)
+    await asyncio.sleep(17.0)
+    assert isinstance(idle.admit(), Refusal)
+    await asyncio.sleep(5.0)  # the pause is over, and no call comes
+    assert idle._leads_until > 22.0
+    while busy._leads_until < 0:
+        assert isinstance(busy.admit(), Refusal)
+        await asyncio.sleep(0.01)
+    if called_again:
+        assert permit(idle).probe
+        assert [] == await asks(busy, 10.0, 0.1)
+    else:
+        probes = await asks(busy, 1.2, 0.05)
+        assert [True] == [each.probe for each in probes]
+        assert isinstance(idle.admit(), Refusal)
 
 
 async def test_one_that_is_alone_is_not_refused_for_its_own_lease() -> None:
