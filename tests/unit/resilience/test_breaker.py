@@ -739,3 +739,24 @@ class _BreakerMachine(RuleBasedStateMachine):
 
 _BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestBreakerMachine = _BreakerMachine.TestCase
+
+
+def test_a_busy_target_is_probed_sooner() -> None:
+    """Among a hundred calls a probe more is nothing, and an overload that is over must be found out soon."""
+    for calls, expected in ((9, 21.0), (57, 21.0), (58, 5.25), (10_000, 5.25)):
+        assert expected == BreakerPolicy().first_open_seconds(calls)
+    assert 2.0 == BreakerPolicy(busy_open_seconds=2.0).first_open_seconds(10_000)
+    with pytest.raises(ConfigurationError, match="busy_open_seconds"):
+        BreakerPolicy(busy_open_seconds=24.0)
+    now = [0.0]
+    breaker = Breaker(clock=lambda: now[0], random=lambda: 0.0)
+    for _ in range(200):
+        now[0] += 0.1
+        permit = breaker.admit()
+        if isinstance(permit, Permit):
+            permit.failure() if now[0] > 10.0 else permit.success()
+        if breaker.state == "open":
+            break
+    refusal = breaker.admit()
+    assert isinstance(refusal, Refusal)
+    assert 5.25 == pytest.approx(refusal.retry_after_seconds)
