@@ -40,7 +40,7 @@ class StreamDeadline(Deadline):
             object.__setattr__(self, name, value)
 
     @property
-    def when(self) -> float:
+    def when(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride] - frozen: nobody sets it
         """When it would come if the chunk that is wanted, now or next, did not."""
         since = self._loop.time() if self._since is None else self._since
         own = since + self._total - self.waited
