@@ -25,7 +25,8 @@ RECOVERED_SECONDS = 10.0
 OVERRUN_MS, LAG_MS = 50.0, 20.0
 MEMORY_GROWTH = 0.05
 _SETTLED_SECONDS = 30.0  # in a shorter replay the number of calls at once has not settled by its second quarter
-_OURS = (OURS, PIPELINE, PIPELINE_AIMD)
+_PIPELINES = (PIPELINE, PIPELINE_AIMD)
+_OURS = (OURS, *_PIPELINES)
 _NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scene().after:g} s"
 
 
@@ -112,7 +113,7 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
             figures = tuple(column.figure(runs) for column in _COLUMNS)
             seconds = [run.recovered_seconds for run in _usual(runs)]
             kept = all(each is not None and each <= RECOVERED_SECONDS for each in seconds)
-        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
+        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _PIPELINES else "", kept))
     scene = Scene()
     return Grid(
         f"A brown-out of {scene.during:g} s",
@@ -127,7 +128,8 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
         f"{storms.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "
         "brown-out. Slowest are all but a hundredth of the answers. Work for nobody is that of the provider "
         "after the brown-out. At its defaults RetryPrimitive makes no second attempt after a time-out, so it "
-        "does here what no retries do; the two rows that retry time-outs too have the same waits and differ in "
+        "does here what no retries do, and nothing that it could do would shorten what the provider still has to "
+        "work off; the two rows that retry time-outs too have the same waits and differ in "
         "the budget alone.",
     )
 

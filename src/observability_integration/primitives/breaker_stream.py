@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, get_running_loop
+from asyncio import CancelledError
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +46,7 @@ class BreakerStream(ObservedStream):
 
     async def _open(self) -> None:
         self._permit = self._owner.enter(self._span)
-        self._began = get_running_loop().time()
+        self._began = self._owner.began(self._context)
         inner = self._step.stream(self._input, self._context)
         self._chunks = await inner.__aenter__()
         self._inner = inner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from asyncio import CancelledError, get_running_loop
 from collections.abc import Sequence
 from typing import Any, Generic, cast
@@ -171,7 +172,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if not switch.on and not spans.tracing.enabled:
             answer = self.breaker.admit()
             permit = answer if isinstance(answer, Permit) else self._refused(spans.NO_SPAN, answer)
-            began = get_running_loop().time()
+            began = self.began(context)
             try:
                 result = await self._call(input_data, context)
             except BaseException as error:
@@ -184,7 +185,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         outcome = "cancelled"
         try:
             permit = self.enter(span)
-            began = get_running_loop().time()
+            began = self.began(context)
             try:
                 result = await self._call(input_data, context)
             except BaseException as error:
@@ -218,6 +219,11 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if context is not None:
             spans.identify(span, context)
         return span
+
+    def began(self, context: WorkflowContext | None) -> float:
+        """The time of the event loop, where a deadline may end the call; without one nobody asks."""
+        bounded = current_deadline() is not None or (context is not None and context.deadline is not None)
+        return get_running_loop().time() if bounded else math.inf
 
     def enter(self, span: OperationSpan) -> Permit:
         """Asks the breaker for leave.
@@ -254,7 +260,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             span: of the call.
             permit: under which it was made.
             error: what it raised.
-            began: when, on the clock of the event loop.
+            began: what `began` said then.
             served: whether the target has done its part.
         """
         if served:
