@@ -25,8 +25,7 @@ RECOVERED_SECONDS = 10.0
 OVERRUN_MS, LAG_MS = 50.0, 20.0
 MEMORY_GROWTH = 0.05
 _SETTLED_SECONDS = 30.0  # in a shorter replay the number of calls at once has not settled by its second quarter
-_PIPELINES = (PIPELINE, PIPELINE_AIMD)
-_OURS = (OURS, *_PIPELINES)
+_OURS = (OURS, PIPELINE, PIPELINE_AIMD)
 _NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scene().after:g} s"
 
 
@@ -113,7 +112,7 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
             figures = tuple(column.figure(runs) for column in _COLUMNS)
             seconds = [run.recovered_seconds for run in _usual(runs)]
             kept = all(each is not None and each <= RECOVERED_SECONDS for each in seconds)
-        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _PIPELINES else "", kept))
+        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
     scene = Scene()
     return Grid(
         f"A brown-out of {scene.during:g} s",

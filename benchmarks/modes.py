@@ -68,13 +68,12 @@ LLM_CALL = Task("LLM call", "llm_call", workload.COMPLETION, lambda: workload.ne
 CHAIN = Task("whole chain, miss", "chain", workload.COMPLETION, lambda: workload.new_requests)
 RETRY = Task("retry, at the first attempt", "retry")
 CONCURRENCY = Task("concurrency limit, with room", "concurrency")
-RATE_LIMIT = Task("rate limit, with room", "rate_limit")
 RESILIENCE = (
     RETRY,
     Task("fallback, by the first target", "fallback"),
     Task("circuit breaker, closed", "breaker"),
     CONCURRENCY,
-    RATE_LIMIT,
+    Task("rate limit, with room", "rate_limit"),
     Task("hedge, by one call", "hedge"),
     Task("saga of two steps", "saga", works=2),
     # Six spans a call: eighty calls make fewer than the 512 at which the SDK's processor begins to send.

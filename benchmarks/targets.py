@@ -109,13 +109,11 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
     )
     if mode == "absent":
         # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
-        free = {modes.LLM_CALL.name, modes.CONCURRENCY.name, modes.RATE_LIMIT.name}
-        rows = [row._replace(target=None) if row.what in free else row for row in rows]
+        rows = [row._replace(target=None) if row.what == modes.LLM_CALL.name else row for row in rows]
         note += (
             " Without telemetry an LLM call is just the call, so there is nothing to hold it to. What equivalents do "
-            "without costs most in two limits, which are shown without a target: the one of calls keeps its level for "
-            "telemetry that may come on, and is right over event loops that were closed; the one of rates reads the "
-            "answers of any provider."
+            "without costs most in two limits: the one of calls keeps its level for telemetry that may come on, and is "
+            "right over event loops that were closed; the one of rates reads the answers of any provider."
         )
     for reference in (modes.ASYNCIO_TIMEOUT, modes.BARE_CALL):
         rows.append(_timed(f"timeout, beside {reference}", cases[modes.TIMEOUT.name], reference))

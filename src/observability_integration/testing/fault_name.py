@@ -59,7 +59,7 @@ class Fault:
 
     async def play(self, turn: Turn) -> None:
         """Does it to one request."""
-        raise NotImplementedError
+        raise NotImplementedError  # a fault without behaviour would answer nothing: each class has its own
 
 
 def _is_seconds(name: str) -> bool:
