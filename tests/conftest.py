@@ -15,8 +15,8 @@ import pytest
 from blockbuster import BlockBuster
 from pytest_asyncio import is_async_test
 
-from observability_integration.telemetry import instruments
-from observability_integration.telemetry.snapshot import snapshot
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.metrics.snapshot import snapshot
 from tests.processes import RedisProcess
 
 _PACKAGE_OF_MARKER = {"needs_otel": "opentelemetry", "needs_redis_package": "redis"}

@@ -322,7 +322,8 @@ def _after_fork_in_child() -> None:
         return
     _running = None
     _status = ObservabilityStatus(False, "forked: the parent serves Prometheus; call initialize_observability() here")
-    from observability_integration.telemetry import instruments, spans
+    from .telemetry.metrics import instruments
+    from .telemetry.tracing import spans
 
     instruments.stop()
     spans.install(None)

@@ -110,7 +110,7 @@ async def test_an_exploding_sampler(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     from opentelemetry import trace
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-    from observability_integration.telemetry import spans
+    from observability_integration.telemetry.tracing import spans
 
     class Exploding:
         def should_sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,11 +155,11 @@ async def test_an_exploding_observable(caplog: pytest.LogCaptureFixture) -> None
 
 async def test_an_exploding_reader_of_metrics() -> None:
     """What collects fails outside of the call; the next scrape, of a mended process, has every number."""
-    from observability_integration.telemetry import own_metrics
+    from observability_integration.telemetry.metrics import sdk_bridge
 
     initialize_observability(prometheus_port=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_metrics, "snapshot", lambda: 1 / 0)
+        patch.setattr(sdk_bridge, "snapshot", lambda: 1 / 0)
         assert "A" == await _pipeline().execute("a")
         with pytest.raises(OSError, match="500"):
             scrape(observability_status().prometheus_url)

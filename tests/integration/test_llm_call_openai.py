@@ -45,7 +45,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]:
     """Telemetry that remembers its spans; nothing stays on."""
     monkeypatch.delenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", raising=False)
     assert initialize_observability("shop", prometheus_port=0)
-    from observability_integration.telemetry.trace_memory import remember_traces
+    from observability_integration.telemetry.tracing.trace_memory import remember_traces
 
     memory = remember_traces()
     assert memory is not None

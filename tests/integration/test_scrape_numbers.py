@@ -16,8 +16,8 @@ from observability_integration.primitives import (
     RouterPrimitive,
     TimeoutPrimitive,
 )
-from observability_integration.telemetry import instruments
 from observability_integration.telemetry.catalogue import CATALOGUE, GEN_AI_SECONDS, LLM_SECONDS, LOOKUP_SECONDS
+from observability_integration.telemetry.metrics import instruments
 from tests.otlp_receiver import OtlpReceiver
 from tests.scrapes import Scrape, scrape
 

@@ -26,9 +26,11 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry import guard, scrape_acceptor, scrape_server
-from observability_integration.telemetry.scrape_pages import ScrapePages
-from observability_integration.telemetry.scrape_server import ScrapeServer
+from observability_integration.telemetry import guard
+from observability_integration.telemetry.prometheus import acceptor
+from observability_integration.telemetry.prometheus import server as scrape_server
+from observability_integration.telemetry.prometheus.pages import ScrapePages
+from observability_integration.telemetry.prometheus.server import ScrapeServer
 
 pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.promise("M5", "M9")]
 
@@ -279,7 +281,7 @@ class TestFailures:
         self, serve: Callable[..., ScrapeServer], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each connection holds a thread."""
-        monkeypatch.setattr(scrape_acceptor, "_CLIENT_SECONDS", 0.05)
+        monkeypatch.setattr(acceptor, "_CLIENT_SECONDS", 0.05)
         with socket.create_connection(("127.0.0.1", serve().port)) as silent:
             assert hung_up(silent)
 
@@ -287,8 +289,8 @@ class TestFailures:
         self, serve: Callable[..., ScrapeServer], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Clients that send a byte now and then must not lock Prometheus out."""
-        monkeypatch.setattr(scrape_acceptor, "_MAX_CONNECTIONS", 2)
-        monkeypatch.setattr(scrape_acceptor, "_CLIENT_SECONDS", 1000.0)
+        monkeypatch.setattr(acceptor, "_MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(acceptor, "_CLIENT_SECONDS", 1000.0)
         server = serve()
         with contextlib.ExitStack() as stack:
             dripping = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(3)]
@@ -665,7 +667,7 @@ class TestClosing:
         self, serve: Callable[..., ScrapeServer], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A connection that has asked for nothing is ended at once; waiting for it would outlast any test."""
-        monkeypatch.setattr(scrape_acceptor, "_CLIENT_SECONDS", 1000.0)
+        monkeypatch.setattr(acceptor, "_CLIENT_SECONDS", 1000.0)
         server = serve()
         with socket.create_connection(("127.0.0.1", server.port)) as idle:
             assert 200 == ask(server)[0].status

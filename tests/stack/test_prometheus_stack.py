@@ -24,10 +24,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.exposition import generate_latest
 
 from observability_integration import initialize_observability, observability_status, shutdown_observability
-from observability_integration.telemetry import instruments
 from observability_integration.telemetry.catalogue import CATALOGUE
-from observability_integration.telemetry.prometheus import PrometheusReader
-from observability_integration.telemetry.scrape_server import ScrapeServer
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.prometheus.reader import PrometheusReader
+from observability_integration.telemetry.prometheus.server import ScrapeServer
 
 pytestmark = [
     pytest.mark.once,

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from observability_integration.tasks import spawn
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     CACHE_COMPUTE,
     CACHE_LOCK_WAIT,
     CACHE_STALE_SERVED,

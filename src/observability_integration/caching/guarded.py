@@ -21,8 +21,8 @@ from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import remaining
 from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
+from observability_integration.telemetry.metrics.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
+from observability_integration.telemetry.tracing import spans
 
 from .due import Due
 from .slots import Slots

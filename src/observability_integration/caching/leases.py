@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from observability_integration.context import current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
 from observability_integration.tasks import begin_apart, own, wait_done
-from observability_integration.telemetry.spans import error_type
+from observability_integration.telemetry.tracing.spans import error_type
 
 from .channel import Action, Channel, Waiter
 from .guarded import GuardedStore

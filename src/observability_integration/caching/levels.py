@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
+from observability_integration.telemetry.metrics.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 
 from .channel import Action, Channel
 from .codec import Codec, Kept, Uncopyable, Unreadable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 if TYPE_CHECKING:
     from .semantic import SemanticLookup

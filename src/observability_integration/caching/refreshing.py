@@ -7,8 +7,8 @@ import contextvars
 from typing import Any
 
 from observability_integration.context import set_deadline
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import CACHE_REFRESHES
+from observability_integration.telemetry.metrics.instruments import CACHE_REFRESHES
+from observability_integration.telemetry.tracing import spans
 
 from .entry import Entry
 from .flight_work import LEFT, Brought, FlightWork

@@ -78,7 +78,7 @@ async def _run(options: argparse.Namespace) -> int:
     url = _switch_on(console, options.port, options.otlp_endpoint)
     if url is None:
         return 1
-    from observability_integration.telemetry.trace_memory import remember_traces
+    from observability_integration.telemetry.tracing.trace_memory import remember_traces
 
     memory = remember_traces()
     async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from observability_integration.telemetry.trace_memory import RememberedSpan
+from observability_integration.telemetry.tracing.trace_memory import RememberedSpan
 
 from .run import Cost, Outcome, quantile
 from .scrape import Samples

@@ -8,13 +8,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
 from observability_integration import events
 from observability_integration.resilience.breaker import Breaker, State, Why
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     BREAKER_CALLS,
     BREAKER_STATE,
     BREAKER_TRANSITIONS,
     GaugeSeries,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
 

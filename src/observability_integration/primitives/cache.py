@@ -30,9 +30,9 @@ from observability_integration.context import (
 )
 from observability_integration.costs.usage import total_tokens_of
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .cache_admission import Admission

@@ -8,8 +8,7 @@ from typing import NotRequired, TypedDict
 from observability_integration.caching.entry import Entry
 from observability_integration.caching.freshness import TtlAdapter
 from observability_integration.caching.lookup import Served
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     CACHE_BYPASSES,
     CACHE_COST_SAVINGS,
     CACHE_HIT_AGE,
@@ -23,7 +22,8 @@ from observability_integration.telemetry.instruments import (
     CounterSeries,
     switch,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 
 class CacheStats(TypedDict):

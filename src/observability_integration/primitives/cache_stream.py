@@ -17,9 +17,9 @@ from observability_integration.caching.replay import Replay
 from observability_integration.context import Deadline, current_deadline, earliest
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.tasks import wait_done
-from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .stream_cache import StreamCache, StreamCall, stream_digest

@@ -19,9 +19,9 @@ from observability_integration.resilience.backoff import check_positive
 from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal, State
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .breaker_record import BreakerRecord

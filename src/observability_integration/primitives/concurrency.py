@@ -14,10 +14,10 @@ from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, che
 from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.permits import Outcome, Permit, Refused
-from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .concurrency_record import ConcurrencyRecord

@@ -7,14 +7,14 @@ from typing import get_args
 from observability_integration.resilience.admission_queue import Priority
 from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.permits import Reason
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     CONCURRENCY_IN_FLIGHT,
     CONCURRENCY_LIMIT,
     CONCURRENCY_QUEUE_WAIT,
     CONCURRENCY_QUEUED,
     CONCURRENCY_REFUSALS,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 
 class Tier:

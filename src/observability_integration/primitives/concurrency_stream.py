@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.resilience.permits import Permit
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
 from .concurrency_record import ConcurrencyRecord

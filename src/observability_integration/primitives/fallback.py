@@ -11,9 +11,9 @@ from observability_integration.errors import AllTargetsFailedError, Configuratio
 from observability_integration.resilience.backoff import check_count
 from observability_integration.resilience.faults import FAULT_KINDS, Classifier, Fault, FaultKind, classify
 from observability_integration.resilience.last_resort import last_resort
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .fallback_record import Failed, FallbackRecord

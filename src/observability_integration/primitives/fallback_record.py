@@ -8,13 +8,13 @@ from typing import Literal
 
 from observability_integration import events
 from observability_integration.resilience.faults import FaultKind
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     FALLBACK_FAILED,
     FALLBACK_FAILOVERS,
     FALLBACK_RESTARTS,
     FALLBACK_SERVED,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from observability_integration.context import WorkflowContext
 from observability_integration.resilience.faults import FaultKind
 from observability_integration.resilience.last_resort import last_resort
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .fallback_record import FallbackRecord

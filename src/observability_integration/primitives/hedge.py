@@ -11,8 +11,8 @@ from observability_integration.resilience.backoff import check_at_least
 from observability_integration.resilience.faults import Classifier
 from observability_integration.resilience.hedge_delay import HedgeDelay
 from observability_integration.resilience.retry_budget import RetryBudget
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .hedge_race import HedgeRace, Rules, Side

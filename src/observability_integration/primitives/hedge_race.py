@@ -18,7 +18,7 @@ from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.hedge_delay import HedgeDelay
 from observability_integration.resilience.retry_budget import RetryBudget, leave, pay
 from observability_integration.tasks import announce, spawn, wait_done
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
 from .first_content import FirstContent

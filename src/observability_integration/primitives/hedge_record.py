@@ -7,15 +7,15 @@ import logging
 from typing import Any, Literal
 
 from observability_integration import events
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     HEDGE_COST,
     HEDGE_DELAY,
     HEDGE_LAUNCHED,
     HEDGE_OPERATIONS,
     HEDGE_SUPPRESSED,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .left_behind import left_behind
 

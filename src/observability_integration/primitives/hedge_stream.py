@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from observability_integration.tasks import own, wait_done
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .handover import END, Handover, run_pump

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from observability_integration.telemetry.instruments import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
+from observability_integration.telemetry.metrics.instruments import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
 
 logger = logging.getLogger("observability_integration")
 

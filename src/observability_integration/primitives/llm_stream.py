@@ -8,9 +8,11 @@ from typing import Any, cast
 
 from observability_integration.errors import ProviderStreamError, StreamInterruptedError
 from observability_integration.resilience.faults import FaultKind, classify
-from observability_integration.telemetry import instruments, semconv, spans
+from observability_integration.telemetry import semconv
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .answer_facts import AnswerFacts
 from .answer_source import AnswerSource

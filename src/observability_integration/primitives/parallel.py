@@ -9,7 +9,7 @@ from typing import Any, Generic
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import own
-from observability_integration.telemetry import spans
+from observability_integration.telemetry.tracing import spans
 
 from .base import In, Out, WorkflowPrimitive
 from .lifting import lift

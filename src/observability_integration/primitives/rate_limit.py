@@ -15,9 +15,9 @@ from observability_integration.resilience.rate_limit_guard import GuardedLedger
 from observability_integration.resilience.rate_limit_headers import told_by_answer, told_by_error, told_by_headers
 from observability_integration.resilience.rate_limit_line import Refused, Reservation
 from observability_integration.resilience.rate_limit_redis import shared_ledger
-from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import call_of, lift

@@ -7,7 +7,7 @@ import math
 import weakref
 from typing import TYPE_CHECKING
 
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     RATE_LIMIT_BACKEND_ERRORS,
     RATE_LIMIT_CALLS,
     RATE_LIMIT_REMAINING,
@@ -18,7 +18,7 @@ from observability_integration.telemetry.instruments import (
 if TYPE_CHECKING:
     from observability_integration.resilience.rate_limit import RateLimit
     from observability_integration.resilience.rate_limit_line import Refused, Reservation
-    from observability_integration.telemetry.spans import OperationSpan
+    from observability_integration.telemetry.tracing.spans import OperationSpan
 
 _REFRESH_SECONDS = 1.0
 

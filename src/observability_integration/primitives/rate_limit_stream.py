@@ -8,7 +8,7 @@ from typing import Any
 from observability_integration.costs.usage import Usage, usage_of
 from observability_integration.resilience.rate_limit_line import Reservation
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .streams import ObservedStream, Outcome

@@ -12,9 +12,9 @@ from observability_integration.resilience import testing_mode
 from observability_integration.resilience.backoff import Backoff, check_count
 from observability_integration.resilience.faults import Classifier, Fault, classify
 from observability_integration.resilience.retry_budget import Payment, RetryBudget, enter, leave
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import call_of, lift

@@ -8,14 +8,14 @@ from typing import Literal
 from observability_integration import events
 from observability_integration.resilience.fault_shapes import sdk_retries_of
 from observability_integration.resilience.faults import Fault
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     RETRY_ATTEMPTS,
     RETRY_GAVE_UP,
     RETRY_OPERATIONS,
     RETRY_RETRIES,
     RETRY_WAIT,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
 

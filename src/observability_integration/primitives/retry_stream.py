@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from observability_integration.context import WorkflowContext
 from observability_integration.resilience.retry_budget import Payment, leave, pay
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .first_content import FirstContent, broken_off

@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar, overload
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.routing.complexity import estimate_complexity
-from observability_integration.telemetry import spans
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.instruments import ROUTER_ERRORS, switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import ROUTER_ERRORS, switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import lift

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     ROUTER_COST_SAVINGS,
     ROUTER_DECISIONS,
     ROUTER_ERRORS,
     ROUTER_EXECUTION,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import WorkflowPrimitive
 from .lifting import call_of

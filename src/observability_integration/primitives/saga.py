@@ -11,9 +11,9 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import switch
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.metrics.instruments import switch
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import LambdaPrimitive, lift, takes_context

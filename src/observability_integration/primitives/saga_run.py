@@ -15,8 +15,8 @@ from observability_integration.context import Deadline, WorkflowContext, reset_d
 from observability_integration.errors import Cleanup, CompensationError, PrimitiveTimeoutError
 from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.tasks import spawn, wait_done
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
 from .base import WorkflowPrimitive
 from .lifting import call_of

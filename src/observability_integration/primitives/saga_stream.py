@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 from observability_integration.context import WorkflowContext
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .saga_run import BoundStep, SagaRun

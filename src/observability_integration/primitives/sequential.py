@@ -7,8 +7,8 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, WorkflowPrimitive
 from .lifting import lift

@@ -23,7 +23,7 @@ from observability_integration.context import WorkflowContext, set_deadline
 from observability_integration.errors import StreamInterruptedError
 from observability_integration.tasks import cancel_until_done, spawn, wait_done
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream
 from .cache_identity import Identity

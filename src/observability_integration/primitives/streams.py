@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, Literal, cast
 
 from observability_integration.costs.usage import choices_of, read
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
 from .base import ChunkStream
 

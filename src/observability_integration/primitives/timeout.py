@@ -26,8 +26,8 @@ from observability_integration.errors import (
 )
 from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.tasks import announce
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .lifting import call_of, lift

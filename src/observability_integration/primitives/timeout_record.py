@@ -8,8 +8,7 @@ from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.resilience.bounded import Expired
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics.instruments import (
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
     TIMEOUT_ERRORS,
@@ -19,7 +18,8 @@ from observability_integration.telemetry.instruments import (
     TIMEOUT_SUCCESSES,
     TIMEOUT_UTILIZATION,
 )
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .left_behind import left_behind
 

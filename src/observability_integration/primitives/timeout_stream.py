@@ -28,8 +28,8 @@ from observability_integration.errors import (
 )
 from observability_integration.resilience.bounded import Expired, Watch, cancel_bounded, leave_bounded
 from observability_integration.tasks import own, wait_done
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import NO_SPAN, OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
 from .base import ChunkStream, WorkflowPrimitive
 from .handover import END, Handover, run_pump

@@ -17,9 +17,9 @@ from observability_integration.context import (
     set_deadline,
 )
 from observability_integration.errors import ConfigurationError
-from observability_integration.telemetry import remote_parent
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.remote_parent import RemoteParent
+from observability_integration.telemetry.tracing import remote_parent
+from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
 from . import baggage, in_force
 from .baggage import Member
@@ -146,7 +146,7 @@ def _attach(arrived: Incoming, block: Block) -> bool:
     """Whether OpenTelemetry was told of it."""
     if not in_force.opentelemetry_in_use():
         return False
-    from observability_integration.telemetry import trace_headers
+    from observability_integration.telemetry.tracing import trace_headers
 
     try:
         token = trace_headers.attach(arrived.parent, arrived.baggage)

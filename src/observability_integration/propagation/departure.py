@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from observability_integration.context import WorkflowContext, current_deadline, earliest
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.remote_parent import RemoteParent
+from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
 from . import baggage, in_force
 from .carrier import BAGGAGE, DEADLINE_HEADER, TRACEPARENT, TRACESTATE, gather
@@ -38,7 +38,7 @@ def outgoing_headers(
     parent, values = here.parent, dict[str, object](here.baggage)
     try:
         if in_force.opentelemetry_in_use():
-            from observability_integration.telemetry import trace_headers
+            from observability_integration.telemetry.tracing import trace_headers
 
             parent = trace_headers.current_parent() or parent
             values.update(trace_headers.current_baggage())

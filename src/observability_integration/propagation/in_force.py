@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from observability_integration.telemetry.remote_parent import RemoteParent
+from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
 from .baggage import Member
 

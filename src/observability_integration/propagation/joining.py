@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.spans import OperationSpan
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from . import in_force
 from .arrival import Incoming, incoming
@@ -23,7 +23,7 @@ def links_from(*sources: Headers | Incoming) -> tuple[Any, ...]:
     """
     if not (spans.tracing.enabled and in_force.opentelemetry_in_use()):
         return ()
-    from observability_integration.telemetry import trace_headers
+    from observability_integration.telemetry.tracing import trace_headers
 
     arrived = (source if isinstance(source, Incoming) else incoming(source) for source in sources)
     return tuple(trace_headers.link_to(each.parent) for each in arrived if each.parent is not None)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from observability_integration import events
 from observability_integration.tasks import announce, begin_apart, cancel_until_done, own, wait_done
-from observability_integration.telemetry import spans
+from observability_integration.telemetry.tracing import spans
 
 from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, State, Why
 from .breaker_verdict import Answer, Link, Verdict, VerdictStore

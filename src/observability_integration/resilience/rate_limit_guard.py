@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from observability_integration import events
 from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
-from observability_integration.telemetry import spans
+from observability_integration.telemetry.tracing import spans
 
 from .rate_limit_shared import Answer, News, SharedLedger, Terms
 

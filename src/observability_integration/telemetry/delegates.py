@@ -19,7 +19,7 @@ from opentelemetry.util._decorator import (
 )
 
 from .guard import note_fault
-from .span_processors import GuardedProcessor
+from .tracing.processors import GuardedProcessor
 
 
 class DelegatingTracerProvider(trace_api.TracerProvider):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from . import instruments
+from .metrics import instruments
 
 logger = logging.getLogger("observability_integration")
 

@@ -26,17 +26,19 @@ from opentelemetry.trace import Tracer
 
 from observability_integration._version import __version__
 
-from . import instruments, own_metrics, spans
 from .catalogue import Profile
 from .delegates import meter_provider as delegating_meters
 from .delegates import tracer_provider as delegating_tracers
-from .lean_span import LeanTracing
-from .otel_tracing import ForeignTracing
+from .metrics import instruments
+from .metrics import sdk_bridge
 from .settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
-from .span_processors import GuardedProcessor
+from .tracing import spans
+from .tracing.lean_span import LeanTracing
+from .tracing.otel_tracing import ForeignTracing
+from .tracing.processors import GuardedProcessor
 
 if TYPE_CHECKING:
-    from .scrape_server import ScrapeServer
+    from .prometheus.server import ScrapeServer
 
 __all__ = ["Meter", "Running", "Tracer", "meter", "start", "tracer"]
 
@@ -242,14 +244,14 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
     if settings.otlp is not None and push:
         readers += _otlp_metric_readers(running, settings.otlp)
     if settings.prometheus is not None:
-        own = None if through_sdk else partial(own_metrics.collect, scope)
+        own = None if through_sdk else partial(sdk_bridge.collect, scope)
         readers += _serve_prometheus(running, settings.prometheus, None if attached else resource, own)
     if isinstance(current, MeterProvider):
         for reader in readers:
             current.add_metric_reader(reader)
             running.on_stop(partial(_let_go, current, reader))
         running.attached = (*running.attached, "metrics")
-        own_metrics.feed(current.get_meter(SCOPE_NAME, __version__))
+        sdk_bridge.feed(current.get_meter(SCOPE_NAME, __version__))
         return
     try:
         provider = MeterProvider(readers, resource, shutdown_on_exit=False)
@@ -263,7 +265,7 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
     if type(current).__name__ == "_ProxyMeterProvider":  # the API's own, not public: the slot is free
         metrics_api.set_meter_provider(delegating_meters)
     if through_sdk:
-        own_metrics.feed(provider.get_meter(SCOPE_NAME, __version__))
+        sdk_bridge.feed(provider.get_meter(SCOPE_NAME, __version__))
 
 
 def _end(reader: MetricReader, seconds: float) -> None:
@@ -296,8 +298,8 @@ def _serve_prometheus(
     own_metrics: Callable[[], Sequence[ScopeMetrics]] | None,
 ) -> list[MetricReader]:
     try:
-        from .prometheus import PrometheusReader  # prometheus_client is needed only here
-        from .scrape_server import ScrapeServer
+        from .prometheus.reader import PrometheusReader
+        from .prometheus.server import ScrapeServer
 
         reader = PrometheusReader(own_metrics=own_metrics, scope_labels=settings.scope_labels, resource=resource)
         server = ScrapeServer(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import instruments
 from .catalogue import Profile
-from .instruments import (
+from .metrics import instruments
+from .metrics.instruments import (
     GEN_AI_CHUNK_GAP,
     GEN_AI_DURATION,
     GEN_AI_FIRST_CHUNK,

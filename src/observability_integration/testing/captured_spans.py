@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from observability_integration.telemetry.spans import NO_SPAN, OperationSpan, Tracing, error_type
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan, Tracing, error_type
 
 _current: ContextVar[CapturedSpan | None] = ContextVar("observability_integration_captured_span", default=None)
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.events import Event, subscribe
-from observability_integration.telemetry import instruments, spans
 from observability_integration.telemetry.catalogue import CATALOGUE, Kind, MetricSpec
-from observability_integration.telemetry.snapshot import Point, snapshot
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.metrics.snapshot import Point, snapshot
+from observability_integration.telemetry.tracing import spans
 
 from .captured_spans import CapturedSpan, CapturingTracing
 

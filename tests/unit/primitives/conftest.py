@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from observability_integration import events
-from observability_integration.telemetry import spans
+from observability_integration.telemetry.tracing import spans
 
 
 class RecordedSpan:

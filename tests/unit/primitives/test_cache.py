@@ -504,7 +504,7 @@ async def test_equal_misses_that_overlap_are_one_call(metrics: Callable[..., Any
 
 async def test_the_time_of_a_lookup_is_without_the_call(metrics: Callable[..., Any]) -> None:
     """Whether caching is fast cannot be seen in a number that holds the model's seconds."""
-    from observability_integration.telemetry import instruments
+    from observability_integration.telemetry.metrics import instruments
 
     gate = _Gate()
     cache = _cache(gate)
@@ -917,7 +917,7 @@ async def test_no_log_line_in_ordinary_use(caplog: pytest.LogCaptureFixture) -> 
 
 async def test_a_cache_made_before_telemetry_is_switched_on_reports_all_the_same(metrics: Any) -> None:
     """Switching on begins every series anew: one that a cache only holds on to would count where nobody looks."""
-    from observability_integration.telemetry import instruments
+    from observability_integration.telemetry.metrics import instruments
 
     cache = CachePrimitive[Any, Any](operation_name="early")
     instruments.start(exemplars=False, profiles=frozenset())

@@ -15,9 +15,10 @@ import pytest
 from observability_integration import WorkflowContext
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
 from observability_integration.primitives import LLMCallPrimitive, answer_facts, llm_stream
-from observability_integration.telemetry import guard, instruments
+from observability_integration.telemetry import guard
 from observability_integration.telemetry.catalogue import Profile
-from observability_integration.telemetry.snapshot import Point, snapshot
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.metrics.snapshot import Point, snapshot
 
 SECRET = "the secret question"
 REQUEST = {"model": "asked", "messages": [{"role": "user", "content": SECRET}]}
@@ -1053,7 +1054,7 @@ def test_the_environment_decides_whether_texts_are_captured(
     value: str | None, captures: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The standard variable, with its three values and the one that older instrumentations took."""
-    from observability_integration.telemetry.otel_tracing import OtelTracing
+    from observability_integration.telemetry.tracing.otel_tracing import OtelTracing
 
     name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
     monkeypatch.delenv(name, raising=False)

@@ -22,7 +22,8 @@ from observability_integration.primitives import (
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.retry_budget import RetryBudget
-from observability_integration.telemetry import instruments, spans
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.tracing import spans
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop

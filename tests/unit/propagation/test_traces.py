@@ -21,9 +21,9 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from observability_integration import WorkflowContext
 from observability_integration.primitives import SequentialPrimitive
 from observability_integration.propagation import continue_from, fan_in, incoming, links_from, outgoing_headers
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.lean_span import LeanTracing
-from observability_integration.telemetry.otel_tracing import ForeignTracing
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.lean_span import LeanTracing
+from observability_integration.telemetry.tracing.otel_tracing import ForeignTracing
 from observability_integration.testing import capture_telemetry
 
 pytestmark = [pytest.mark.needs_otel, pytest.mark.once, pytest.mark.promise("W2")]

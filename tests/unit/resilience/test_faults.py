@@ -61,8 +61,8 @@ from observability_integration.errors import (
 )
 from observability_integration.resilience import faults
 from observability_integration.resilience.faults import FAULT_KINDS, Fault, FaultKind, classify
-from observability_integration.telemetry import instruments
 from observability_integration.telemetry.catalogue import Profile
+from observability_integration.telemetry.metrics import instruments
 
 pytestmark = pytest.mark.once
 

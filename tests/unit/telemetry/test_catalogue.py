@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from observability_integration.telemetry import instruments
 from observability_integration.telemetry.catalogue import CATALOGUE, Kind
+from observability_integration.telemetry.metrics import instruments
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from observability_integration.telemetry import guard, instruments
+from observability_integration.telemetry import guard
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.guard import note_fault
+from observability_integration.telemetry.metrics import instruments
 
 pytestmark = pytest.mark.promise("S9")
 

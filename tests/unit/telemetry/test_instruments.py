@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from observability_integration.telemetry import catalogue, instruments
+from observability_integration.telemetry import catalogue
 from observability_integration.telemetry.catalogue import Kind, MetricSpec, Profile
-from observability_integration.telemetry.instruments import (
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.metrics.instruments import (
     MAX_LABEL_LENGTH,
     MAX_SERIES,
     OVERFLOW,
@@ -20,7 +21,7 @@ from observability_integration.telemetry.instruments import (
     HistogramSeries,
     Instrument,
 )
-from observability_integration.telemetry.snapshot import points_of, snapshot
+from observability_integration.telemetry.metrics.snapshot import points_of, snapshot
 
 _COUNTER = MetricSpec("test.counter", Kind.COUNTER, ("name",), "A counter.")
 _PAIR = MetricSpec("test.pair", Kind.COUNTER, ("first", "second"), "A counter with two labels.")

@@ -29,8 +29,8 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from observability_integration.telemetry import lean_span
-from observability_integration.telemetry.lean_span import LeanSpan, LeanTracing
+from observability_integration.telemetry.tracing import lean_span
+from observability_integration.telemetry.tracing.lean_span import LeanSpan, LeanTracing
 
 pytestmark = [pytest.mark.needs_otel, pytest.mark.promise("X5")]
 

@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from observability_integration.telemetry import spans
-from observability_integration.telemetry.otel_tracing import ForeignTracing
 from observability_integration.telemetry.providers import Running
-from observability_integration.telemetry.span_processors import GuardedProcessor
-from observability_integration.telemetry.spans import NO_SPAN
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.otel_tracing import ForeignTracing
+from observability_integration.telemetry.tracing.processors import GuardedProcessor
+from observability_integration.telemetry.tracing.spans import NO_SPAN
 
 pytestmark = pytest.mark.needs_otel
 

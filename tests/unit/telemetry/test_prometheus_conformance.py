@@ -49,9 +49,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from observability_integration.telemetry import prometheus
-from observability_integration.telemetry.prometheus import PrometheusReader
-from observability_integration.telemetry.prometheus_exemplars import ExemplarKey, ExemplarStore
+from observability_integration.telemetry.prometheus import reader
+from observability_integration.telemetry.prometheus.exemplars import ExemplarKey, ExemplarStore
+from observability_integration.telemetry.prometheus.reader import PrometheusReader
 
 pytestmark = [pytest.mark.once, pytest.mark.needs_otel, pytest.mark.promise("M3", "M4", "M5", "M8")]
 
@@ -791,7 +791,7 @@ class TestReader:
 
         Official exporter: lets scrapes run into each other.
         """
-        monkeypatch.setattr(prometheus, "_TURN_SECONDS", 0.01)
+        monkeypatch.setattr(reader, "_TURN_SECONDS", 0.01)
         inside, leave = threading.Event(), threading.Event()
 
         def own() -> list[ScopeMetrics]:

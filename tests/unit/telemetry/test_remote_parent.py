@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from observability_integration.telemetry.remote_parent import RemoteParent, read
+from observability_integration.telemetry.tracing.remote_parent import RemoteParent, read
 
 pytestmark = pytest.mark.once
 

@@ -15,7 +15,8 @@ from observability_integration import initialize_observability, shutdown_observa
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.events import emit
 from observability_integration.primitives import SequentialPrimitive, TimeoutPrimitive
-from observability_integration.telemetry import instruments, spans
+from observability_integration.telemetry.metrics import instruments
+from observability_integration.telemetry.tracing import spans
 from observability_integration.testing import abandoned_work, assert_no_abandoned, capture_telemetry
 
 
@@ -148,7 +149,7 @@ def test_misspelt_metrics() -> None:
 @pytest.mark.needs_otel
 async def test_while_telemetry_is_on(telemetry_on: None) -> None:
     """Captured beside what is exported: both see the same spans, in the same order of parents, and counts go on."""
-    from observability_integration.telemetry.trace_memory import remember_traces
+    from observability_integration.telemetry.tracing.trace_memory import remember_traces
 
     memory = remember_traces()
     primitive = SequentialPrimitive([TimeoutPrimitive(answer, 30.0, operation_name="ask"), answer])
@@ -176,7 +177,7 @@ async def test_while_telemetry_is_on(telemetry_on: None) -> None:
 @pytest.mark.needs_otel
 async def test_links_while_telemetry_is_on(telemetry_on: None) -> None:
     """A link is one between the exported spans too, and a failure fails both."""
-    from observability_integration.telemetry.lean_span import LeanSpan
+    from observability_integration.telemetry.tracing.lean_span import LeanSpan
 
     with capture_telemetry() as captured:
         tracing = spans.tracing

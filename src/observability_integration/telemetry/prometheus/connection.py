@@ -9,8 +9,9 @@ from socketserver import BaseServer
 from ssl import SSLSocket
 from typing import Any, cast
 
-from .guard import note_fault
-from .scrape_pages import ScrapePages
+from observability_integration.telemetry.guard import note_fault
+
+from .pages import ScrapePages
 
 _MAX_BODY_BYTES = 65_536
 

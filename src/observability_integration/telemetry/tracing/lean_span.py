@@ -23,7 +23,8 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from .guard import note_fault
+from observability_integration.telemetry.guard import note_fault
+
 from .otel_tracing import OtelTracing
 from .spans import OperationSpan, error_type
 

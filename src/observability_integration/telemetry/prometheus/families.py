@@ -30,8 +30,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.core import Sample
 from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType] - not annotated
 
-from .prometheus_exemplars import ExemplarKey, ExemplarStore, LabelKey
-from .prometheus_names import family_name, labels_of, number_of, scope_labels_of, text, unit_word
+from .exemplars import ExemplarKey, ExemplarStore, LabelKey
+from .names import family_name, labels_of, number_of, scope_labels_of, text, unit_word
 
 logger = logging.getLogger("observability_integration")
 

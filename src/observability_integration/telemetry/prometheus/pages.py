@@ -13,7 +13,7 @@ from typing import NamedTuple
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector
 
-from .guard import note_fault
+from observability_integration.telemetry.guard import note_fault
 
 _PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 _WELCOME = b"The metrics of this process, for Prometheus.\nSee /metrics\n"

@@ -10,7 +10,8 @@ from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, StatusCode
 
-from .guard import note_fault
+from observability_integration.telemetry.guard import note_fault
+
 from .spans import NO_SPAN, OperationSpan, Tracing, error_type
 
 # "true" is what instrumentations older than the three-valued variable took.

@@ -18,8 +18,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from . import catalogue
-from .catalogue import Kind, MetricSpec, Profile
+from observability_integration.telemetry import catalogue
+from observability_integration.telemetry.catalogue import Kind, MetricSpec, Profile
 
 MAX_SERIES = 2000  # the default cardinality limit of the OpenTelemetry metrics SDK specification
 MAX_LABEL_LENGTH = 128  # the longest model and operation names in use are well below; a caller may send anything

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import catalogue, instruments
-from .catalogue import MetricSpec
+from observability_integration.telemetry import catalogue
+from observability_integration.telemetry.catalogue import MetricSpec
+
+from . import instruments
 from .instruments import Attributes, CounterSeries, Exemplar, GaugeSeries, HistogramSeries, lock
 
 

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from observability_integration.errors import ConfigurationError
 
-from .scrape_acceptor import Acceptor
-from .scrape_pages import ScrapePages
+from .acceptor import Acceptor
+from .pages import ScrapePages
 
 _BACKLOG = 16
 _PORT_ATTEMPTS = 10

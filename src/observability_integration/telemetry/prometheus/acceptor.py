@@ -12,8 +12,8 @@ import threading
 import time
 from contextlib import suppress
 
-from .scrape_connection import serve
-from .scrape_pages import ScrapePages
+from .connection import serve
+from .pages import ScrapePages
 
 _CLIENT_SECONDS = 10.0  # silence after which a client is dropped; Prometheus's default scrape_timeout
 _MAX_CONNECTIONS = 64  # each holds a thread; a pair of Prometheus servers needs two

@@ -27,8 +27,8 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
 
-from .prometheus_exemplars import ExemplarStore
-from .prometheus_families import FamilySet, Notices
+from .exemplars import ExemplarStore
+from .families import FamilySet, Notices
 
 _INSTRUMENTS = (
     Counter,

@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from .guard import note_fault
+from observability_integration.telemetry.guard import note_fault
 
 _SITE = "tracing.processor"
 

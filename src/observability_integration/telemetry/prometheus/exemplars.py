@@ -8,7 +8,7 @@ from typing import NamedTuple
 from opentelemetry.sdk.metrics import Exemplar as OTelExemplar
 from prometheus_client.core import Exemplar, Timestamp
 
-from .prometheus_names import number_of
+from .names import number_of
 
 LabelKey = tuple[tuple[str, str], ...]
 

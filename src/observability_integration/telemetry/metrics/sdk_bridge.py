@@ -21,9 +21,10 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from observability_integration.telemetry.catalogue import CATALOGUE, Kind, MetricSpec
+from observability_integration.telemetry.guard import note_fault
+
 from . import instruments
-from .catalogue import CATALOGUE, Kind, MetricSpec
-from .guard import note_fault
 from .instruments import Attributes, Forward
 from .snapshot import Point, points_of, snapshot
 

@@ -1,0 +1,1 @@
+"""Series that primitives add to, and the ways they leave the process."""

@@ -1,0 +1,1 @@
+"""Spans of the primitives: ours, the application's, or none."""
