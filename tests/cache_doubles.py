@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.due import Due
+from observability_integration.caching.shared.recovery import Due
 from observability_integration.caching.stores.memory import MemoryStore
 from observability_integration.caching.stores.shared import Acquired, Place, Reading
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import Caches, ask_server, caches, keys_in

@@ -4,11 +4,11 @@
 about its entry, `GLOBAL` is the scope of everybody, and a `CacheBackend` stands in place of Redis.
 """
 
-from .encryption import Keyring
 from .entry_options import EntryOptions, entry_options
 from .keys import GLOBAL
 from .policy import AdaptiveTtl, CachePolicy
 from .stores.shared import CacheBackend
+from .wire.encryption import Keyring
 
 __all__ = [
     "GLOBAL",

@@ -23,20 +23,20 @@ from observability_integration.telemetry.metrics.instruments import (
 )
 from observability_integration.telemetry.tracing import spans
 
-from .channel import Channel, Note
 from .codec import Codec
 from .entry import Entry
-from .flight_work import Brought, FlightWork
+from .flights.refreshing import Refresher
+from .flights.single_flight import Flight, SingleFlight
+from .flights.work import Brought, FlightWork
 from .freshness import Freshness
 from .keys import KeySpace
-from .leases import Leases
-from .levels import ABSENT, Found, Levels
 from .lookup import Asked, Served
 from .policy import CachePolicy
-from .refreshing import Refresher
-from .single_flight import Flight, SingleFlight
+from .shared.channel import Channel, Note
+from .shared.leases import Leases
 from .stores.shared import SharedStore
-from .wire import Wire
+from .tiers import ABSENT, Found, Levels
+from .wire.frame import Wire
 
 _NOTHING_VOID: frozenset[str] = frozenset()
 _ENDING_SECONDS = 5.0  # for calls that nobody waits for to obey their cancellation, when the cache is closed

@@ -8,19 +8,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from observability_integration.caching.encryption import Keyring
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import check_tags, listed, no_entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
-from observability_integration.caching.levels import ABSENT
 from observability_integration.caching.lookup import Asked
 from observability_integration.caching.policy import CachePolicy, check_cost, check_positive
-from observability_integration.caching.recording import Chunks, RecordingCodec
 from observability_integration.caching.request_key import request_key
 from observability_integration.caching.stores.choice import choose_store
 from observability_integration.caching.stores.shared import CacheBackend
-from observability_integration.caching.wire import Wire
+from observability_integration.caching.streams.recording import Chunks, RecordingCodec
+from observability_integration.caching.tiers import ABSENT
+from observability_integration.caching.wire.encryption import Keyring
+from observability_integration.caching.wire.frame import Wire
 from observability_integration.context import (
     WorkflowContext,
     current_deadline,

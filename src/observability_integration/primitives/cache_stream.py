@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from observability_integration.caching.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.lookup import Served
-from observability_integration.caching.replay import Replay
+from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
+from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline, current_deadline, earliest
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.tasks import wait_done

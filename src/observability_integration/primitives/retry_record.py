@@ -6,8 +6,8 @@ import logging
 from typing import Literal
 
 from observability_integration import events
-from observability_integration.resilience.fault_shapes import sdk_retries_of
 from observability_integration.resilience.faults import Fault
+from observability_integration.resilience.faults.shapes import sdk_retries_of
 from observability_integration.telemetry.metrics.instruments import (
     RETRY_ATTEMPTS,
     RETRY_GAVE_UP,

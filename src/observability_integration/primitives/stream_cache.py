@@ -12,13 +12,13 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from observability_integration.caching.broadcast import Broadcast
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import entry_options
 from observability_integration.caching.lookup import Asked, Served
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.recording import Chunks, Recording
-from observability_integration.caching.replay import Replay
+from observability_integration.caching.streams.broadcast import Broadcast
+from observability_integration.caching.streams.recording import Chunks, Recording
+from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import WorkflowContext, set_deadline
 from observability_integration.errors import StreamInterruptedError
 from observability_integration.tasks import cancel_until_done, spawn, wait_done

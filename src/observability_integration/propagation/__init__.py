@@ -5,10 +5,10 @@
 that others record is passed on.
 """
 
-from .arrival import Incoming, continue_from, incoming
 from .carrier import DEADLINE_HEADER
-from .departure import outgoing_headers
-from .joining import fan_in, links_from
+from .extract import Incoming, continue_from, incoming
+from .inject import outgoing_headers
+from .links import fan_in, links_from
 
 __all__ = [
     "DEADLINE_HEADER",

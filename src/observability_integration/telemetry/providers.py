@@ -29,8 +29,7 @@ from observability_integration._version import __version__
 from .catalogue import Profile
 from .delegates import meter_provider as delegating_meters
 from .delegates import tracer_provider as delegating_tracers
-from .metrics import instruments
-from .metrics import sdk_bridge
+from .metrics import instruments, sdk_bridge
 from .settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
 from .tracing import spans
 from .tracing.lean_span import LeanTracing

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from observability_integration.propagation import continue_from
-from observability_integration.propagation.arrival import check_seconds, read
+from observability_integration.propagation.extract import check_seconds, read
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

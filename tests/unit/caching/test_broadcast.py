@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.lookup import Served
-from observability_integration.caching.recording import Chunks, Recorder, Recording
-from observability_integration.caching.replay import Replay
+from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
+from observability_integration.caching.streams.recording import Chunks, Recorder, Recording
+from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline
 from observability_integration.testing import FakeClockLoop
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from observability_integration.caching.channel import Channel, Note, Waiter
+from observability_integration.caching.shared.channel import Channel, Note, Waiter
 from observability_integration.caching.stores.shared import SharedStore
 from observability_integration.testing.clock import FakeClockLoop
 

@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability_integration.caching import compression
 from observability_integration.caching.codec import Unreadable
+from observability_integration.caching.wire import compression
 
 pytestmark = pytest.mark.once
 

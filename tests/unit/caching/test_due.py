@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from observability_integration.caching.due import FOR_EVER_MS, Due
+from observability_integration.caching.shared.recovery import FOR_EVER_MS, Due
 from observability_integration.caching.stores.shared import Place, SharedStore
 
 pytestmark = pytest.mark.once

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability_integration.caching.codec import Unreadable
-from observability_integration.caching.encryption import Keyring
+from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("C15")]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.channel import Note
 from observability_integration.caching.entry_options import NOTHING, entry_options
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.shared.channel import Note
 from observability_integration.caching.stores.shared import StoreBusy
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing.clock import FakeClockLoop

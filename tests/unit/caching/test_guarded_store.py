@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from observability_integration import events
-from observability_integration.caching.guarded import GuardedStore
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.shared.store_guard import GuardedStore
 from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
 from observability_integration.context import Deadline, reset_deadline, set_deadline

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from observability_integration.caching.channel import Channel, Note
-from observability_integration.caching.guarded import GuardedStore
-from observability_integration.caching.leases import VERSION_BYTES, Lease, Leases
+from observability_integration.caching.shared.channel import Channel, Note
+from observability_integration.caching.shared.leases import VERSION_BYTES, Lease, Leases
+from observability_integration.caching.shared.store_guard import GuardedStore
 from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from observability_integration.caching.codec import Codec
-from observability_integration.caching.due import FOR_EVER_MS
 from observability_integration.caching.entry import Entry
 from observability_integration.caching.entry_options import EntryOptions
 from observability_integration.caching.freshness import Freshness
 from observability_integration.caching.keys import GLOBAL, KeySpace
-from observability_integration.caching.levels import ABSENT, Found, Levels, Made
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.shared.recovery import FOR_EVER_MS
 from observability_integration.caching.stores.plain import PlainStore
-from observability_integration.caching.wire import Stamp, Wire
+from observability_integration.caching.tiers import ABSENT, Found, Levels, Made
+from observability_integration.caching.wire.frame import Stamp, Wire
 from observability_integration.errors import ConfigurationError
 from observability_integration.testing.clock import FakeClockLoop
 from tests.cache_doubles import ServedStore, Server, at, clocks_of_the_loop, raising, turns

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from observability_integration.caching.codec import Codec, Unreadable
-from observability_integration.caching.recording import Chunks, Recorder, Recording, RecordingCodec
+from observability_integration.caching.streams.recording import Chunks, Recorder, Recording, RecordingCodec
 from observability_integration.errors import ConfigurationError
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("C14")]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching import Keyring, guarded
+from observability_integration.caching import Keyring
 from observability_integration.caching.keys import GLOBAL, KeySpace
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 from observability_integration.caching.semantic import DEFAULT_GATES, SemanticLookup
+from observability_integration.caching.shared import store_guard
 from observability_integration.primitives import CachePrimitive
 
 pytestmark = pytest.mark.once
@@ -57,8 +58,8 @@ def test_the_figures_in_the_text_are_those_of_the_code() -> None:
     """TTL, slots and patience are named in sentences."""
     ttl = inspect.signature(CachePrimitive.__init__).parameters["ttl_seconds"].default
     assert f"`ttl_seconds` (default {ttl:g})" in _TEXT
-    assert f"more than {guarded._SLOTS} accesses at once" in _TEXT
-    assert guarded._PATIENCE == 10
+    assert f"more than {store_guard._SLOTS} accesses at once" in _TEXT
+    assert store_guard._PATIENCE == 10
     assert "up to ten budgets" in _TEXT
 
 

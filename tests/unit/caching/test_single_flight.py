@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.single_flight import Flight, SingleFlight
+from observability_integration.caching.flights.single_flight import Flight, SingleFlight
 
 
 class _Call:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.slots import Slots
+from observability_integration.caching.shared.semaphore import Slots
 from observability_integration.testing.clock import FakeClockLoop
 
 pytestmark = pytest.mark.once

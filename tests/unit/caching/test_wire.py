@@ -14,10 +14,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability_integration.caching import compression
 from observability_integration.caching.codec import Unreadable
-from observability_integration.caching.encryption import Keyring
-from observability_integration.caching.wire import FORMAT, VERSION_BYTES, Stamp, Wire
+from observability_integration.caching.wire import compression
+from observability_integration.caching.wire.encryption import Keyring
+from observability_integration.caching.wire.frame import FORMAT, VERSION_BYTES, Stamp, Wire
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("C15")]
 

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from observability_integration.caching.broadcast import Listener
 from observability_integration.caching.entry_options import entry_options
 from observability_integration.caching.lookup import Served
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.recording import Chunks, Recording
+from observability_integration.caching.streams.broadcast import Listener
+from observability_integration.caching.streams.recording import Chunks, Recording
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.primitives import (

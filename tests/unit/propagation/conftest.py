@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from observability_integration.propagation import in_force
+from observability_integration.propagation import ambient
 
 
 @pytest.fixture(params=["plain", pytest.param("opentelemetry", marks=pytest.mark.needs_otel)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is in use."""
     way: str = request.param
-    monkeypatch.setattr(in_force, "opentelemetry_in_use", lambda: way == "opentelemetry")
+    monkeypatch.setattr(ambient, "opentelemetry_in_use", lambda: way == "opentelemetry")
     return way

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from observability_integration.context import Deadline, current_deadline, remaining, reset_deadline, set_deadline
-from observability_integration.propagation import block, continue_from, in_force, outgoing_headers
+from observability_integration.propagation import ambient
+from observability_integration.propagation import continue_from, outgoing_headers
+from observability_integration.propagation import scope
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.promise("W1", "W3")
@@ -82,7 +84,7 @@ async def test_overlapping_without_an_end(way: str) -> None:
         assert f"n={number}" == outgoing_headers()["baggage"]
     before.close()
     assert (None, {}) == (current_deadline(), outgoing_headers())
-    assert block._top.get() is None
+    assert scope._top.get() is None
 
 
 async def test_what_somebody_else_put_between_them_stays() -> None:
@@ -110,7 +112,7 @@ async def test_what_somebody_else_put_between_them_stays() -> None:
 async def test_one_that_was_left_elsewhere_goes_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream dropped half-way is closed by a task of the loop's; its deadline must not fail all that comes later."""
     # OpenTelemetry's context would stay as it is until a block around all this ends.
-    monkeypatch.setattr(in_force, "opentelemetry_in_use", lambda: False)
+    monkeypatch.setattr(ambient, "opentelemetry_in_use", lambda: False)
 
     async def drop() -> None:
         generator: Any = _reader("a", 0.01)
@@ -132,13 +134,13 @@ async def test_one_that_was_left_elsewhere_goes_with_the_next(monkeypatch: pytes
         outer.close()
         assert 4.5 == remaining()
     assert (None, {}) == (current_deadline(), outgoing_headers())
-    assert block._top.get() is None
+    assert scope._top.get() is None
 
 
 async def test_what_was_put_in_force_since_stays() -> None:
     """By the time that it is noticed, the deadline and the span in force may be somebody's who still needs them."""
     ways_back: list[str] = []
-    left = block.Block()
+    left = scope.Block()
     left.put(current_deadline, set_deadline, lambda _: Deadline.after(0.1))
     left.undo_by(lambda: ways_back.append("taken"))
     assert not copy_context().run(left.ends_here)
@@ -158,7 +160,7 @@ async def test_tasks_that_begin_each_other_keep_no_blocks() -> None:
             if number:
                 tasks.append(asyncio.create_task(work(number - 1)))
             else:
-                seen.extend(_reachable(block._top.get()))
+                seen.extend(_reachable(scope._top.get()))
 
     seen: list[object] = []
     await work(20)
@@ -171,8 +173,8 @@ def _reachable(root: object) -> list[object]:
     found, left = list[object](), [root]
     while left:
         each = left.pop()
-        if isinstance(each, block.Block) and not any(each is known for known in found):
+        if isinstance(each, scope.Block) and not any(each is known for known in found):
             found.append(each)
-        if isinstance(each, block.Block | Token):
+        if isinstance(each, scope.Block | Token):
             left += gc.get_referents(each)
     return found

@@ -13,19 +13,19 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 
-from .channel import Action, Channel
 from .codec import Codec, Kept, Uncopyable, Unreadable
-from .due import FOR_EVER_MS
 from .entry import Entry
 from .freshness import Freshness
-from .guarded import GuardedStore
 from .keys import KeySpace
-from .leases import Lease
 from .policy import CachePolicy
+from .shared.channel import Action, Channel
+from .shared.leases import Lease
+from .shared.recovery import FOR_EVER_MS
+from .shared.store_guard import GuardedStore
 from .stores.memory import MemoryStore
 from .stores.plain import PlainStore
 from .stores.shared import SharedStore
-from .wire import Stamp, Wire
+from .wire.frame import Stamp, Wire
 
 ABSENT: Final[Any] = object()  # None is a value
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from observability_integration.caching.codec import Uncopyable
+from observability_integration.caching.lookup import Served
 from observability_integration.context import Deadline
 from observability_integration.tasks import wait_done
 
-from .codec import Uncopyable
-from .lookup import Served
 from .recording import Chunks, KeptChunk, Recorder, Recording
 
 LATE: Final[Any] = object()  # the reader's time was up before there was a chunk

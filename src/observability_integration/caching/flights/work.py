@@ -12,6 +12,15 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from observability_integration.caching.codec import Kept
+from observability_integration.caching.entry import Entry
+from observability_integration.caching.entry_options import NOTHING, begin_entry
+from observability_integration.caching.freshness import Freshness
+from observability_integration.caching.keys import KeySpace
+from observability_integration.caching.lookup import Asked, Meaning
+from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.shared.leases import Lease, Leases
+from observability_integration.caching.tiers import ABSENT, Found, Levels, Made
 from observability_integration.tasks import spawn
 from observability_integration.telemetry.metrics.instruments import (
     CACHE_COMPUTE,
@@ -20,15 +29,6 @@ from observability_integration.telemetry.metrics.instruments import (
     switch,
 )
 
-from .codec import Kept
-from .entry import Entry
-from .entry_options import NOTHING, begin_entry
-from .freshness import Freshness
-from .keys import KeySpace
-from .leases import Lease, Leases
-from .levels import ABSENT, Found, Levels, Made
-from .lookup import Asked, Meaning
-from .policy import CachePolicy
 from .single_flight import Flight, SingleFlight
 
 

@@ -50,7 +50,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 
-from . import fault_shapes as shapes
+from . import shapes as shapes
 
 FaultKind = Literal[
     "cancelled",

@@ -20,8 +20,9 @@ from typing import Any
 
 import msgspec
 
+from observability_integration.caching.codec import Unreadable
+
 from . import compression
-from .codec import Unreadable
 from .encryption import Keyring
 
 FORMAT = 2  # the first byte of an entry; what earlier versions wrote began with other bytes

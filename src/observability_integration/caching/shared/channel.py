@@ -16,10 +16,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from observability_integration.caching.stores.shared import SharedStore, Subscription
 from observability_integration.tasks import begin_apart, cancel_until_done, own, wait_done
 from observability_integration.telemetry.guard import note_fault
-
-from .stores.shared import SharedStore, Subscription
 
 Action = Literal["set", "delete", "failed", "free", "unshared", "tag", "clear"]
 

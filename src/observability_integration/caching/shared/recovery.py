@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .stores.shared import Place, SharedStore
+from observability_integration.caching.stores.shared import Place, SharedStore
 
 FOR_EVER_MS = 1 << 53  # some 285,000 years; Redis refuses what does not fit a signed 64-bit date
 _MAX_VOIDED = 1000  # entries, or tags; few enough for one command

@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 
+from observability_integration.caching.entry import Entry
 from observability_integration.tasks import begin_apart, cancel_until_done
-
-from .entry import Entry
 
 
 class Flight(msgspec.Struct, eq=False):

@@ -9,9 +9,10 @@ from observability_integration.context import WorkflowContext, current_deadline,
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
-from . import baggage, in_force
+from . import ambient
+from . import baggage
+from .ambient import Ambient, ambient
 from .carrier import BAGGAGE, DEADLINE_HEADER, TRACEPARENT, TRACESTATE, gather
-from .in_force import Ambient, ambient
 
 _MOST_MILLISECONDS = 9_999_999_999  # ten digits, the most that `incoming` takes
 
@@ -37,7 +38,7 @@ def outgoing_headers(
     here = ambient.get()
     parent, values = here.parent, dict[str, object](here.baggage)
     try:
-        if in_force.opentelemetry_in_use():
+        if ambient.opentelemetry_in_use():
             from observability_integration.telemetry.tracing import trace_headers
 
             parent = trace_headers.current_parent() or parent

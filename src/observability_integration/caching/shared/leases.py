@@ -15,15 +15,15 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from observability_integration.caching.stores.plain import PlainStore
+from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
 from observability_integration.tasks import begin_apart, own, wait_done
 from observability_integration.telemetry.tracing.spans import error_type
 
 from .channel import Action, Channel, Waiter
-from .guarded import GuardedStore
-from .stores.plain import PlainStore
-from .stores.shared import Acquired, Place, SharedStore
+from .store_guard import GuardedStore
 
 T = TypeVar("T")
 

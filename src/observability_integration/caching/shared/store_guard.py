@@ -19,15 +19,15 @@ from typing import Any, TypeVar, cast
 
 from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.stores.plain import PlainStore
+from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
 from observability_integration.context import remaining
 from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
 from observability_integration.telemetry.metrics.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
 from observability_integration.telemetry.tracing import spans
 
-from .due import Due
-from .slots import Slots
-from .stores.plain import PlainStore
-from .stores.shared import Place, Reading, SharedStore, StoreBusy
+from .recovery import Due
+from .semaphore import Slots
 
 T = TypeVar("T")
 logger = logging.getLogger("observability_integration")

@@ -9,7 +9,7 @@ import functools
 import threading
 from typing import Any
 
-from .codec import Unreadable
+from observability_integration.caching.codec import Unreadable
 
 _LEVEL = 3  # zstd's own default
 

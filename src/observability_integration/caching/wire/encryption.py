@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from os import urandom
 from typing import Any
 
+from observability_integration.caching.codec import Unreadable
 from observability_integration.errors import ConfigurationError, MissingDependencyError
-
-from .codec import Unreadable
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12  # NIST SP 800-38D, section 8.2.2: a random nonce of 96 bits

@@ -21,11 +21,12 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import remote_parent
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
-from . import baggage, in_force
+from . import ambient
+from . import baggage
+from .ambient import Ambient, ambient
 from .baggage import Member
-from .block import Block
 from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather
-from .in_force import Ambient, ambient
+from .scope import Block
 
 # More than that, 115 days, is no deadline but a fault. Digits only: `int` would take "1_000" and "１２" too.
 _MILLISECONDS = re.compile(r"[0-9]{1,10}")
@@ -144,7 +145,7 @@ def _with(before: Ambient, arrived: Incoming, *, told: bool) -> Ambient:
 
 def _attach(arrived: Incoming, block: Block) -> bool:
     """Whether OpenTelemetry was told of it."""
-    if not in_force.opentelemetry_in_use():
+    if not ambient.opentelemetry_in_use():
         return False
     from observability_integration.telemetry.tracing import trace_headers
 

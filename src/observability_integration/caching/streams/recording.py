@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .codec import Codec, Kept, Uncopyable, Unreadable
+from observability_integration.caching.codec import Codec, Kept, Uncopyable, Unreadable
 
 # The byte that msgpack never uses, and with which no JSON begins: what starts with it is a recording, and no value.
 _MARK = b"\xc1"

@@ -6,15 +6,15 @@ import asyncio
 import contextvars
 from typing import Any
 
+from observability_integration.caching.entry import Entry
+from observability_integration.caching.lookup import Asked
+from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import set_deadline
 from observability_integration.telemetry.metrics.instruments import CACHE_REFRESHES
 from observability_integration.telemetry.tracing import spans
 
-from .entry import Entry
-from .flight_work import LEFT, Brought, FlightWork
-from .lookup import Asked
-from .policy import CachePolicy
 from .single_flight import Flight, SingleFlight
+from .work import LEFT, Brought, FlightWork
 
 
 class Refresher:

@@ -9,10 +9,10 @@ from typing import Any
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from . import in_force
-from .arrival import Incoming, incoming
-from .block import Block
+from . import ambient
 from .carrier import Headers
+from .extract import Incoming, incoming
+from .scope import Block
 
 
 def links_from(*sources: Headers | Incoming) -> tuple[Any, ...]:
@@ -21,7 +21,7 @@ def links_from(*sources: Headers | Incoming) -> tuple[Any, ...]:
     Args:
         sources: headers, or what `incoming` made of them; those that name no span are skipped.
     """
-    if not (spans.tracing.enabled and in_force.opentelemetry_in_use()):
+    if not (spans.tracing.enabled and ambient.opentelemetry_in_use()):
         return ()
     from observability_integration.telemetry.tracing import trace_headers
 

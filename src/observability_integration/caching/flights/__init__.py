@@ -1,0 +1,1 @@
+"""Single flight: one computation a key, and what it does while callers wait."""

@@ -1,0 +1,1 @@
+"""Streams in the cache: broadcast to joined readers, recorded, replayed."""

@@ -1,0 +1,1 @@
+"""How an entry is written to the shared store: frame, compression, encryption."""
