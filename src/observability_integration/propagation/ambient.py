@@ -27,7 +27,7 @@ class Ambient(NamedTuple):
 
 
 NOTHING = Ambient(None, {}, {})
-ambient: ContextVar[Ambient] = ContextVar("observability_integration_ambient", default=NOTHING)
+current_ambient: ContextVar[Ambient] = ContextVar("observability_integration_ambient", default=NOTHING)
 
 
 def opentelemetry_in_use() -> bool:

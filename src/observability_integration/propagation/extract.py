@@ -23,7 +23,7 @@ from observability_integration.telemetry.tracing.remote_parent import RemotePare
 
 from . import ambient
 from . import baggage
-from .ambient import Ambient, ambient
+from .ambient import Ambient, current_ambient
 from .baggage import Member
 from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather
 from .scope import Block
@@ -131,7 +131,7 @@ def continue_from(source: Headers | Incoming) -> Generator[Incoming, None, None]
     block = Block()
     try:
         told = _attach(arrived, block)
-        block.put(ambient.get, ambient.set, lambda before: _with(before, arrived, told=told))
+        block.put(current_ambient.get, current_ambient.set, lambda before: _with(before, arrived, told=told))
         block.put(current_deadline, set_deadline, lambda before: earliest(before, arrived.deadline))
         yield arrived
     finally:

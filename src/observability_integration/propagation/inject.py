@@ -11,7 +11,7 @@ from observability_integration.telemetry.tracing.remote_parent import RemotePare
 
 from . import ambient
 from . import baggage
-from .ambient import Ambient, ambient
+from .ambient import Ambient, current_ambient
 from .carrier import BAGGAGE, DEADLINE_HEADER, TRACEPARENT, TRACESTATE, gather
 
 _MOST_MILLISECONDS = 9_999_999_999  # ten digits, the most that `incoming` takes
@@ -35,7 +35,7 @@ def outgoing_headers(
         headers: other headers to send; ours take the place of any of the same name.
     """
     written = _deadline(context)
-    here = ambient.get()
+    here = current_ambient.get()
     parent, values = here.parent, dict[str, object](here.baggage)
     try:
         if ambient.opentelemetry_in_use():

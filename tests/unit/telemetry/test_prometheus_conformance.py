@@ -49,7 +49,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from observability_integration.telemetry.prometheus import reader
+from observability_integration.telemetry.prometheus import reader as prometheus_reader
 from observability_integration.telemetry.prometheus.exemplars import ExemplarKey, ExemplarStore
 from observability_integration.telemetry.prometheus.reader import PrometheusReader
 
@@ -791,7 +791,7 @@ class TestReader:
 
         Official exporter: lets scrapes run into each other.
         """
-        monkeypatch.setattr(reader, "_TURN_SECONDS", 0.01)
+        monkeypatch.setattr(prometheus_reader, "_TURN_SECONDS", 0.01)
         inside, leave = threading.Event(), threading.Event()
 
         def own() -> list[ScopeMetrics]:
