@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from .circuit_breaker import CircuitBreakerPrimitive
     from .completion import Completion, ToolCall, completion_of
     from .concurrency import ConcurrencyLimitPrimitive
-    from .conditional import ConditionalPrimitive, SwitchPrimitive
     from .fallback import FallbackPrimitive
     from .fallback_stream import StreamRestart
+    from .flow.conditional import ConditionalPrimitive, SwitchPrimitive
+    from .flow.parallel import ParallelPrimitive
+    from .flow.sequential import SequentialPrimitive
     from .hedge import HedgePrimitive
     from .lifting import LambdaPrimitive, StreamingPrimitive
     from .llm_call import LLMCallPrimitive
-    from .parallel import ParallelPrimitive
     from .pipelines import PipelineDefaults, pipeline
     from .rate_limit import RateLimitPrimitive
     from .retry import RetryPrimitive
     from .router import Route, RouterPrimitive, RoutingDecision
     from .saga import SagaPrimitive, SagaStep
-    from .sequential import SequentialPrimitive
     from .target import LLMTarget
     from .timeout import PrimitiveTimeoutError, TimeoutPrimitive
 

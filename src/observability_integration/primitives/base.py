@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from observability_integration.context import WorkflowContext
 
 if TYPE_CHECKING:
-    from .parallel import ParallelPrimitive
-    from .sequential import SequentialPrimitive
+    from .flow.parallel import ParallelPrimitive
+    from .flow.sequential import SequentialPrimitive
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -102,26 +102,26 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
         return self.name
 
     def __rshift__(self, other: Step[Out, Next]) -> SequentialPrimitive[In, Next]:
+        from .flow.sequential import SequentialPrimitive
         from .lifting import lift
-        from .sequential import SequentialPrimitive
 
         return SequentialPrimitive([self, lift(other)])
 
     def __rrshift__(self, other: Step[Before, In]) -> SequentialPrimitive[Before, Out]:
+        from .flow.sequential import SequentialPrimitive
         from .lifting import lift
-        from .sequential import SequentialPrimitive
 
         return SequentialPrimitive([lift(other), self])
 
     def __or__(self, other: Step[In, Next]) -> ParallelPrimitive[In, Out | Next]:
+        from .flow.parallel import ParallelPrimitive
         from .lifting import lift
-        from .parallel import ParallelPrimitive
 
         return ParallelPrimitive([self, lift(other)])
 
     def __ror__(self, other: Step[In, Next]) -> ParallelPrimitive[In, Next | Out]:
+        from .flow.parallel import ParallelPrimitive
         from .lifting import lift
-        from .parallel import ParallelPrimitive
 
         return ParallelPrimitive([lift(other), self])
 

@@ -21,8 +21,7 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import remote_parent
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
-from . import ambient
-from . import baggage
+from . import ambient, baggage
 from .ambient import Ambient, current_ambient
 from .baggage import Member
 from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather

@@ -9,8 +9,7 @@ from observability_integration.context import WorkflowContext, current_deadline,
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
-from . import ambient
-from . import baggage
+from . import ambient, baggage
 from .ambient import Ambient, current_ambient
 from .carrier import BAGGAGE, DEADLINE_HEADER, TRACEPARENT, TRACESTATE, gather
 

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from observability_integration.context import Deadline, current_deadline, remaining, reset_deadline, set_deadline
-from observability_integration.propagation import ambient
-from observability_integration.propagation import continue_from, outgoing_headers
-from observability_integration.propagation import scope
+from observability_integration.propagation import ambient, continue_from, outgoing_headers, scope
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.promise("W1", "W3")

@@ -8,12 +8,11 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import lift, takes_context
+from observability_integration.primitives.streams import OneChunk, PassingStream
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import lift, takes_context
-from .streams import OneChunk, PassingStream
 
 Selector = Callable[[Any, WorkflowContext], Any | Awaitable[Any]] | Callable[[Any], Any | Awaitable[Any]]
 

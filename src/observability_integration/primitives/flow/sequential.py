@@ -7,12 +7,11 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive
+from observability_integration.primitives.lifting import lift
+from observability_integration.primitives.streams import PassingStream
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .base import ChunkStream, In, Out, WorkflowPrimitive
-from .lifting import lift
-from .streams import PassingStream
 
 
 class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):

@@ -8,11 +8,10 @@ from typing import Any, Generic
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import In, Out, WorkflowPrimitive
+from observability_integration.primitives.lifting import lift
 from observability_integration.tasks import own
 from observability_integration.telemetry.tracing import spans
-
-from .base import In, Out, WorkflowPrimitive
-from .lifting import lift
 
 
 class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
