@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .base import WorkflowPrimitive
     from .cache import CachePrimitive
     from .circuit_breaker import CircuitBreakerPrimitive
-    from .completion import Completion, ToolCall, completion_of
     from .concurrency import ConcurrencyLimitPrimitive
     from .fallback import FallbackPrimitive
     from .fallback_stream import StreamRestart
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from .flow.sequential import SequentialPrimitive
     from .hedge import HedgePrimitive
     from .lifting import LambdaPrimitive, StreamingPrimitive
-    from .llm_call import LLMCallPrimitive
+    from .llm.call import LLMCallPrimitive
+    from .llm.completion import Completion, ToolCall, completion_of
     from .pipelines import PipelineDefaults, pipeline
     from .rate_limit import RateLimitPrimitive
     from .retry import RetryPrimitive

@@ -19,7 +19,7 @@ from observability_integration.costs.usage import (
 )
 
 from .fallback_stream import StreamRestart
-from .llm_content import choice_text, chunk_text
+from .llm.content import choice_text, chunk_text
 
 # What makes an answer of a choice besides its text: looked at for whether it is there, so the last part will do.
 _PARTS = ("tool_calls", "function_call", "refusal", "audio")

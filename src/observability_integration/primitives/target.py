@@ -16,9 +16,9 @@ from observability_integration.resilience.concurrency_limit import ConcurrencyLi
 from observability_integration.resilience.retry_budget import RetryBudget
 
 from .base import WorkflowPrimitive
-from .completion import answer_of
 from .lifting import lift
-from .llm_call import LLMCallPrimitive
+from .llm.call import LLMCallPrimitive
+from .llm.completion import answer_of
 
 _SYNCHRONOUS = frozenset({"OpenAI", "AzureOpenAI"})  # clients that would block the event loop, by the SDK's names
 

@@ -11,7 +11,7 @@ import pytest
 
 from observability_integration.errors import ProviderStreamError
 from observability_integration.primitives import LLMCallPrimitive
-from observability_integration.primitives.chunk_error import error_in
+from observability_integration.primitives.llm.chunk_error import error_in
 from observability_integration.resilience.faults import classify
 
 pytestmark = pytest.mark.once

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from observability_integration.costs.usage import finish_reasons_of, model_of, usage_of
-from observability_integration.primitives.completion import Completion, ToolCall, answer_of, completion_of
+from observability_integration.primitives.llm.completion import Completion, ToolCall, answer_of, completion_of
 
 pytestmark = pytest.mark.once
 

@@ -14,7 +14,9 @@ import pytest
 
 from observability_integration import WorkflowContext
 from observability_integration.errors import ConfigurationError, StreamInterruptedError
-from observability_integration.primitives import LLMCallPrimitive, answer_facts, llm_stream
+from observability_integration.primitives import LLMCallPrimitive
+from observability_integration.primitives.llm import facts as answer_facts
+from observability_integration.primitives.llm import stream as llm_stream
 from observability_integration.telemetry import guard
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.metrics import instruments

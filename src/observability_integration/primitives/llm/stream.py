@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from observability_integration.errors import ProviderStreamError, StreamInterruptedError
+from observability_integration.primitives.streams import ObservedStream, Outcome, is_content
 from observability_integration.resilience.faults import FaultKind, classify
 from observability_integration.telemetry import semconv
 from observability_integration.telemetry.guard import note_fault
@@ -14,12 +15,11 @@ from observability_integration.telemetry.metrics import instruments
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .answer_facts import AnswerFacts
-from .answer_source import AnswerSource
 from .chunk_error import error_in
-from .llm_content import answer_content, chunk_text, sendable, streamed_content
-from .streams import ObservedStream, Outcome, is_content
-from .trailing import TrailingTime
+from .content import answer_content, chunk_text, sendable, streamed_content
+from .facts import AnswerFacts
+from .source import AnswerSource
+from .tail import TrailingTime
 
 # Faults that come too late to harm an answer whose finish reason is there.
 _LATE: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})

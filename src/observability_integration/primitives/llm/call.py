@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 from observability_integration.context import WorkflowContext
 from observability_integration.costs.usage import Usage, finish_reasons_of, id_of, model_of, read, usage_of
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive
+from observability_integration.primitives.lifting import takes_context
+from observability_integration.primitives.streams import collect
 from observability_integration.telemetry import semconv
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics import instruments
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, WorkflowPrimitive
-from .lifting import takes_context
-from .llm_content import answer_content, request_content, sendable
-from .llm_stream import LLMStream
-from .streams import collect
+from .content import answer_content, request_content, sendable
+from .stream import LLMStream
 
 
 class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from observability_integration.costs.usage import choices_of, read
 
-from .answer_facts import AnswerFacts
-from .llm_content import blocks_text, choice_text, chunk_text
+from .content import blocks_text, choice_text, chunk_text
+from .facts import AnswerFacts
 
 # Tools of OpenAI's responses that the caller runs, and where what they are called with stands.
 _INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
