@@ -15,7 +15,7 @@ from observability_integration import WorkflowContext
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError, ObservabilityError, PrimitiveTimeoutError
 from observability_integration.primitives import TimeoutPrimitive, WorkflowPrimitive
-from observability_integration.primitives import timeout as timeout_module
+from observability_integration.primitives.timeout import primitive as timeout_module
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import QUESTION, Work, timed_out
 

@@ -6,9 +6,8 @@ import asyncio
 from typing import Any
 
 from observability_integration.errors import Cleanup, PrimitiveTimeoutError, StreamStalledError, TimeoutKind
-
-from .base import WorkflowPrimitive
-from .streams import is_content
+from observability_integration.primitives.base import WorkflowPrimitive
+from observability_integration.primitives.streams import is_content
 
 
 class Clocks:

@@ -24,15 +24,15 @@ from observability_integration.errors import (
     PrimitiveTimeoutError,
     TimeoutKind,
 )
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.tasks import announce
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import call_of, lift
-from .timeout_clocks import Clocks
-from .timeout_record import TimeoutRecord
+from .clocks import Clocks
+from .record import TimeoutRecord
 
 T = TypeVar("T")
 GraceMode = Literal["cleanup", "finish"]
@@ -266,7 +266,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         They run only while the producer is being waited for, so a slow reader never trips them.
         """
-        from .timeout_stream import FallbackStream, TimeoutStream
+        from .stream import FallbackStream, TimeoutStream
 
         if self._step is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
+from observability_integration.primitives.left_behind import left_behind
 from observability_integration.resilience.bounded import Expired
 from observability_integration.telemetry.metrics.instruments import (
     TIMEOUT_CANCELLATIONS,
@@ -20,8 +21,6 @@ from observability_integration.telemetry.metrics.instruments import (
 )
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .left_behind import left_behind
 
 logger = logging.getLogger("observability_integration")
 

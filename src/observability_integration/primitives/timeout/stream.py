@@ -26,16 +26,16 @@ from observability_integration.errors import (
     StreamStalledError,
     TimeoutKind,
 )
+from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
+from observability_integration.primitives.handover import END, Handover, run_pump
+from observability_integration.primitives.streams import is_content
 from observability_integration.resilience.bounded import Expired, Watch, cancel_bounded, leave_bounded
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
-from .base import ChunkStream, WorkflowPrimitive
-from .handover import END, Handover, run_pump
+from .record import TimeoutRecord
 from .stream_deadline import StreamDeadline
-from .streams import is_content
-from .timeout_record import TimeoutRecord
 
 
 class TimeoutStream(ChunkStream):
