@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from observability_integration.resilience import testing_mode
-from observability_integration.resilience.testing_mode import TestingMode
+from observability_integration.primitives.retry import testing_mode
+from observability_integration.primitives.retry.testing_mode import TestingMode
 
 
 def set_testing(

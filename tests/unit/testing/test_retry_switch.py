@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.retry import RetryPrimitive
-from observability_integration.resilience import testing_mode
+from observability_integration.primitives.retry import RetryPrimitive, testing_mode
+from observability_integration.primitives.retry.testing_mode import TestingMode
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.testing_mode import TestingMode
 from observability_integration.testing import FakeClockLoop, set_testing
 
 pytestmark = pytest.mark.once

@@ -8,16 +8,16 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from observability_integration.context import WorkflowContext
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.first_content import FirstContent, broken_off
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.resilience.retry_budget import Payment, leave, pay
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .first_content import FirstContent, broken_off
-from .retry_record import GaveUp, RetryRecord
-from .streams import ObservedStream, Outcome
+from .record import GaveUp, RetryRecord
 
 if TYPE_CHECKING:
-    from .retry import RetryPrimitive
+    from .primitive import RetryPrimitive
 
 
 class RetryStream(ObservedStream):

@@ -8,7 +8,8 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext, current_deadline, earliest
 from observability_integration.errors import ConfigurationError
-from observability_integration.resilience import testing_mode
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import Backoff, check_count
 from observability_integration.resilience.faults import Classifier, Fault, classify
 from observability_integration.resilience.retry_budget import Payment, RetryBudget, enter, leave
@@ -16,9 +17,8 @@ from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import call_of, lift
-from .retry_record import GaveUp, RetryRecord
+from . import testing_mode
+from .record import GaveUp, RetryRecord
 
 _SHARED: Any = object()
 
@@ -149,7 +149,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams, and attempts anew what fails before its first content."""
-        from .retry_stream import RetryStream
+        from .stream import RetryStream
 
         return RetryStream(
             self, self._record, lambda: self._begin(context), lambda: self._step.stream(input_data, context), context

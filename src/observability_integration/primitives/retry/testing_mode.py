@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .backoff import check_count
+from observability_integration.resilience.backoff import check_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

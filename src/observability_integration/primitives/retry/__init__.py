@@ -1,0 +1,7 @@
+"""Retries of one target: backoff, budget, deadline."""
+
+from .primitive import RetryPrimitive
+
+__all__ = [
+    "RetryPrimitive",
+]
