@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .circuit_breaker import CircuitBreakerPrimitive
     from .concurrency import ConcurrencyLimitPrimitive
     from .fallback import FallbackPrimitive
-    from .fallback_stream import StreamRestart
+    from .fallback.stream import StreamRestart
     from .flow.conditional import ConditionalPrimitive, SwitchPrimitive
     from .flow.parallel import ParallelPrimitive
     from .flow.sequential import SequentialPrimitive

@@ -18,7 +18,7 @@ from observability_integration.costs.usage import (
     usage_of,
 )
 
-from .fallback_stream import StreamRestart
+from .fallback.stream import StreamRestart
 from .llm.content import choice_text, chunk_text
 
 # What makes an answer of a choice besides its text: looked at for whether it is there, so the last part will do.

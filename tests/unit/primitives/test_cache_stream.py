@@ -30,7 +30,7 @@ from observability_integration.primitives import (
 from observability_integration.primitives.cache_identity import Identity
 from observability_integration.primitives.cache_record import CacheRecord
 from observability_integration.primitives.cache_stream import CachedStream
-from observability_integration.primitives.fallback_stream import StreamRestart
+from observability_integration.primitives.fallback.stream import StreamRestart
 from observability_integration.primitives.stream_cache import StreamCache, StreamCall
 from observability_integration.testing import FakeClockLoop
 

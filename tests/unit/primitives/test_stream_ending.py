@@ -9,7 +9,7 @@ import pytest
 
 from observability_integration.costs.usage import Usage, usage_of
 from observability_integration.primitives.cache_admission import Admission
-from observability_integration.primitives.fallback_stream import StreamRestart
+from observability_integration.primitives.fallback.stream import StreamRestart
 from observability_integration.primitives.stream_ending import StreamEnding
 
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from observability_integration.context import WorkflowContext
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.first_content import FirstContent, broken_off
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.resilience.faults import FaultKind
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .fallback_record import FallbackRecord
-from .first_content import FirstContent, broken_off
-from .streams import ObservedStream, Outcome
+from .record import FallbackRecord
 
 if TYPE_CHECKING:
-    from .fallback import FallbackPrimitive, Search, Target
+    from .primitive import FallbackPrimitive, Search, Target
 
 
 @dataclass(frozen=True, slots=True)

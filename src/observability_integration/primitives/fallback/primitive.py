@@ -8,6 +8,8 @@ from typing import Any, Generic, Literal, cast, get_args
 
 from observability_integration.context import WorkflowContext, current_deadline, earliest
 from observability_integration.errors import AllTargetsFailedError, ConfigurationError, TargetFailure
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import check_count
 from observability_integration.resilience.faults import FAULT_KINDS, Classifier, Fault, FaultKind, classify
 from observability_integration.resilience.last_resort import last_resort
@@ -15,9 +17,7 @@ from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .fallback_record import Failed, FallbackRecord
-from .lifting import call_of, lift
+from .record import Failed, FallbackRecord
 
 Turn = Literal["next", "larger_window", "raise"]
 
@@ -159,7 +159,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the first target whose answer begins."""
-        from .fallback_stream import FallbackStream
+        from .stream import FallbackStream
 
         return FallbackStream(
             self,

@@ -1,0 +1,7 @@
+"""Failover from one target to the next."""
+
+from .primitive import FallbackPrimitive
+
+__all__ = [
+    "FallbackPrimitive",
+]
