@@ -16,9 +16,9 @@ import pytest
 
 from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
-from observability_integration.resilience.breaker import BreakerPolicy
-from observability_integration.resilience.breaker_redis import RedisBreakerStore
-from observability_integration.resilience.breaker_verdict import Verdict
+from observability_integration.primitives.circuit_breaker.breaker import BreakerPolicy
+from observability_integration.primitives.circuit_breaker.redis import RedisBreakerStore
+from observability_integration.primitives.circuit_breaker.verdict import Verdict
 from observability_integration.tasks import drop_left
 from tests.processes import RedisProcess
 from tests.redis_caches import CLIENTS, ask_server, clients_of

@@ -19,8 +19,8 @@ import openai
 
 from observability_integration.errors import StreamInterruptedError
 from observability_integration.primitives import Completion, LLMTarget, PipelineDefaults, pipeline
+from observability_integration.primitives.circuit_breaker.breaker import BreakerPolicy
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import BreakerPolicy
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.metrics import instruments
 from observability_integration.testing import FaultyProvider

@@ -17,8 +17,8 @@ from observability_integration.caching.stores import redis_subscription
 from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
 from observability_integration.errors import SharedCallError
 from observability_integration.primitives import CachePrimitive, RateLimitPrimitive
-from observability_integration.resilience.breaker_redis import RedisBreakerStore
-from observability_integration.resilience.breaker_verdict import Verdict
+from observability_integration.primitives.circuit_breaker.redis import RedisBreakerStore
+from observability_integration.primitives.circuit_breaker.verdict import Verdict
 from tests.processes import RedisProcess
 from tests.redis_caches import Calls, ask_server
 

@@ -12,6 +12,7 @@ import pytest
 from observability_integration import initialize_observability, observability_status, shutdown_observability
 from observability_integration.errors import ObservabilityError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
+from observability_integration.primitives.circuit_breaker.breaker import BreakerPolicy
 from observability_integration.primitives.concurrency import ConcurrencyLimitPrimitive
 from observability_integration.primitives.fallback import FallbackPrimitive
 from observability_integration.primitives.hedge import HedgePrimitive
@@ -19,7 +20,6 @@ from observability_integration.primitives.rate_limit import RateLimitPrimitive
 from observability_integration.primitives.retry import RetryPrimitive
 from observability_integration.primitives.saga import SagaPrimitive, SagaStep
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import BreakerPolicy
 from tests.scrapes import Scrape, scrape
 
 pytestmark = [pytest.mark.needs_otel, pytest.mark.once, pytest.mark.promise("M1")]

@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy
+
     from .admission_queue import Priority
     from .aimd import Aimd
     from .backoff import Backoff
-    from .breaker import Breaker, BreakerPolicy
     from .concurrency_limit import ConcurrencyLimit
     from .faults import Fault, FaultKind, classify
     from .retry_budget import RetryBudget

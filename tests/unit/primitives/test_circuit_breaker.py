@@ -25,9 +25,9 @@ from observability_integration.errors import (
     PrimitiveTimeoutError,
 )
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
+from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy
 from observability_integration.primitives.fallback import FallbackPrimitive
 from observability_integration.primitives.timeout import TimeoutPrimitive
-from observability_integration.resilience.breaker import Breaker, BreakerPolicy
 from observability_integration.resilience.faults import Fault
 from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_cancel_every_tick import WORKS, Complaints, Work, read, run

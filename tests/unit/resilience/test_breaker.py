@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.circuit_breaker.breaker import Breaker, Permit, Refusal
+from observability_integration.primitives.circuit_breaker.policy import BreakerPolicy
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.breaker import Breaker, Permit, Refusal
-from observability_integration.resilience.breaker_policy import BreakerPolicy
 
 pytestmark = pytest.mark.once
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from observability_integration import events
-from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal
-from observability_integration.resilience.breaker_shared import SharedBreaker, _News
-from observability_integration.resilience.breaker_verdict import Answer, Verdict
+from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy, Permit, Refusal
+from observability_integration.primitives.circuit_breaker.shared import SharedBreaker, _News
+from observability_integration.primitives.circuit_breaker.verdict import Answer, Verdict
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.once

@@ -17,7 +17,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.redis_client import clients_of, cut_all, is_async
 from observability_integration.tasks import DaemonThreads
 
-from .breaker_verdict import Answer, Link, Verdict
+from .verdict import Answer, Link, Verdict
 
 _CONNECT_SECONDS = 1.0  # for what the courier has given up waiting for
 _MOST_SECONDS = 3e9  # about a century; Redis takes no time whose end it could not write as a number

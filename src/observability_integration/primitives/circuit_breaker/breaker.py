@@ -25,11 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from observability_integration.resilience.backoff import check_positive
 from observability_integration.telemetry.guard import note_fault
 
-from .backoff import check_positive
-from .breaker_policy import BreakerPolicy
-from .failure_window import FailureWindow
+from .policy import BreakerPolicy
+from .window import FailureWindow
 
 State = Literal["closed", "open", "half_open"]
 Why = Literal[

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from observability_integration.errors import ConfigurationError
-
-from .backoff import check_at_least, check_count, check_positive
+from observability_integration.resilience.backoff import check_at_least, check_count, check_positive
 
 _BUSY_SHARE = 0.25
 

@@ -7,7 +7,6 @@ import threading
 from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
 from observability_integration import events
-from observability_integration.resilience.breaker import Breaker, State, Why
 from observability_integration.telemetry.metrics.instruments import (
     BREAKER_CALLS,
     BREAKER_STATE,
@@ -15,6 +14,8 @@ from observability_integration.telemetry.metrics.instruments import (
     GaugeSeries,
 )
 from observability_integration.telemetry.tracing.spans import OperationSpan
+
+from .breaker import Breaker, State, Why
 
 logger = logging.getLogger("observability_integration")
 

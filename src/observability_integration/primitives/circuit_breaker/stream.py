@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 from observability_integration.context import WorkflowContext
-from observability_integration.resilience.breaker import Permit
+from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
+from observability_integration.primitives.streams import ObservedStream, Outcome, is_content
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, WorkflowPrimitive
-from .streams import ObservedStream, Outcome, is_content
+from .breaker import Permit
 
 if TYPE_CHECKING:
-    from .circuit_breaker import CircuitBreakerPrimitive
+    from .primitive import CircuitBreakerPrimitive
 
 
 class BreakerStream(ObservedStream):

@@ -33,7 +33,7 @@ from observability_integration.tasks import announce, begin_apart, cancel_until_
 from observability_integration.telemetry.tracing import spans
 
 from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, State, Why
-from .breaker_verdict import Answer, Link, Verdict, VerdictStore
+from .verdict import Answer, Link, Verdict, VerdictStore
 
 T = TypeVar("T")
 logger = logging.getLogger("observability_integration")

@@ -15,17 +15,17 @@ from observability_integration.errors import (
     MissingDependencyError,
     PrimitiveTimeoutError,
 )
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import check_positive
-from observability_integration.resilience.breaker import Breaker, BreakerPolicy, Permit, Refusal, State
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .breaker_record import BreakerRecord
-from .lifting import call_of, lift
+from .breaker import Breaker, BreakerPolicy, Permit, Refusal, State
+from .record import BreakerRecord
 
 logger = logging.getLogger("observability_integration")
 
@@ -103,8 +103,8 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> Breaker:
         if redis_url is None and redis_client is None:
             return Breaker(policy)
-        from observability_integration.resilience.breaker_redis import RedisBreakerStore
-        from observability_integration.resilience.breaker_shared import SharedBreaker
+        from .redis import RedisBreakerStore
+        from .shared import SharedBreaker
 
         if not target:
             raise ConfigurationError(
@@ -159,7 +159,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     async def aclose(self) -> None:
         """Ends the exchange with other processes over Redis, if this primitive began it; it goes on by itself."""
         if self._shared:
-            from observability_integration.resilience.breaker_shared import SharedBreaker
+            from .shared import SharedBreaker
 
             await cast("SharedBreaker", self.breaker).aclose()
 
@@ -209,7 +209,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         Opening it raises `CircuitOpenError` if the breaker does not.
         """
-        from .breaker_stream import BreakerStream
+        from .stream import BreakerStream
 
         return BreakerStream(self, self._step, input_data, context)
 
