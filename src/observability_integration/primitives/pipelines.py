@@ -22,13 +22,13 @@ from typing import Any
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff, check_at_least
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier
 
 from .base import WorkflowPrimitive
 from .circuit_breaker import CircuitBreakerPrimitive
 from .circuit_breaker.breaker import Breaker, BreakerPolicy
 from .concurrency import ConcurrencyLimitPrimitive
+from .concurrency.limit import ConcurrencyLimit
 from .fallback import FallbackPrimitive
 from .rate_limit import RateLimitPrimitive
 from .retry import RetryPrimitive

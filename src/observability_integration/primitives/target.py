@@ -11,11 +11,11 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.propagation import outgoing_headers
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.retry_budget import RetryBudget
 
 from .base import WorkflowPrimitive
 from .circuit_breaker.breaker import Breaker, BreakerPolicy
+from .concurrency.limit import ConcurrencyLimit
 from .lifting import lift
 from .llm.call import LLMCallPrimitive
 from .llm.completion import answer_of

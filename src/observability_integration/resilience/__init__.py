@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy
+    from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
+    from observability_integration.primitives.concurrency.queue import Priority
 
-    from .admission_queue import Priority
     from .aimd import Aimd
     from .backoff import Backoff
-    from .concurrency_limit import ConcurrencyLimit
     from .faults import Fault, FaultKind, classify
     from .retry_budget import RetryBudget
 

@@ -21,8 +21,8 @@ from observability_integration.errors import (
 )
 from observability_integration.primitives import TimeoutPrimitive
 from observability_integration.primitives.concurrency import ConcurrencyLimitPrimitive
+from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_cancel_every_tick import WORKS, Complaints, Work, read, run
 

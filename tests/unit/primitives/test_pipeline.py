@@ -31,8 +31,8 @@ from observability_integration.primitives import (
 )
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy
+from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.testing import FakeClockLoop
 from tests.unit.primitives.test_retry import ServerSays

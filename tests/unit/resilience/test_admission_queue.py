@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.resilience.admission_queue import (
+from observability_integration.primitives.concurrency.queue import (
     LONGEST_WAIT,
     PRIORITIES,
     AdmissionQueue,

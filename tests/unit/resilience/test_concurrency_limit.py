@@ -14,10 +14,10 @@ import pytest
 
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError
-from observability_integration.resilience.admission_queue import Priority
+from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
+from observability_integration.primitives.concurrency.permits import Permit, Reason, Refused
+from observability_integration.primitives.concurrency.queue import Priority
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
-from observability_integration.resilience.permits import Permit, Reason, Refused
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from observability_integration.resilience.admission_queue import PRIORITIES, Priority
+from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
+from observability_integration.primitives.concurrency.permits import Outcome, Permit, Refused
+from observability_integration.primitives.concurrency.queue import PRIORITIES, Priority
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
-from observability_integration.resilience.permits import Outcome, Permit, Refused
 from observability_integration.testing.clock import FakeClockLoop
 
 pytestmark = pytest.mark.once

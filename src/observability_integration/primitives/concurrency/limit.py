@@ -20,11 +20,11 @@ from functools import partial
 from typing import Protocol
 
 from observability_integration.context import Deadline, current_deadline, earliest
+from observability_integration.resilience.aimd import Aimd, check_seconds, check_whole
 from observability_integration.tasks import wait_done
 
-from .admission_queue import AdmissionQueue, Priority, tier_of
-from .aimd import Aimd, check_seconds, check_whole
 from .permits import Outcome, Permit, Reason, Refused, Share, Waiter, call_in, wake
+from .queue import AdmissionQueue, Priority, tier_of
 
 _WATCH_SECONDS = 1.0  # how long a permit that a closed loop held may keep the others waiting
 

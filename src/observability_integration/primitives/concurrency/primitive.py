@@ -9,19 +9,19 @@ from typing import Any, Generic, cast, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
-from observability_integration.resilience.admission_queue import Priority, tier_of
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift, takes_context
 from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, check_seconds
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 from observability_integration.resilience.faults import Classifier, classify
-from observability_integration.resilience.permits import Outcome, Permit, Refused
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .concurrency_record import ConcurrencyRecord
-from .lifting import call_of, lift, takes_context
+from .limit import ConcurrencyLimit
+from .permits import Outcome, Permit, Refused
+from .queue import Priority, tier_of
+from .record import ConcurrencyRecord
 
 PriorityFunction = Callable[[Any, WorkflowContext], Priority] | Callable[[Any], Priority]
 
@@ -187,7 +187,7 @@ class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the wrapped primitive when there is room; waits for it as the stream is opened."""
-        from .concurrency_stream import ConcurrencyStream
+        from .stream import ConcurrencyStream
 
         return ConcurrencyStream(self, self._record, self._step, input_data, context)
 

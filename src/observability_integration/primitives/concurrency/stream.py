@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 from observability_integration.context import WorkflowContext
-from observability_integration.resilience.permits import Permit
+from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, WorkflowPrimitive
-from .concurrency_record import ConcurrencyRecord
-from .streams import ObservedStream, Outcome
+from .permits import Permit
+from .record import ConcurrencyRecord
 
 if TYPE_CHECKING:
-    from .concurrency import ConcurrencyLimitPrimitive
+    from .primitive import ConcurrencyLimitPrimitive
 
 
 class ConcurrencyStream(ObservedStream):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import get_args
 
-from observability_integration.resilience.admission_queue import Priority
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
-from observability_integration.resilience.permits import Reason
 from observability_integration.telemetry.metrics.instruments import (
     CONCURRENCY_IN_FLIGHT,
     CONCURRENCY_LIMIT,
@@ -15,6 +12,10 @@ from observability_integration.telemetry.metrics.instruments import (
     CONCURRENCY_REFUSALS,
 )
 from observability_integration.telemetry.tracing.spans import OperationSpan
+
+from .limit import ConcurrencyLimit
+from .permits import Reason
+from .queue import Priority
 
 
 class Tier:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from observability_integration.tasks import announce
 
 if TYPE_CHECKING:
-    from .concurrency_limit import ConcurrencyLimit
+    from .limit import ConcurrencyLimit
 
 Outcome = Literal["success", "overload", "neutral"]
 Reason = Literal["queue_full", "queue_timeout", "deadline", "shed"]

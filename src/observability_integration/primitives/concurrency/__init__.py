@@ -1,0 +1,11 @@
+"""Limits of concurrent calls, fixed or adaptive."""
+
+from .limit import ConcurrencyLimit
+from .primitive import ConcurrencyLimitPrimitive
+from .queue import Priority
+
+__all__ = [
+    "ConcurrencyLimit",
+    "ConcurrencyLimitPrimitive",
+    "Priority",
+]
