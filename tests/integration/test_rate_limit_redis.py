@@ -16,9 +16,9 @@ import pytest
 
 from observability_integration.errors import ConfigurationError, RateLimitExceededError
 from observability_integration.primitives.rate_limit import RateLimitPrimitive
-from observability_integration.resilience.rate_limit_ledger import Ledger
-from observability_integration.resilience.rate_limit_redis import RedisUrlLedger
-from observability_integration.resilience.rate_limit_shared import News, Terms
+from observability_integration.primitives.rate_limit.buckets import Ledger
+from observability_integration.primitives.rate_limit.redis import RedisUrlLedger
+from observability_integration.primitives.rate_limit.shared import News, Terms
 from tests.processes import RedisProcess, free_port
 from tests.tcp_proxy import TcpProxy
 

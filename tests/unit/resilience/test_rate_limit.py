@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from observability_integration.resilience.rate_limit import RateLimit
-from observability_integration.resilience.rate_limit_headers import Standing, Told
-from observability_integration.resilience.rate_limit_learning import LONGEST_GATE_SECONDS
-from observability_integration.resilience.rate_limit_line import Refused, Reservation
+from observability_integration.primitives.rate_limit.headers import Standing, Told
+from observability_integration.primitives.rate_limit.learning import LONGEST_GATE_SECONDS
+from observability_integration.primitives.rate_limit.limiter import RateLimit
+from observability_integration.primitives.rate_limit.wait_queue import Refused, Reservation
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop

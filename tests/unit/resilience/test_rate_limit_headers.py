@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.resilience.rate_limit_headers import (
+from observability_integration.primitives.rate_limit.headers import (
     Standing,
     Told,
     told_by_answer,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observability_integration.resilience.rate_limit_ledger import CLAIM_SECONDS, Ledger
+from observability_integration.primitives.rate_limit.buckets import CLAIM_SECONDS, Ledger
 
 pytestmark = pytest.mark.once
 

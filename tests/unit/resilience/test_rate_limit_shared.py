@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from observability_integration import events
-from observability_integration.resilience.rate_limit import RateLimit, WithoutBackend
-from observability_integration.resilience.rate_limit_guard import GuardedLedger
-from observability_integration.resilience.rate_limit_headers import Standing, Told
-from observability_integration.resilience.rate_limit_ledger import Ledger
-from observability_integration.resilience.rate_limit_line import Refused
-from observability_integration.resilience.rate_limit_shared import Answer, News, Terms
+from observability_integration.primitives.rate_limit.buckets import Ledger
+from observability_integration.primitives.rate_limit.guard import GuardedLedger
+from observability_integration.primitives.rate_limit.headers import Standing, Told
+from observability_integration.primitives.rate_limit.limiter import RateLimit, WithoutBackend
+from observability_integration.primitives.rate_limit.shared import Answer, News, Terms
+from observability_integration.primitives.rate_limit.wait_queue import Refused
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop

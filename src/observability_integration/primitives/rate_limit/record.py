@@ -16,9 +16,10 @@ from observability_integration.telemetry.metrics.instruments import (
 )
 
 if TYPE_CHECKING:
-    from observability_integration.resilience.rate_limit import RateLimit
-    from observability_integration.resilience.rate_limit_line import Refused, Reservation
     from observability_integration.telemetry.tracing.spans import OperationSpan
+
+    from .limiter import RateLimit
+    from .wait_queue import Refused, Reservation
 
 _REFRESH_SECONDS = 1.0
 

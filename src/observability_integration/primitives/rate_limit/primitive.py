@@ -8,20 +8,20 @@ from typing import Any, Generic, Literal, TypedDict, cast
 from observability_integration.context import WorkflowContext, remaining
 from observability_integration.costs.usage import total_tokens_of
 from observability_integration.errors import CallRefusedError, ConfigurationError, RateLimitExceededError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import check_at_least, check_positive
-from observability_integration.resilience.rate_limit import RateLimit
 from observability_integration.resilience.rate_limit_estimate import estimated
-from observability_integration.resilience.rate_limit_guard import GuardedLedger
-from observability_integration.resilience.rate_limit_headers import told_by_answer, told_by_error, told_by_headers
-from observability_integration.resilience.rate_limit_line import Refused, Reservation
-from observability_integration.resilience.rate_limit_redis import shared_ledger
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import call_of, lift
-from .rate_limit_record import RateLimitRecord
+from .guard import GuardedLedger
+from .headers import told_by_answer, told_by_error, told_by_headers
+from .limiter import RateLimit
+from .record import RateLimitRecord
+from .redis import shared_ledger
+from .wait_queue import Refused, Reservation
 
 _WAIT_SECONDS = 60.0  # after a minute all that may be used in a minute has come back
 
@@ -220,7 +220,7 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from the wrapped primitive; the stream is one call, from its opening to its end."""
-        from .rate_limit_stream import RateLimitStream
+        from .stream import RateLimitStream
 
         return RateLimitStream(
             lambda: self._begin(context),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from .rate_limit_ledger import Verdict
+from .buckets import Verdict
 
 
 class Terms(NamedTuple):

@@ -24,8 +24,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from .faults import classify
-from .faults.shapes import MOST_SECONDS, read
+from observability_integration.resilience.faults import classify
+from observability_integration.resilience.faults.shapes import MOST_SECONDS, read
 
 _MINUTE_SECONDS = 90.0  # from here on it is the limit of a longer time
 _MOST_HEADERS = 256

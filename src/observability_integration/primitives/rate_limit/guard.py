@@ -15,7 +15,7 @@ from observability_integration import events
 from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
 from observability_integration.telemetry.tracing import spans
 
-from .rate_limit_shared import Answer, News, SharedLedger, Terms
+from .shared import Answer, News, SharedLedger, Terms
 
 logger = logging.getLogger("observability_integration")
 

@@ -17,12 +17,12 @@ from typing import Literal
 
 from observability_integration.tasks import announce, spawn, wait_done
 
-from .rate_limit_guard import GuardedLedger
-from .rate_limit_headers import Told
-from .rate_limit_learning import learn
-from .rate_limit_ledger import TOLERANCE_SECONDS, Ledger, Verdict
-from .rate_limit_line import Line, Refused, Reservation, Waiter
-from .rate_limit_shared import Answer, News, Terms
+from .buckets import TOLERANCE_SECONDS, Ledger, Verdict
+from .guard import GuardedLedger
+from .headers import Told
+from .learning import learn
+from .shared import Answer, News, Terms
+from .wait_queue import Line, Refused, Reservation, Waiter
 
 WithoutBackend = Literal["local", "refuse"]
 

@@ -12,9 +12,9 @@ from observability_integration.errors import ConfigurationError, MissingDependen
 from observability_integration.redis_client import clients_of, is_async
 from observability_integration.tasks import DaemonThreads
 
-from . import rate_limit_script as script
-from .rate_limit_ledger import CLAIM_SECONDS, Limit, Verdict
-from .rate_limit_shared import Answer, News, Terms
+from . import redis_script as script
+from .buckets import CLAIM_SECONDS, Limit, Verdict
+from .shared import Answer, News, Terms
 
 logger = logging.getLogger("observability_integration")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .rate_limit_headers import Standing, Told
-from .rate_limit_ledger import Bucket, Ledger
-from .rate_limit_line import Reservation
-from .rate_limit_shared import News
+from .buckets import Bucket, Ledger
+from .headers import Standing, Told
+from .shared import News
+from .wait_queue import Reservation
 
 #: The longest that the provider's word keeps everybody waiting; then one asks again.
 LONGEST_GATE_SECONDS = 600.0

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from itertools import count, islice
 
-from .rate_limit_ledger import Limit
+from .buckets import Limit
 
 _AT_ONCE = 64  # calls that are asked for in one round trip
 

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from observability_integration.costs.usage import Usage, usage_of
-from observability_integration.resilience.rate_limit_line import Reservation
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .streams import ObservedStream, Outcome
+from .wait_queue import Reservation
 
 
 class RateLimitStream(ObservedStream):
