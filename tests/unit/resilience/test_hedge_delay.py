@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observability_integration.resilience.hedge_delay import WINDOW_CALLS, HedgeDelay
+from observability_integration.primitives.hedge.delay import WINDOW_CALLS, HedgeDelay
 
 pytestmark = pytest.mark.once
 

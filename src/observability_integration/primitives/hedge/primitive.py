@@ -7,17 +7,17 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.backoff import check_at_least
 from observability_integration.resilience.faults import Classifier
-from observability_integration.resilience.hedge_delay import HedgeDelay
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .hedge_race import HedgeRace, Rules, Side
-from .hedge_record import HedgeRecord
-from .lifting import lift
+from .delay import HedgeDelay
+from .race import HedgeRace, Rules, Side
+from .record import HedgeRecord
 
 _OWN: Any = object()
 _RATIO = 0.15  # of which operations earn 0.10: twice what a quantile of 0.95 needs while times do not change
@@ -187,7 +187,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Streams from whichever begins first."""
-        from .hedge_stream import HedgeStream
+        from .stream import HedgeStream
 
         delays = self._delays(streaming=True)
         primary, hedge = self._sides

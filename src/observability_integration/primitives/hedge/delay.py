@@ -23,8 +23,7 @@ from collections import deque
 from typing import Any
 
 from observability_integration.errors import ConfigurationError
-
-from .backoff import check_at_least, check_count
+from observability_integration.resilience.backoff import check_at_least, check_count
 
 # Of a share of 5 % they show one percent more or less, and 20 kB is what they take.
 WINDOW_CALLS = 512

@@ -7,6 +7,7 @@ import logging
 from typing import Any, Literal
 
 from observability_integration import events
+from observability_integration.primitives.left_behind import left_behind
 from observability_integration.telemetry.metrics.instruments import (
     HEDGE_COST,
     HEDGE_DELAY,
@@ -16,8 +17,6 @@ from observability_integration.telemetry.metrics.instruments import (
 )
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .left_behind import left_behind
 
 logger = logging.getLogger("observability_integration")
 

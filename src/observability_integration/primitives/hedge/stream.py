@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.handover import END, Handover, run_pump
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .handover import END, Handover, run_pump
-from .hedge_race import Attempt, Beginning, HedgeRace
-from .hedge_record import HedgeRecord, Role
-from .streams import ObservedStream, Outcome
+from .race import Attempt, Beginning, HedgeRace
+from .record import HedgeRecord, Role
 
 
 class _StreamedAttempt(Attempt):

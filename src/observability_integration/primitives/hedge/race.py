@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
+from observability_integration.primitives.first_content import FirstContent
+from observability_integration.primitives.lifting import Call, call_of
 from observability_integration.resilience.bounded import Watch, cancel_bounded, leave_bounded
 from observability_integration.resilience.faults import Classifier, classify
-from observability_integration.resilience.hedge_delay import HedgeDelay
 from observability_integration.resilience.retry_budget import RetryBudget, leave, pay
 from observability_integration.tasks import announce, spawn, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, WorkflowPrimitive
-from .first_content import FirstContent
-from .hedge_record import HedgeRecord, Role
-from .lifting import Call, call_of
+from .delay import HedgeDelay
+from .record import HedgeRecord, Role
 
 
 class Attempt:
