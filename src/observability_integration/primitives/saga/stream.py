@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 from observability_integration.context import WorkflowContext
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .saga_run import BoundStep, SagaRun
-from .streams import ObservedStream, Outcome
+from .run import BoundStep, SagaRun
 
 
 class SagaStream(ObservedStream):

@@ -13,14 +13,14 @@ from typing import Any
 
 from observability_integration.context import Deadline, WorkflowContext, reset_deadline, set_deadline
 from observability_integration.errors import Cleanup, CompensationError, PrimitiveTimeoutError
+from observability_integration.primitives.base import WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of
 from observability_integration.resilience.bounded import Watch, run_bounded
 from observability_integration.tasks import spawn, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
-from .base import WorkflowPrimitive
-from .lifting import call_of
-from .saga_record import CompensationOutcome, SagaOutcome, SagaRecord
+from .record import CompensationOutcome, SagaOutcome, SagaRecord
 
 _GRACE_SECONDS = 1.0  # for a compensation to clean up when it is cancelled: our own choice
 

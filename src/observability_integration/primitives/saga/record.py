@@ -7,10 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from observability_integration.primitives.left_behind import left_behind
 from observability_integration.telemetry.metrics.instruments import SAGA_COMPENSATIONS, SAGA_OPERATIONS
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .left_behind import left_behind
 
 logger = logging.getLogger("observability_integration")
 

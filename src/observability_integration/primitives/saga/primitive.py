@@ -11,14 +11,14 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import LambdaPrimitive, lift, takes_context
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import LambdaPrimitive, lift, takes_context
-from .saga_record import SagaRecord
-from .saga_run import BoundStep, Origin, SagaRun
+from .record import SagaRecord
+from .run import BoundStep, Origin, SagaRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         The saga is complete when the stream has been read to its end.
         """
-        from .saga_stream import SagaStream
+        from .stream import SagaStream
 
         given = WorkflowContext() if context is None else context
         return SagaStream(
