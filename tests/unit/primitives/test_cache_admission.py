@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives import cache_admission
-from observability_integration.primitives.cache_admission import _BY_WEIGHT, _ENDINGS, _STATUSES, Admission, Refusal
+from observability_integration.primitives.cache import admission as cache_admission
+from observability_integration.primitives.cache.admission import _BY_WEIGHT, _ENDINGS, _STATUSES, Admission, Refusal
 
 pytestmark = pytest.mark.once
 

@@ -27,11 +27,11 @@ from observability_integration.primitives import (
     StreamingPrimitive,
     TimeoutPrimitive,
 )
-from observability_integration.primitives.cache_identity import Identity
-from observability_integration.primitives.cache_record import CacheRecord
-from observability_integration.primitives.cache_stream import CachedStream
+from observability_integration.primitives.cache.identity import Identity
+from observability_integration.primitives.cache.record import CacheRecord
+from observability_integration.primitives.cache.stream import CachedStream
+from observability_integration.primitives.cache.streams import StreamCache, StreamCall
 from observability_integration.primitives.fallback.stream import StreamRestart
-from observability_integration.primitives.stream_cache import StreamCache, StreamCall
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.promise("C14")

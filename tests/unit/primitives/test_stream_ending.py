@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from observability_integration.costs.usage import Usage, usage_of
-from observability_integration.primitives.cache_admission import Admission
+from observability_integration.primitives.cache.admission import Admission
+from observability_integration.primitives.cache.stream_ending import StreamEnding
 from observability_integration.primitives.fallback.stream import StreamRestart
-from observability_integration.primitives.stream_ending import StreamEnding
 
 
 def ending(*chunks: Any) -> StreamEnding:

@@ -11,9 +11,8 @@ from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.lookup import Meaning
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.lifting import takes_context
 from observability_integration.telemetry.guard import note_fault
-
-from .lifting import takes_context
 
 if TYPE_CHECKING:
     from observability_integration.caching.semantic import SemanticLookup

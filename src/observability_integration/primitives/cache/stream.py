@@ -16,14 +16,14 @@ from observability_integration.caching.streams.broadcast import LATE, Broadcast,
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline, current_deadline, earliest
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import wait_done
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .stream_cache import StreamCache, StreamCall, stream_digest
-from .streams import ObservedStream, Outcome
+from .streams import StreamCache, StreamCall, stream_digest
 
 
 class CachedStream(ObservedStream):

@@ -30,17 +30,17 @@ from observability_integration.context import (
 )
 from observability_integration.costs.usage import total_tokens_of
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import Call, call_of, lift
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .cache_admission import Admission
-from .cache_identity import Identifier, KeyFunction, ScopeFunction
-from .cache_record import CacheRecord, CacheStats
-from .cache_stream import CachedStream
-from .lifting import Call, call_of, lift
-from .stream_cache import StreamCache, StreamCall, stream_digest
+from .admission import Admission
+from .identity import Identifier, KeyFunction, ScopeFunction
+from .record import CacheRecord, CacheStats
+from .stream import CachedStream
+from .streams import StreamCache, StreamCall, stream_digest
 
 if TYPE_CHECKING:
     from observability_integration.caching.semantic import SemanticLookup

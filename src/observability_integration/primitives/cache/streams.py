@@ -21,13 +21,13 @@ from observability_integration.caching.streams.recording import Chunks, Recordin
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import WorkflowContext, set_deadline
 from observability_integration.errors import StreamInterruptedError
+from observability_integration.primitives.base import ChunkStream
 from observability_integration.tasks import cancel_until_done, spawn, wait_done
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .cache_identity import Identity
-from .cache_record import CacheRecord
+from .identity import Identity
+from .record import CacheRecord
 from .stream_ending import StreamEnding
 
 _CLOSING_SECONDS = 5.0  # that a stream has to close before it is cancelled again, should it have lost the first time
