@@ -12,16 +12,16 @@ from typing import Any, Generic, TypeVar, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.lifting import lift
 from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics.instruments import ROUTER_ERRORS, switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from .lifting import lift
-from .router_record import RouteRecord
-from .router_stream import RouterStream
+from .record import RouteRecord
+from .stream import RouterStream
 
 T = TypeVar("T")
 RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]] | Callable[[Any], str | Awaitable[str]]

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from observability_integration.context import WorkflowContext
+from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .base import ChunkStream
-from .router_record import RouteRecord
-from .streams import ObservedStream, Outcome
+from .record import RouteRecord
 
 
 class RouterStream(ObservedStream):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from observability_integration.primitives.base import WorkflowPrimitive
+from observability_integration.primitives.lifting import call_of
 from observability_integration.telemetry.metrics.instruments import (
     ROUTER_COST_SAVINGS,
     ROUTER_DECISIONS,
@@ -14,9 +16,6 @@ from observability_integration.telemetry.metrics.instruments import (
 )
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
-
-from .base import WorkflowPrimitive
-from .lifting import call_of
 
 
 class RouteRecord:

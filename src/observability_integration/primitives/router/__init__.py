@@ -1,0 +1,9 @@
+"""RouterPrimitive: which route a call takes."""
+
+from .primitive import Route, RouterPrimitive, RoutingDecision
+
+__all__ = [
+    "Route",
+    "RouterPrimitive",
+    "RoutingDecision",
+]
