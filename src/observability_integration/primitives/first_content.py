@@ -15,7 +15,7 @@ from observability_integration.resilience.faults import Fault, FaultKind
 from observability_integration.telemetry.guard import note_fault
 
 from .base import ChunkStream
-from .streams import is_content
+from .chunks import is_content
 
 _MOST_HELD = 256  # a provider that sends keep-alives for ever must not fill the memory: then they are let out
 

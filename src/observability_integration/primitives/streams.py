@@ -8,16 +8,32 @@ is never held current across a ``yield``; doing so is what makes OpenTelemetry l
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from observability_integration.costs.usage import choices_of, read
+from observability_integration.resilience.faults import FaultKind
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
 from .base import ChunkStream
 
 Outcome = Literal["success", "error", "cancelled", "closed", "abandoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRestart:
+    """Comes in the place of a chunk, where the reader asked for it: forget what you have, the answer begins anew.
+
+    Attributes:
+        target: the name of the target whose answer follows.
+        fault: what kind of fault ended the answer before.
+        chunks: how many chunks of it were handed out.
+    """
+
+    target: str
+    fault: FaultKind
+    chunks: int
 
 
 class OneChunk(ChunkStream):
@@ -184,47 +200,3 @@ async def collect(stream: ChunkStream) -> list[Any]:
     """Reads a stream to its end."""
     async with stream as chunks:
         return [chunk async for chunk in chunks]
-
-
-_PARTS = (  # of an OpenAI choice, its delta or message; `reasoning` and `reasoning_content` are what some servers add
-    "content",
-    "text",
-    "reasoning_content",
-    "reasoning",
-    "refusal",
-    "tool_calls",
-    "function_call",
-    "audio",
-)
-
-
-def is_content(chunk: Any) -> bool:
-    """Whether a chunk carries part of the answer, as opposed to a keep-alive, a role or a usage report.
-
-    Understands text, OpenAI chat and completion chunks, OpenAI response events and Anthropic message events, as objects
-    or dicts, and whole answers of theirs; any other non-empty chunk counts as content.
-    """
-    if chunk is None or isinstance(chunk, str | bytes):
-        return bool(chunk)
-    try:
-        return _carries_answer(chunk)
-    except Exception:  # noqa: BLE001 - a chunk that cannot be looked into is still the producer's
-        return True
-
-
-def _carries_answer(chunk: Any) -> bool:
-    choices = choices_of(chunk)
-    if choices is not None:
-        for choice in choices:
-            part = read(choice, "delta") or read(choice, "message") or choice
-            for name in _PARTS:
-                if read(part, name):
-                    return True
-        return False
-    kind = read(chunk, "type")
-    if isinstance(kind, str):
-        if kind.startswith(("content_block_", "message_")) or kind in ("ping", "error"):
-            return kind == "content_block_delta"
-        if kind.startswith("response."):
-            return kind.endswith(".delta")
-    return not isinstance(cast("object", chunk), Mapping) or bool(chunk)

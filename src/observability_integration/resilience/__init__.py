@@ -1,4 +1,8 @@
-"""Engines under the primitives that bound, repeat, refuse and limit calls; here is what users give to those."""
+"""Faults, backoff, retry budgets, bounded work: what several primitives use, and what users give to them.
+
+Breaker, BreakerPolicy, ConcurrencyLimit and Priority lie beside their primitives; callers of earlier versions import
+them from here, so these names stay.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy
-    from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
-    from observability_integration.primitives.concurrency.queue import Priority
+    from observability_integration.primitives.circuit_breaker import Breaker, BreakerPolicy
+    from observability_integration.primitives.concurrency import ConcurrencyLimit, Priority
 
     from .aimd import Aimd
     from .backoff import Backoff
@@ -28,24 +31,24 @@ __all__ = [
     "classify",
 ]
 
-_HOME = {
-    "Aimd": "aimd",
-    "Backoff": "backoff",
-    "Breaker": "breaker",
-    "BreakerPolicy": "breaker",
-    "ConcurrencyLimit": "concurrency_limit",
-    "Fault": "faults",
-    "FaultKind": "faults",
-    "Priority": "admission_queue",
-    "RetryBudget": "retry_budget",
-    "classify": "faults",
+_MODULES = {
+    "Aimd": "resilience.aimd",
+    "Backoff": "resilience.backoff",
+    "Breaker": "primitives.circuit_breaker",
+    "BreakerPolicy": "primitives.circuit_breaker",
+    "ConcurrencyLimit": "primitives.concurrency",
+    "Fault": "resilience.faults",
+    "FaultKind": "resilience.faults",
+    "Priority": "primitives.concurrency",
+    "RetryBudget": "resilience.retry_budget",
+    "classify": "resilience.faults",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: every primitive passes through here, whatever it needs of it.
-    if name not in _HOME:
+    # Lazily: a retry does not load the breaker.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"observability_integration.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

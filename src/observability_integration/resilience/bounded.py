@@ -16,12 +16,16 @@ caller cancelled       the work is cancelled (if it was not), waited for to the 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from observability_integration.errors import Cleanup
 from observability_integration.tasks import left_in_thread, own, wait_done
+from observability_integration.telemetry.metrics.instruments import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
+
+logger = logging.getLogger("observability_integration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +154,21 @@ def _abandoned(task: asyncio.Task[Any], watch: Watch) -> bool:
         return False
     watch.abandoned(left)
     return True
+
+
+def count_abandoned(operation: str, task: asyncio.Future[Any]) -> None:
+    """Counts work of `operation` that ignored its cancellation, and logs its end; `task` is done when it ends."""
+    TIMEOUT_ABANDONED.series(operation).add()
+    active = TIMEOUT_ABANDONED_ACTIVE.series(operation)
+    active.add(1)
+    loop = task.get_loop()
+    left = loop.time()
+    logger.warning("Operation '%s' did not end when it was cancelled, and was left running", operation)
+
+    def ended(task: asyncio.Future[Any]) -> None:
+        active.add(-1)
+        error = None if task.cancelled() else task.exception()
+        how = "cancelled" if task.cancelled() else "with a value" if error is None else type(error).__name__
+        logger.info("Abandoned work of operation '%s' ended %.2fs later (%s)", operation, loop.time() - left, how)
+
+    task.add_done_callback(ended)

@@ -31,7 +31,7 @@ from observability_integration.primitives.cache.identity import Identity
 from observability_integration.primitives.cache.record import CacheRecord
 from observability_integration.primitives.cache.stream import CachedStream
 from observability_integration.primitives.cache.streams import StreamCache, StreamCall
-from observability_integration.primitives.fallback.stream import StreamRestart
+from observability_integration.primitives.streams import StreamRestart
 from observability_integration.testing import FakeClockLoop
 
 pytestmark = pytest.mark.promise("C14")

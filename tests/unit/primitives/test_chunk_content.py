@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.primitives.streams import is_content
+from observability_integration.primitives.chunks import is_content
 
 pytestmark = pytest.mark.once
 

@@ -17,8 +17,8 @@ from observability_integration.errors import (
     StreamInterruptedError,
 )
 from observability_integration.primitives.fallback import FallbackPrimitive
-from observability_integration.primitives.fallback.stream import StreamRestart
 from observability_integration.primitives.retry import RetryPrimitive
+from observability_integration.primitives.streams import StreamRestart
 from observability_integration.primitives.timeout import TimeoutPrimitive
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.testing import FakeClockLoop

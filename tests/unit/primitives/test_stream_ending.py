@@ -10,7 +10,7 @@ import pytest
 from observability_integration.costs.usage import Usage, usage_of
 from observability_integration.primitives.cache.admission import Admission
 from observability_integration.primitives.cache.stream_ending import StreamEnding
-from observability_integration.primitives.fallback.stream import StreamRestart
+from observability_integration.primitives.streams import StreamRestart
 
 
 def ending(*chunks: Any) -> StreamEnding:

@@ -17,8 +17,8 @@ from observability_integration.costs.usage import (
     read,
     usage_of,
 )
-from observability_integration.primitives.fallback.stream import StreamRestart
-from observability_integration.primitives.llm.content import choice_text, chunk_text
+from observability_integration.primitives.chunks import choice_text, chunk_text
+from observability_integration.primitives.streams import StreamRestart
 
 # What makes an answer of a choice besides its text: looked at for whether it is there, so the last part will do.
 _PARTS = ("tool_calls", "function_call", "refusal", "audio")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
-from observability_integration.primitives.streams import ObservedStream, Outcome, is_content
+from observability_integration.primitives.chunks import is_content
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .breaker import Permit

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.first_content import FirstContent, broken_off
-from observability_integration.primitives.streams import ObservedStream, Outcome
-from observability_integration.resilience.faults import FaultKind
+from observability_integration.primitives.streams import ObservedStream, Outcome, StreamRestart
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -18,21 +16,6 @@ from .record import FallbackRecord
 
 if TYPE_CHECKING:
     from .primitive import FallbackPrimitive, Search, Target
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRestart:
-    """Comes in the place of a chunk, where the reader asked for it: forget what you have, the answer begins anew.
-
-    Attributes:
-        target: the name of the target whose answer follows.
-        fault: what kind of fault ended the answer before.
-        chunks: how many chunks of it were handed out.
-    """
-
-    target: str
-    fault: FaultKind
-    chunks: int
 
 
 class FallbackStream(ObservedStream):

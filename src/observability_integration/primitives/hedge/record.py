@@ -7,7 +7,7 @@ import logging
 from typing import Any, Literal
 
 from observability_integration import events
-from observability_integration.primitives.left_behind import left_behind
+from observability_integration.resilience.bounded import count_abandoned
 from observability_integration.telemetry.metrics.instruments import (
     HEDGE_COST,
     HEDGE_DELAY,
@@ -94,7 +94,7 @@ class HedgeRecord:
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
         """A call did not end when it was cancelled and was left behind: `task` is done when it does end."""
-        left_behind(self.operation, task)
+        count_abandoned(self.operation, task)
 
     def exhausted(self) -> None:
         """The budget was asked for more than it has, for the first time since it was half full."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from observability_integration.primitives.base import ChunkStream
-from observability_integration.primitives.handover import END, Handover, run_pump
+from observability_integration.primitives.pump import END, Rendezvous, run_pump
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -19,19 +19,19 @@ from .record import HedgeRecord, Role
 class _StreamedAttempt(Attempt):
     """A call whose chunks are handed over one by one, as they are asked for."""
 
-    __slots__ = ("handover",)
+    __slots__ = ("rendezvous",)
 
     def __init__(self, role: Role, open_stream: Callable[[], ChunkStream]) -> None:
         loop = asyncio.get_running_loop()
-        self.handover = Handover(loop)
-        answer = self.handover.ask()
+        self.rendezvous = Rendezvous(loop)
+        answer = self.rendezvous.ask()
         beginning = Beginning(open_stream)
-        task = own(loop.create_task(run_pump(beginning, self.handover), name=f"hedge: {role}"))
+        task = own(loop.create_task(run_pump(beginning, self.rendezvous), name=f"hedge: {role}"))
         super().__init__(role, task, answer, beginning)
 
     def stopping(self) -> None:
         """It is asked for nothing any more."""
-        self.handover.leave()
+        self.rendezvous.leave()
 
 
 class HedgeStream(ObservedStream):
@@ -76,7 +76,7 @@ class HedgeStream(ObservedStream):
                 )
                 delivered = self._winner.answer
             else:
-                delivered = self._winner.handover.ask()
+                delivered = self._winner.rendezvous.ask()
                 await wait_done(delivered, None)
         except asyncio.CancelledError:
             await race.leave()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from observability_integration.costs.usage import choices_of, read
+from observability_integration.primitives.chunks import blocks_text, choice_text, chunk_text
 
-from .content import blocks_text, choice_text, chunk_text
 from .facts import AnswerFacts
 
 # Tools of OpenAI's responses that the caller runs, and where what they are called with stands.

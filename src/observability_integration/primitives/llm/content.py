@@ -1,4 +1,4 @@
-"""Prompts and answers as they go on a span, which happens only where the user asked for it; and the text of a chunk."""
+"""Prompts and answers as JSON for a span, which carries them only where the user asked for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from observability_integration.costs.usage import choices_of, read
+from observability_integration.costs.usage import read
 
 
 def request_content(request: Any) -> str:
@@ -17,48 +17,6 @@ def request_content(request: Any) -> str:
 def answer_content(answer: Any) -> str:
     """The choices, content or output of an answer, or the answer itself, as JSON."""
     return _as_json(read(answer, "choices") or read(answer, "content") or read(answer, "output") or answer)
-
-
-def chunk_text(chunk: Any) -> str:
-    """The text in a chunk, or in an answer in one piece: plain, of OpenAI, or of Anthropic; empty where there is none.
-
-    Reasoning, refusals and the arguments of tools are none.
-    """
-    if isinstance(chunk, str):
-        return chunk
-    choices = choices_of(chunk)
-    if choices is not None:
-        return "".join(map(choice_text, choices))
-    kind = read(chunk, "type")
-    if isinstance(kind, str) and kind.startswith("response.") and kind != "response.output_text.delta":
-        return ""
-    delta = read(chunk, "delta")
-    text = delta if isinstance(delta, str) else read(delta, "text")
-    if isinstance(text, str):
-        return text
-    if kind == "message":
-        return blocks_text(read(chunk, "content"))
-    output = read(chunk, "output")
-    if read(chunk, "object") != "response" or not isinstance(cast("object", output), list):
-        return ""
-    return "".join(blocks_text(read(item, "content")) for item in output)
-
-
-def choice_text(choice: Any) -> str:
-    """The text in one choice of OpenAI's chat or legacy completions, or in its delta."""
-    part = read(choice, "delta")
-    if part is None:
-        part = read(choice, "message")
-    text = read(choice, "text") if part is None else read(part, "content")
-    return text if isinstance(text, str) else blocks_text(text)
-
-
-def blocks_text(blocks: Any) -> str:
-    """The text in a list of content blocks; empty if it is none."""
-    if not isinstance(cast("object", blocks), list):
-        return ""
-    texts = [read(block, "text") for block in blocks if read(block, "type") in ("text", "output_text")]
-    return "".join(text for text in texts if isinstance(text, str))
 
 
 def streamed_content(parts: list[str]) -> str:

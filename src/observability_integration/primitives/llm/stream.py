@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from observability_integration.errors import ProviderStreamError, StreamInterruptedError
-from observability_integration.primitives.streams import ObservedStream, Outcome, is_content
+from observability_integration.primitives.chunks import chunk_text, is_content
+from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.resilience.faults import FaultKind, classify
 from observability_integration.telemetry import semconv
 from observability_integration.telemetry.guard import note_fault
@@ -16,7 +17,7 @@ from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .chunk_error import error_in
-from .content import answer_content, chunk_text, sendable, streamed_content
+from .content import answer_content, sendable, streamed_content
 from .facts import AnswerFacts
 from .source import AnswerSource
 from .tail import TrailingTime

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from observability_integration.primitives.left_behind import left_behind
+from observability_integration.resilience.bounded import count_abandoned
 from observability_integration.telemetry.metrics.instruments import SAGA_COMPENSATIONS, SAGA_OPERATIONS
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -52,7 +52,7 @@ class SagaRecord:
 
     def abandoned(self, task: asyncio.Future[object]) -> None:
         """A compensation did not end when it was cancelled, and was left running."""
-        left_behind(self.operation, task)
+        count_abandoned(self.operation, task)
 
     def left(self) -> None:
         """The caller was cancelled a second time while the saga was being undone."""

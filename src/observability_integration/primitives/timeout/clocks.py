@@ -7,7 +7,7 @@ from typing import Any
 
 from observability_integration.errors import Cleanup, PrimitiveTimeoutError, StreamStalledError, TimeoutKind
 from observability_integration.primitives.base import WorkflowPrimitive
-from observability_integration.primitives.streams import is_content
+from observability_integration.primitives.chunks import is_content
 
 
 class Clocks:

@@ -7,8 +7,7 @@ import logging
 from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
-from observability_integration.primitives.left_behind import left_behind
-from observability_integration.resilience.bounded import Expired
+from observability_integration.resilience.bounded import Expired, count_abandoned
 from observability_integration.telemetry.metrics.instruments import (
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
@@ -136,4 +135,4 @@ class TimeoutRecord:
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
         """The work did not end when it was cancelled and was left behind: `task` is done when it does end."""
-        left_behind(self.operation, task)
+        count_abandoned(self.operation, task)

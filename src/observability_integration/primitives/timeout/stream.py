@@ -27,8 +27,8 @@ from observability_integration.errors import (
     TimeoutKind,
 )
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
-from observability_integration.primitives.handover import END, Handover, run_pump
-from observability_integration.primitives.streams import is_content
+from observability_integration.primitives.chunks import is_content
+from observability_integration.primitives.pump import END, Rendezvous, run_pump
 from observability_integration.resilience.bounded import Expired, Watch, cancel_bounded, leave_bounded
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing import spans
@@ -65,7 +65,7 @@ class TimeoutStream(ChunkStream):
         self._own: StreamDeadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
-        self._handover: Handover | None = None
+        self._handover: Rendezvous | None = None
         self._waited = 0.0
         self._since_content = 0.0
         self._chunks = 0
@@ -84,7 +84,7 @@ class TimeoutStream(ChunkStream):
         self._inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
             raise self._give_up("deadline", 0.0, "refused")
-        self._handover = Handover(loop)
+        self._handover = Rendezvous(loop)
         token = spans.tracing.activate(self._span)
         self._own = StreamDeadline(self._record.operation, self._total, inherited)
         deadline_token = set_deadline(self._own)

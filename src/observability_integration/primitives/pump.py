@@ -15,7 +15,7 @@ END = object()
 """Handed over after the last chunk."""
 
 
-class Handover:
+class Rendezvous:
     """One-place exchange between pump and reader. Holds neither of them, so that a dropped stream can be collected."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,18 +64,18 @@ class Handover:
             self._delivered.exception()  # marks it as retrieved: the reader may have left
 
 
-async def run_pump(source: ChunkStream, handover: Handover) -> None:
+async def run_pump(source: ChunkStream, rendezvous: Rendezvous) -> None:
     """Opens `source`, hands a chunk over whenever one is wanted, and closes it; to be run in a task of its own."""
     try:
         async with source as chunks:
             iterator = aiter(chunks)
-            while await handover.asked():
+            while await rendezvous.asked():
                 try:
                     chunk = await anext(iterator)
                 except StopAsyncIteration:
                     break
-                handover.deliver(chunk)
-        handover.deliver(END)
+                rendezvous.deliver(chunk)
+        rendezvous.deliver(END)
     except BaseException as error:
-        handover.fail(error)
+        rendezvous.fail(error)
         raise
