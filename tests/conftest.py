@@ -44,7 +44,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_garbage_count_abandoned() -> Iterator[None]:
+def no_garbage_left_behind() -> Iterator[None]:
     """What a module leaves unclosed warns in its own last test; what lives on is left out of later collections.
 
     Else a collection takes longer the more the modules before have imported, and a third of the run goes into them.
@@ -56,7 +56,7 @@ def no_garbage_count_abandoned() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_count_abandoned() -> Iterator[None]:
+def no_thread_left_behind() -> Iterator[None]:
     """Fail a test that leaves threads running: what they do happens in the tests after it."""
     before = set(threading.enumerate())
     yield

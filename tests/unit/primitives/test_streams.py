@@ -444,7 +444,7 @@ async def test_error_in_closing_reaches_the_reader_that_left(tracing: Any) -> No
 
 
 @pytest.mark.promise("T1", "T4")
-async def test_producer_that_does_not_close_is_count_abandoned(metrics: Any) -> None:
+async def test_producer_that_does_not_close_is_left_behind(metrics: Any) -> None:
     """A reader that leaves waits for the closing no longer than the grace."""
     producer = Producer("a", 1.0, closing_seconds=60.0, ignores=99)
     async with bounded(producer, grace_period_seconds=5.0).stream(QUESTION) as chunks:
