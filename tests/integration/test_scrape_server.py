@@ -691,9 +691,7 @@ class TestClosing:
         assert b"late 1.0" in bodies[0]
 
     @pytest.mark.parametrize("timeout_seconds", [0.0, 0.05])
-    def test_a_stuck_scrape_is_left_behind(
-        self, timeout_seconds: float, serve: Callable[..., ScrapeServer]
-    ) -> None:
+    def test_a_stuck_scrape_is_left_behind(self, timeout_seconds: float, serve: Callable[..., ScrapeServer]) -> None:
         """The application must be able to end, whatever a callback does."""
         stalling, registry = Stalling(), CollectorRegistry()
         registry.register(stalling)

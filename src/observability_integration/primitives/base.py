@@ -101,6 +101,9 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
     def _label(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._label()}>"
+
     def __rshift__(self, other: Step[Out, Next]) -> SequentialPrimitive[In, Next]:
         from .flow.sequential import SequentialPrimitive
         from .lifting import lift

@@ -83,7 +83,11 @@ async def test_the_function_names_the_route(named: str, metrics: Metrics, tracin
     assert "premium: hi" == await to(named, name="shop").execute("hi")
     assert {("premium", "routing_function"): 1} == decisions(metrics)
     assert 1 == metrics("router.execution", route="premium")
-    assert {"router.route": "premium", "router.reason": "routing_function"} == tracing.named("router shop").attributes
+    assert {
+        "router.route": "premium",
+        "router.reason": "routing_function",
+        "outcome": "success",
+    } == tracing.named("router shop").attributes
     assert [] == tracing.unended()
 
 
@@ -567,7 +571,7 @@ async def test_a_call_through_the_models_is_counted(metrics: Metrics, tracing: A
     assert 1 == metrics("router.execution", route="cheap")
     assert 0.009 == metrics("router.cost_savings_usd", route="cheap")
     assert ["router shop"] == seen
-    expected = {"router.route": "cheap", "router.reason": "complexity_below_threshold"}
+    expected = {"router.route": "cheap", "router.reason": "complexity_below_threshold", "outcome": "success"}
     assert expected == tracing.named("router shop").attributes
     assert [] == tracing.unended()
 

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -76,33 +77,41 @@ class Counts(NamedTuple):
 
 
 class Permit:
-    """Leave to call the target once; say how it went with `success`, `failure` or `ignore`. Only the first word counts.
+    """Leave to call the target once, for callers without a primitive: they say how the call went.
+
+    Only the first of `success`, `failure` and `ignore` counts, in whichever thread.
 
     Attributes:
-        generation: how often the state had changed when it was given.
         probe: whether the call decides on the state.
-        settled: whether the word was said.
     """
 
-    __slots__ = ("_settle", "generation", "probe", "settled")
+    __slots__ = ("_breaker", "_ticket", "probe")
 
-    def __init__(self, settle: Callable[[Permit, bool | None], None], generation: int, probe: bool = False) -> None:
-        self._settle = settle
-        self.generation = generation
-        self.probe = probe
-        self.settled = False
+    def __init__(self, breaker: Breaker, ticket: int) -> None:
+        self._breaker = breaker
+        self._ticket = [ticket]  # taken out by the first word: `pop` is atomic
+        self.probe = ticket < 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the word was said."""
+        return not self._ticket
 
     def success(self) -> None:
         """The target answered as it should."""
-        self._settle(self, False)
+        self._say(False)
 
     def failure(self) -> None:
         """The target failed, or did not answer in time."""
-        self._settle(self, True)
+        self._say(True)
 
     def ignore(self) -> None:
         """The call was cancelled, or ended in a way that says nothing about the target."""
-        self._settle(self, None)
+        self._say(None)
+
+    def _say(self, failed: bool | None) -> None:
+        with suppress(IndexError):
+            self._breaker.leave(self._ticket.pop(), failed)
 
 
 class Breaker:
@@ -136,13 +145,14 @@ class Breaker:
         self._longest = self.policy.open_seconds
         self._paused_at = 0.0
         self._pause_seconds = 0.0
-        self._probe: Permit | None = None
+        self._probe: int | None = None
+        self._probes = 0
         self._probed_at = 0.0
         self._early = False
         self._successes = 0
         self._untold: deque[tuple[State, State, Why]] = deque()
         self._telling = False
-        self._unheard: deque[tuple[Permit, bool | None, float]] = deque()
+        self._unheard: deque[tuple[int, bool | None, float]] = deque()
 
     @property
     def state(self) -> State:
@@ -168,19 +178,29 @@ class Breaker:
         """Asks for leave to call the target.
 
         Args:
-            now: the clock's time, for who has just read it.
+            now: the clock's time, for a caller that has just read it.
         """
-        # Without the lock: at worst the state changes while we look, and then this permit's word is not heard.
-        if self._state == "closed":
-            return Permit(self._settle, self._generation)
-        return self._ask(now, forced=False)
+        answer = self.enter(now)
+        return answer if isinstance(answer, Refusal) else Permit(self, answer)
 
     def force_probe(self, now: float | None = None) -> Permit | Refusal:
-        """Asks for leave for the last target that is left: when open, one probe is let through though it is not time.
+        """Asks for leave for the last target that is left: when open, one probe is let through ahead of time.
 
         A forced probe that fails neither lengthens the pause nor begins it anew. Still only one probe is out at a time.
         """
-        return self._ask(now, forced=True)
+        answer = self.enter(now, forced=True)
+        return answer if isinstance(answer, Refusal) else Permit(self, answer)
+
+    def enter(self, now: float | None = None, *, forced: bool = False) -> int | Refusal:
+        """The same for a guard, which says how the call went by `leave`, exactly once.
+
+        Returns:
+            A ticket: the number of changes of state so far, or a negative number for a probe. Else the refusal.
+        """
+        # Without the lock: at worst the state changes meanwhile, and then what this ticket's holder says is ignored.
+        if self._state == "closed" and not forced:
+            return self._generation
+        return self._ask(now, forced=forced)
 
     def force_open(self, seconds: float | None = None) -> None:
         """Opens it by hand, whatever was counted. What is under way goes on, and is not listened to.
@@ -206,7 +226,7 @@ class Breaker:
             self._close("by_hand")
         self._catch_up()
 
-    def _ask(self, now: float | None, *, forced: bool) -> Permit | Refusal:
+    def _ask(self, now: float | None, *, forced: bool) -> int | Refusal:
         if now is None:
             now = self._clock()
         with self._lock:
@@ -215,9 +235,9 @@ class Breaker:
             self._catch_up()
         return answer
 
-    def _admit(self, now: float, forced: bool) -> Permit | Refusal:
+    def _admit(self, now: float, forced: bool) -> int | Refusal:
         if self._state == "closed":
-            return Permit(self._settle, self._generation)
+            return self._generation
         if self._state == "open":
             left = self._left(now)
             if left > 0 and not forced:
@@ -235,7 +255,8 @@ class Breaker:
         elif not forced and not self._may_probe(now):
             return Refusal(_ASK_AGAIN_SECONDS)
         self._probed_at = now
-        self._probe = Permit(self._settle, self._generation, probe=True)
+        self._probes += 1
+        self._probe = -self._probes
         return self._probe
 
     def _left(self, now: float) -> float:
@@ -247,35 +268,36 @@ class Breaker:
         """Whether a probe that is due may be let through; asked under the lock."""
         return True
 
-    def _settle(self, permit: Permit, failed: bool | None) -> None:
+    def leave(self, ticket: int, failed: bool | None) -> None:
+        """Says how the call of a ticket went.
+
+        Args:
+            ticket: from `enter`.
+            failed: whether the target failed; None for an ending that says nothing about it.
+        """
         now = self._clock()
-        # A finaliser may say the word for a stream that was dropped, in a thread that is in the middle of this class.
+        # A finaliser may speak for a stream that was dropped, in a thread that is in the middle of this class.
         if not self._lock.acquire(False):
-            self._unheard.append((permit, failed, now))
+            self._unheard.append((ticket, failed, now))
             self._catch_up()
             return
         try:
             # A success while it is closed is most of what there is to hear, so it costs no further calls.
-            if failed is False and permit.generation == self._generation and self._state == "closed":
-                if not permit.settled:
-                    permit.settled = True
-                    self._window.add(now, False)
-                    self._in_a_row = 0
+            if failed is False and ticket == self._generation and self._state == "closed":
+                self._window.add(now, False)
+                self._in_a_row = 0
             else:
-                self._hear(permit, failed, now)
+                self._hear(ticket, failed, now)
         finally:
             self._lock.release()
         if self._untold or self._unheard:
             self._catch_up()
 
-    def _hear(self, permit: Permit, failed: bool | None, now: float) -> None:
-        if permit.settled:
-            return
-        permit.settled = True
-        if permit is self._probe:
+    def _hear(self, ticket: int, failed: bool | None, now: float) -> None:
+        if ticket == self._probe:
             self._probe = None
             self._judge(failed, now)
-        elif failed is not None and permit.generation == self._generation and self._state == "closed":
+        elif failed is not None and ticket == self._generation and self._state == "closed":
             self._count(failed, now)
 
     def _count(self, failed: bool, now: float) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from asyncio import CancelledError, get_running_loop
-from collections.abc import Sequence
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 from observability_integration.context import WorkflowContext, current_deadline
 from observability_integration.errors import (
@@ -15,22 +14,22 @@ from observability_integration.errors import (
     MissingDependencyError,
     PrimitiveTimeoutError,
 )
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from observability_integration.primitives.lifting import call_of, lift
+from observability_integration.primitives.base import In, Out, Step
+from observability_integration.primitives.chunks import is_content
+from observability_integration.primitives.guard import GuardPrimitive
+from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.backoff import check_positive
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
-from observability_integration.telemetry.metrics.instruments import switch
-from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .breaker import Breaker, BreakerPolicy, Permit, Refusal, State
+from .breaker import Breaker, BreakerPolicy, Refusal, State
 from .record import BreakerRecord
 
 logger = logging.getLogger("observability_integration")
 
 
-class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
     """Stops asking a target that fails, and asks it again, one call at a time, after a pause.
 
     ===============================  ===================================================================================
@@ -85,10 +84,9 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError(f"policy must be a BreakerPolicy, got {type(given).__name__}")
         check_positive("hang_seconds", hang_seconds)
         self.hang_seconds = hang_seconds
-        self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
-        self._call = call_of(self._step)
+        step = lift(primitive)
         self._classifier = classifier
-        self._target = target or self._step.name
+        self._target = target or step.name
         self._shared = False
         if breaker is not None:
             if policy is not None or redis_url is not None or redis_client is not None:
@@ -97,6 +95,7 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         else:
             self.breaker = self._make(policy, target, redis_url, redis_client)
         self._record = BreakerRecord.of(self.breaker, self._target)
+        super().__init__(step, self._record.span_name)
 
     def _make(
         self, policy: BreakerPolicy | None, target: str | None, redis_url: str | None, redis_client: Any
@@ -128,19 +127,6 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """``closed``, ``open`` or ``half_open``; an open one stays open until somebody calls after its pause."""
         return self.breaker.state
 
-    @property
-    def collects(self) -> bool:
-        """As the wrapped primitive."""
-        return self._step.collects
-
-    def gather(self, chunks: list[Any]) -> Any:
-        """As the wrapped primitive."""
-        return self._step.gather(chunks)
-
-    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is guarded."""
-        return [("", self._step)]
-
     def _label(self) -> str:
         return f"circuit breaker {self._target}{' (shared)' if self._shared else ''}"
 
@@ -163,115 +149,50 @@ class CircuitBreakerPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
             await cast("SharedBreaker", self.breaker).aclose()
 
-    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Makes the call, if the breaker lets it.
-
-        Raises:
-            CircuitOpenError: it does not.
-        """
-        if not switch.on and not spans.tracing.enabled:
-            answer = self.breaker.admit()
-            permit = answer if isinstance(answer, Permit) else self._refused(spans.NO_SPAN, answer)
-            began = self.began(context)
-            try:
-                result = await self._call(input_data, context)
-            except BaseException as error:
-                self.leave(spans.NO_SPAN, permit, error, began)
-                raise
-            permit.success()
-            return cast("Out", result)
-        span = self.begin(context)
-        token = spans.tracing.activate(span)
-        outcome = "cancelled"
-        try:
-            permit = self.enter(span)
-            began = self.began(context)
-            try:
-                result = await self._call(input_data, context)
-            except BaseException as error:
-                self.leave(span, permit, error, began)
-                raise
-            permit.success()
-            self._record.succeeded()
-            outcome = "success"
-            return cast("Out", result)
-        except Exception as error:
-            outcome = "error"
-            spans.tracing.mark_failed(span, error)
-            raise
-        finally:
-            span.set_attribute("outcome", outcome)
-            spans.tracing.deactivate(token)
-            span.end()
-
-    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams, if the breaker lets it; a stream that ended whole is a success.
-
-        Opening it raises `CircuitOpenError` if the breaker does not.
-        """
-        from .stream import BreakerStream
-
-        return BreakerStream(self, self._step, input_data, context)
-
-    def begin(self, context: WorkflowContext | None) -> OperationSpan:
-        """Begins the span of a call."""
-        span = spans.tracing.begin(self._record.span_name, {})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
     def began(self, context: WorkflowContext | None) -> float:
-        """The time of the event loop, where a deadline may end the call; without one nobody asks."""
+        """The time of the event loop, where a deadline may end the call; else infinity."""
         bounded = current_deadline() is not None or (context is not None and context.deadline is not None)
         return get_running_loop().time() if bounded else math.inf
 
-    def enter(self, span: OperationSpan) -> Permit:
-        """Asks the breaker for leave.
+    def enter(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> int:
+        """Asks the breaker; the last target that is left gets a probe ahead of time.
 
         Raises:
-            CircuitOpenError: it was refused, which is recorded.
+            CircuitOpenError: the call is refused.
         """
-        answer = self.breaker.admit()
-        permit = answer if isinstance(answer, Permit) else self._refused(span, answer)
-        if permit.probe:
-            span.set_attribute("circuit_breaker.probe", True)
-        return permit
-
-    def _refused(self, span: OperationSpan, refusal: Refusal) -> Permit:
-        """Leave all the same, where no other target is left."""
-        answer = self.breaker.force_probe() if last_resort.get() else refusal
-        if isinstance(answer, Refusal):
+        ticket = self.breaker.enter()
+        if isinstance(ticket, Refusal) and last_resort.get():
+            ticket = self.breaker.enter(forced=True)
+        if isinstance(ticket, Refusal):
             self._record.refused(span)
-            raise CircuitOpenError(self._target, answer.retry_after_seconds)
-        return answer
+            raise CircuitOpenError(self._target, ticket.retry_after_seconds)
+        if ticket < 0:
+            span.set_attribute("circuit_breaker.probe", True)
+        return ticket
 
     def leave(
         self,
+        ticket: int,
         span: OperationSpan,
-        permit: Permit,
         error: BaseException | None,
         began: float,
-        *,
-        served: bool = False,
+        answer: Any = None,
+        seen: Any = None,
     ) -> None:
-        """Tells breaker and record how a call has ended.
-
-        Args:
-            span: of the call.
-            permit: under which it was made.
-            error: what it raised.
-            began: what `began` said then.
-            served: whether the target has done its part.
-        """
-        if served:
-            permit.success()
+        """Counts the call: as a success also where the reader of a stream left after content."""
+        if error is None or (seen and isinstance(error, GeneratorExit)):
+            self.breaker.leave(ticket, False)
             self._record.succeeded()
-        elif error is not None and self._blames(error, began):
-            permit.failure()
+        elif self._blames(error, began):
+            self.breaker.leave(ticket, True)
             self._record.failed(span)
         else:
-            permit.ignore()
+            self.breaker.leave(ticket, None)
             self._record.ignored()
+
+    def see(self, seen: Any, chunk: Any) -> bool:
+        """Whether content was seen."""
+        return seen or is_content(chunk)
 
     def _blames(self, error: BaseException, began: float) -> bool:
         if isinstance(error, CancelledError):

@@ -32,7 +32,7 @@ from observability_integration import events
 from observability_integration.tasks import announce, begin_apart, cancel_until_done, own, wait_done
 from observability_integration.telemetry.tracing import spans
 
-from .breaker import Breaker, BreakerPolicy, OnTransition, Permit, Refusal, State, Why
+from .breaker import Breaker, BreakerPolicy, OnTransition, Refusal, State, Why
 from .verdict import Answer, Link, Verdict, VerdictStore
 
 T = TypeVar("T")
@@ -114,15 +114,10 @@ class SharedBreaker(Breaker):
         self._known = ""
         self._news: _News | None = None
 
-    def admit(self, now: float | None = None) -> Permit | Refusal:
-        """As `Breaker.admit`; sees to it that somebody exchanges verdicts in the running event loop."""
+    def enter(self, now: float | None = None, *, forced: bool = False) -> int | Refusal:
+        """As `Breaker.enter`; sees to it that verdicts are exchanged in the running event loop."""
         self._see_to_courier()
-        return super().admit(now)
-
-    def force_probe(self, now: float | None = None) -> Permit | Refusal:
-        """As `Breaker.force_probe`."""
-        self._see_to_courier()
-        return super().force_probe(now)
+        return super().enter(now, forced=forced)
 
     def force_open(self, seconds: float | None = None) -> None:
         """As `Breaker.force_open`, for all who share it."""

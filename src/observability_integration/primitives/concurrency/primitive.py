@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, cast, overload
+from collections.abc import Callable, Coroutine
+from typing import Any, cast, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from observability_integration.primitives.lifting import call_of, lift, takes_context
+from observability_integration.primitives.base import In, Out, Step
+from observability_integration.primitives.guard import GuardPrimitive
+from observability_integration.primitives.lifting import lift, takes_context
 from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, check_seconds
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.metrics.instruments import switch
-from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .limit import ConcurrencyLimit
@@ -28,7 +27,7 @@ PriorityFunction = Callable[[Any, WorkflowContext], Priority] | Callable[[Any], 
 _MAX_QUEUED = 1000
 
 
-class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
     """Lets so many calls run at once; more wait for their turn, by priority (see `ConcurrencyLimit`).
 
     A limit is counted in this process, over all its threads and event loops. A stream counts from its opening until it
@@ -109,101 +108,51 @@ class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self.limiter = limiter or ConcurrencyLimit(cast("int | Aimd", limit), max_queued=max_queued)
         self.max_wait_seconds = max_wait_seconds
         self._classifier = classifier
-        self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
-        self._call = call_of(self._step)
-        self._operation = operation_name or self._step.name
+        step = lift(primitive)
+        self._operation = operation_name or step.name
         self._record = ConcurrencyRecord(self._operation, self.limiter, self._fixed)
+        super().__init__(step, self._record.span_name)
 
     @property
     def name(self) -> str:
         """The operation's name."""
         return self._operation
 
-    @property
-    def collects(self) -> bool:
-        """As what is limited does."""
-        return self._step.collects
-
-    def gather(self, chunks: list[Any]) -> Any:
-        """As what is limited does."""
-        return self._step.gather(chunks)
-
-    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is limited."""
-        return [("", self._step)]
-
     def _label(self) -> str:
         adaptive = "adaptive, now " if self.limiter.adapts else ""
         return f"concurrency {self._operation} ({adaptive}{self.limiter.limit} at once)"
 
-    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the wrapped primitive when there is room.
+    def enter(
+        self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
+    ) -> Permit | Coroutine[Any, Any, Permit]:
+        """Takes a permit, or waits for one.
 
         Raises:
-            ConcurrencyLimitError: there was no room in time, or no place to wait.
+            ConcurrencyLimitError: no permit in time, or no place in the queue.
         """
-        in_flight = self._record.in_flight
-        outcome: Outcome = "neutral"
-        if not switch.on and not spans.tracing.enabled:
-            permit = self.limiter.try_acquire() or await self.wait(spans.NO_SPAN, input_data, context)
-            in_flight.add(1)
-            try:
-                result = await self._call(input_data, context)
-                outcome = "success"
-                return cast("Out", result)
-            except Exception as error:
-                outcome = self.outcome_of(error)
-                raise
-            finally:
-                in_flight.add(-1)
-                permit.release(outcome)
-        span = self.begin(context)
-        token = spans.tracing.activate(span)
-        try:
-            permit = self.limiter.try_acquire() or await self.wait(span, input_data, context)
-            in_flight.add(1)
-            try:
-                result = await self._call(input_data, context)
-                outcome = "success"
-            except Exception as error:
-                outcome = self.outcome_of(error)
-                raise
-            finally:
-                in_flight.add(-1)
-                permit.release(outcome)
-        except Exception as error:
-            span.set_attribute("outcome", "error")
-            spans.tracing.mark_failed(span, error)
-            raise
-        except BaseException:
-            span.set_attribute("outcome", "cancelled")
-            raise
+        permit = self.limiter.try_acquire()
+        if permit is None:
+            return self._wait(span, input_data, context)
+        self._record.in_flight.add(1)
+        return permit
+
+    def leave(
+        self,
+        ticket: Permit,
+        span: OperationSpan,
+        error: BaseException | None,
+        began: float,
+        answer: Any = None,
+        seen: Any = None,
+    ) -> None:
+        """Gives the permit back; an adaptive limit learns from the outcome."""
+        self._record.in_flight.add(-1)
+        if error is None:
+            ticket.release("success")
         else:
-            span.set_attribute("outcome", "success")
-            return cast("Out", result)
-        finally:
-            spans.tracing.deactivate(token)
-            span.end()
+            ticket.release(self._outcome_of(error) if isinstance(error, Exception) else "neutral")
 
-    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the wrapped primitive when there is room; waits for it as the stream is opened."""
-        from .stream import ConcurrencyStream
-
-        return ConcurrencyStream(self, self._record, self._step, input_data, context)
-
-    def begin(self, context: WorkflowContext | None) -> OperationSpan:
-        """Begins the span of a call."""
-        span = spans.tracing.begin(self._record.span_name, {})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
-    async def wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> Permit:
-        """A permit for a call that found none free.
-
-        Raises:
-            ConcurrencyLimitError: there is none in time, or no place to wait.
-        """
+    async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> Permit:
         tier = self._record.tier(self._priority_of(input_data, context))
         deadline = None if context is None else context.deadline
         loop = asyncio.get_running_loop()
@@ -216,13 +165,13 @@ class ConcurrencyLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             error = ConcurrencyLimitError(self._operation, refused.reason, refused.waited_seconds, self.limiter.limit)
         else:
             tier.admitted(span, loop.time() - began)
+            self._record.in_flight.add(1)
             return permit
         finally:
             tier.queued.add(-1)
         raise error
 
-    def outcome_of(self, error: Exception) -> Outcome:
-        """What an adaptive limit learns from an error."""
+    def _outcome_of(self, error: Exception) -> Outcome:
         if not self.limiter.adapts:
             return "neutral"
         fault = classify(error, self._classifier)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypedDict, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, TypedDict
 
 from observability_integration.context import WorkflowContext, remaining
-from observability_integration.costs.usage import total_tokens_of
+from observability_integration.costs.usage import Usage, total_tokens_of, usage_of
 from observability_integration.errors import CallRefusedError, ConfigurationError, RateLimitExceededError
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from observability_integration.primitives.lifting import call_of, lift
+from observability_integration.primitives.base import In, Out, Step
+from observability_integration.primitives.guard import GuardPrimitive
+from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.backoff import check_at_least, check_positive
 from observability_integration.resilience.rate_limit_estimate import estimated
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .guard import GuardedLedger
@@ -39,7 +39,7 @@ class RateLimitStats(TypedDict):
     tokens_per_minute: float | None
 
 
-class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
     """Keeps calls within so many requests and tokens a minute.
 
     Before a call, one request and the tokens that it is expected to use are reserved; who finds too little waits, first
@@ -73,6 +73,8 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         ConfigurationError: a value out of range, or both a `redis_url` and a `redis_client`.
     """
 
+    refused_outcome = "refused"
+
     def __init__(
         self,
         primitive: Step[In, Out],
@@ -105,9 +107,8 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError(f"without_redis must be 'local' or 'refuse', got {without_redis!r}")
         if requests_per_minute is None and tokens_per_minute is None and not learn:
             raise ConfigurationError("give requests_per_minute or tokens_per_minute, or let it learn")
-        self._step = lift(primitive)
-        self._call = call_of(self._step)
-        self._operation = operation_name or self._step.name
+        step = lift(primitive)
+        self._operation = operation_name or step.name
         self._estimate = estimate_tokens
         self._max_wait_seconds = max_wait_seconds
         self._learns = learn
@@ -126,6 +127,7 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             without_backend=without_redis,
         )
         self._record.watch(self._limit)
+        super().__init__(step, self._record.span_name)
 
     @property
     def name(self) -> str:
@@ -146,10 +148,6 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def waiting(self) -> int:
         """How many calls wait now, in this process."""
         return self._limit.waiting
-
-    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is limited."""
-        return [("", self._step)]
 
     def _label(self) -> str:
         requests, tokens = self._limit.limits
@@ -189,62 +187,69 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Closes the connections that were opened for the running loop; a `redis_client` stays open."""
         await self._limit.aclose()
 
-    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the wrapped primitive when there is room for it.
+    def enter(
+        self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
+    ) -> Reservation | Coroutine[Any, Any, Reservation]:
+        """Reserves a request and its estimated tokens, or waits for them.
 
         Raises:
-            RateLimitExceededError: there would be none in time, or there can never be.
+            RateLimitExceededError: there is no room in time, or there can never be.
         """
-        span = self._begin(context)
-        token = spans.tracing.activate(span)
-        outcome = "cancelled"
-        reservation = None
-        try:
-            reservation = await self._admit(input_data, context, span)
-            try:
-                answer = await self._call(input_data, context)
-            except BaseException as error:
-                self._ended(reservation, None, error)
-                raise
-            outcome = "success"
-            self._answered(reservation, answer)
-            return cast("Out", answer)
-        except Exception as error:
-            outcome = "refused" if reservation is None else "error"
-            spans.tracing.mark_failed(span, error)
-            raise
-        finally:
-            spans.tracing.deactivate(token)
-            span.set_attribute("outcome", outcome)
-            span.end()
-
-    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the wrapped primitive; the stream is one call, from its opening to its end."""
-        from .stream import RateLimitStream
-
-        return RateLimitStream(
-            lambda: self._begin(context),
-            lambda span: self._admit(input_data, context, span),
-            lambda: self._step.stream(input_data, context),
-            self._ended,
-        )
-
-    def _begin(self, context: WorkflowContext | None) -> OperationSpan:
-        span = spans.tracing.begin(self._record.span_name, {})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
-    async def _admit(self, input_data: Any, context: WorkflowContext | None, span: OperationSpan) -> Reservation:
         limit = self._limit
         tokens = estimated(self._estimate, input_data) if limit.counts_tokens else 0.0
         reservation = limit.try_reserve(tokens)
         if reservation is None:
-            try:
-                reservation = await limit.reserve(tokens, self._patience(context))
-            except Refused as refusal:
-                self._record.refused(span, refusal)
-                raise RateLimitExceededError(self._operation, refusal.limit, refusal.retry_after_seconds) from None
+            return self._wait(span, tokens, context)
+        self._record.admitted(span, reservation)
+        return reservation
+
+    def leave(
+        self,
+        ticket: Reservation,
+        span: OperationSpan,
+        error: BaseException | None,
+        began: float,
+        answer: Any = None,
+        seen: Any = None,
+    ) -> None:
+        """Settles the reservation by the tokens that were reported, and learns from what the provider said."""
+        if isinstance(error, CallRefusedError):
+            self._limit.cancel(ticket)
+            return
+        tokens, told = None, None
+        try:
+            if seen is not None:
+                tokens = _reported(seen, ticket, whole=error is None)
+            elif error is None:
+                tokens = total_tokens_of(answer) or None
+            if self._learns:
+                if isinstance(error, Exception):
+                    told = told_by_error(error)
+                elif error is None:
+                    told = told_by_answer(answer)
+        except Exception as fault:  # noqa: BLE001 - reading an odd answer must not fail the call
+            note_fault("rate_limit.usage", fault)
+        self._limit.settle(ticket, tokens)
+        self._record.settled(ticket.tokens if tokens is None else tokens)
+        if told is not None:
+            self._limit.learn(told, ticket)
+
+    def see(self, seen: Usage | None, chunk: Any) -> Usage | None:
+        """The usage that was reported so far."""
+        if isinstance(chunk, str | bytes):
+            return seen
+        try:
+            return (seen or Usage()).merged(usage_of(chunk))
+        except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
+            note_fault("rate_limit.usage", error)
+            return seen
+
+    async def _wait(self, span: OperationSpan, tokens: float, context: WorkflowContext | None) -> Reservation:
+        try:
+            reservation = await self._limit.reserve(tokens, self._patience(context))
+        except Refused as refusal:
+            self._record.refused(span, refusal)
+            raise RateLimitExceededError(self._operation, refusal.limit, refusal.retry_after_seconds) from None
         self._record.admitted(span, reservation)
         return reservation
 
@@ -254,29 +259,11 @@ class RateLimitPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return _WAIT_SECONDS if left is None else left
         return self._max_wait_seconds if left is None else min(left, self._max_wait_seconds)
 
-    def _answered(self, reservation: Reservation, answer: Any) -> None:
-        tokens, told = None, None
-        try:
-            tokens = total_tokens_of(answer) or None
-            told = told_by_answer(answer) if self._learns else None
-        except Exception as error:  # noqa: BLE001 - reading an odd answer must not fail the call
-            note_fault("rate_limit.usage", error)
-        self._settle(reservation, tokens)
-        if told is not None:
-            self._limit.learn(told, reservation)
 
-    def _ended(self, reservation: Reservation, tokens: int | None, error: BaseException | None) -> None:
-        if isinstance(error, CallRefusedError):
-            self._limit.cancel(reservation)
-            return
-        self._settle(reservation, tokens)
-        told = told_by_error(error) if self._learns and isinstance(error, Exception) else None
-        if told is not None:
-            self._limit.learn(told, reservation)
-
-    def _settle(self, reservation: Reservation, tokens: int | None) -> None:
-        self._limit.settle(reservation, tokens)
-        self._record.settled(reservation.tokens if tokens is None else tokens)
+def _reported(usage: Usage, reservation: Reservation, *, whole: bool) -> int | None:
+    # A report before the end is not yet all: a stream that was left keeps at least what was reserved.
+    tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    return None if tokens == 0 or (not whole and tokens < reservation.tokens) else tokens
 
 
 __all__ = ["RateLimitPrimitive", "RateLimitStats"]

@@ -1,6 +1,7 @@
 """RouterPrimitive: which route a call takes."""
 
-from .primitive import Route, RouterPrimitive, RoutingDecision
+from .model_choice import Route, RoutingDecision
+from .primitive import RouterPrimitive
 
 __all__ = [
     "Route",

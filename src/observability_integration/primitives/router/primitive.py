@@ -3,66 +3,33 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics.instruments import ROUTER_ERRORS, switch
 from observability_integration.telemetry.tracing import spans
-from observability_integration.telemetry.tracing.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
+from .model_choice import ModelChoice, Route, RoutingDecision, check_cost
 from .record import RouteRecord
-from .stream import RouterStream
 
 T = TypeVar("T")
 RouterFunction = Callable[[Any, WorkflowContext], str | Awaitable[str]] | Callable[[Any], str | Awaitable[str]]
-_Choice = tuple[RouteRecord, str]
 
 CHOSEN = "routing_function"
 INVALID = "invalid_route_fallback"
 FAILED = "routing_error_fallback"
-BELOW = "complexity_below_threshold"
-ABOVE = "complexity_above_threshold"
-UNKNOWN = "complexity_error_fallback"
 _NO_ROUTES = "the model form of RouterPrimitive has execute_async(func, query); there are no routes to run"
 
 
-class Route(Enum):
-    """The two routes of the model form."""
-
-    CHEAP = "cheap"
-    PREMIUM = "premium"
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingDecision:
-    """What the model form decided.
-
-    Attributes:
-        route: cheap or premium.
-        model: the model's name.
-        cost_savings: USD saved against the dearer of the two models, if the call succeeds.
-        reason: ``complexity_below_threshold``, ``complexity_above_threshold`` or ``complexity_error_fallback``.
-        complexity_score: the score that decided, from 0 to 1; None if it could not be had.
-    """
-
-    route: Route
-    model: str
-    cost_savings: float
-    reason: str
-    complexity_score: float | None
-
-
-class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
+class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
     """Routes calls. Two forms, told apart by their keywords.
 
     *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` names the route; an
@@ -129,12 +96,11 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         complexity_fn: Callable[[str], float] | None = None,
     ) -> None:
         self._name = name or "router"
-        self._span_name = f"router {name}" if name else "router"
+        span_name = f"router {name}" if name else "router"
+        super().__init__(None, span_name)
         self._router_fn: Any = router_fn
-        self._with_context = True  # in the model form too, which `execute` finds out by it
-        self._models: dict[Route, str] = {}
-        self._threshold = complexity_threshold
-        self._complexity_fn = complexity_fn or estimate_complexity
+        self._models: ModelChoice | None = None
+        self._routes: dict[str, RouteRecord] = {}
         wraps = routes is not None or router_fn is not None or cost_per_route is not None
         wraps = wraps or default is not None or default_route != "fast"
         chooses = cheap_model is not None or premium_model is not None or complexity_fn is not None
@@ -145,18 +111,15 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 "or cheap_model, premium_model, complexity_threshold, complexity_fn, *_cost_per_call; not both"
             )
         if chooses:
-            if not cheap_model or not premium_model:
-                raise ConfigurationError("cheap_model and premium_model belong together")
-            _check_cost("cheap_cost_per_call", cheap_cost_per_call)
-            _check_cost("premium_cost_per_call", premium_cost_per_call)
-            _check_score("complexity_threshold", complexity_threshold)
-            self._models = {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model}
+            self._models = ModelChoice(
+                self,
+                {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model},
+                {Route.CHEAP: cheap_cost_per_call, Route.PREMIUM: premium_cost_per_call},
+                complexity_threshold,
+                complexity_fn,
+                span_name,
+            )
             self._default_route = Route.PREMIUM.value
-            dearest = max(cheap_cost_per_call, premium_cost_per_call)
-            self._routes = {
-                "cheap": RouteRecord(self, "cheap", dearest - cheap_cost_per_call, [BELOW]),
-                "premium": RouteRecord(self, "premium", dearest - premium_cost_per_call, [ABOVE, UNKNOWN]),
-            }
             return
         if not routes:
             raise ConfigurationError("Routes cannot be empty")
@@ -165,12 +128,12 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if not callable(router_fn):
             raise ConfigurationError(f"router_fn must be a function, got {type(router_fn).__name__}")
         self._default_route = default if default is not None else default_route
-        self._with_context = _takes_context(router_fn)
+        self.needs_context = _takes_context(router_fn)
         if self._default_route not in routes:
             raise ConfigurationError(f"Default route '{self._default_route}' not in routes")
         costs = dict(cost_per_route or {})
         for route, cost in costs.items():
-            _check_cost(f"cost_per_route[{route!r}]", cost)
+            check_cost(f"cost_per_route[{route!r}]", cost)
         dearest = max((costs[route] for route in routes if route in costs), default=0.0)
         self._routes = {
             route: RouteRecord(
@@ -183,8 +146,6 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             )
             for route, step in routes.items()
         }
-        self._chosen: dict[Any, _Choice] = {name: (route, CHOSEN) for name, route in self._routes.items()}
-        self._invalid: _Choice = self._routes[self._default_route], INVALID
 
     @property
     def name(self) -> str:
@@ -192,8 +153,9 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._name
 
     def __repr__(self) -> str:
-        if self._models:
-            return f"RouterPrimitive(cheap={self._models[Route.CHEAP]!r}, premium={self._models[Route.PREMIUM]!r})"
+        if self._models is not None:
+            models = self._models.models
+            return f"RouterPrimitive(cheap={models[Route.CHEAP]!r}, premium={models[Route.PREMIUM]!r})"
         return f"RouterPrimitive(routes={list(self._routes)}, default='{self._default_route}')"
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
@@ -203,89 +165,79 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def _label(self) -> str:
         return f"router {self._name} (default: {self._default_route})"
 
-    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the chosen route.
+    def began(self, context: WorkflowContext | None) -> float:
+        """The moment from which the route's execution is measured, where it is."""
+        return time.perf_counter() if switch.on or spans.tracing.enabled else 0.0
+
+    def enter(
+        self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
+    ) -> RouteRecord | Coroutine[Any, Any, RouteRecord]:
+        """Asks the routing function.
 
         Raises:
             ConfigurationError: in the model form, which has `execute_async` instead.
         """
-        if self._with_context:
-            if self._models:
-                raise ConfigurationError(_NO_ROUTES)
-            if context is None:
-                context = WorkflowContext()
-        if not switch.on and not spans.tracing.enabled:
-            choice = self._choose(input_data, context)
-            route = choice[0] if isinstance(choice, tuple) else (await choice)[0]
-            return await route.call(input_data, context)  # type: ignore[no-any-return]
-        span = self._begin(context)
-        token = spans.tracing.activate(span)
-        try:
-            choice = self._choose(input_data, context)
-            route, reason = choice if isinstance(choice, tuple) else await choice
-            self._note(span, route, reason)
-            started = time.perf_counter()
-            try:
-                result: Out = await route.call(input_data, context)
-            except BaseException as error:
-                route.ended(span, started, error)
-                raise
-            route.ended(span, started, None)
-            return result
-        finally:
-            spans.tracing.deactivate(token)
-            span.end()
-
-    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the chosen route."""
-        if self._models:
+        if self._models is not None:
             raise ConfigurationError(_NO_ROUTES)
-        given = WorkflowContext() if context is None else context
-
-        async def choose(span: OperationSpan) -> RouteRecord:
-            choice = self._choose(input_data, given)
-            route, reason = choice if isinstance(choice, tuple) else await choice
-            self._note(span, route, reason)
-            return route
-
-        return RouterStream(lambda: self._begin(given), choose, input_data, given)
-
-    def _begin(self, context: WorkflowContext | None) -> OperationSpan:
-        span = spans.tracing.begin(self._span_name, {})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
-    def _note(self, span: OperationSpan, route: RouteRecord, reason: str) -> None:
-        route.decided(reason)
-        span.set_attribute("router.route", route.name)
-        span.set_attribute("router.reason", reason)
-
-    def _choose(self, input_data: In, context: WorkflowContext | None) -> _Choice | Awaitable[_Choice]:
-        # No coroutine of its own: most routing functions are synchronous, and this is half of what routing costs.
         try:
-            chosen: Any = self._router_fn(input_data, context) if self._with_context else self._router_fn(input_data)
+            chosen = self._router_fn(input_data, context) if self.needs_context else self._router_fn(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            return self._fall_back(error)
-        try:
-            return self._chosen[chosen]
-        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
-            return self._choose_later(chosen) if inspect.isawaitable(chosen) else self._invalid
+            return self._failed(span, error)
+        route = self._routes.get(chosen) if chosen.__class__ is str else None
+        if route is None:
+            if inspect.isawaitable(chosen):
+                return self._wait(span, chosen)
+            return self._named(span, chosen)
+        if span is not NO_SPAN or switch.on:
+            route.decided(CHOSEN)
+            route.mark(span, CHOSEN)
+        return route
 
-    async def _choose_later(self, choosing: Awaitable[Any]) -> _Choice:
+    def leave(
+        self,
+        ticket: RouteRecord,
+        span: OperationSpan,
+        error: BaseException | None,
+        began: float,
+        answer: Any = None,
+        seen: Any = None,
+    ) -> None:
+        """Counts the call on its route."""
+        if switch.on:
+            ticket.ended(span, began, error)
+
+    async def _wait(self, span: OperationSpan, choosing: Awaitable[Any]) -> RouteRecord:
         try:
-            chosen = await choosing
+            return self._named(span, await choosing)
         except Exception as error:  # noqa: BLE001 - as above
-            return self._fall_back(error)
-        try:
-            return self._chosen[chosen]
-        except (KeyError, TypeError):
-            return self._invalid
+            return self._failed(span, error)
 
-    def _fall_back(self, error: Exception) -> _Choice:
+    def _named(self, span: OperationSpan, chosen: Any) -> RouteRecord:
+        try:
+            route, reason = self._routes[chosen], CHOSEN
+        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
+            route, reason = self._routes[self._default_route], INVALID
+        route.decided(reason)
+        route.mark(span, reason)
+        return route
+
+    def _failed(self, span: OperationSpan, error: Exception) -> RouteRecord:
         note_fault("router.router_fn", error)
         ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
-        return self._routes[self._default_route], FAILED
+        route = self._routes[self._default_route]
+        route.decided(FAILED)
+        route.mark(span, FAILED)
+        return route
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams from the chosen route.
+
+        Raises:
+            ConfigurationError: in the model form.
+        """
+        if self._models is not None:
+            raise ConfigurationError(_NO_ROUTES)
+        return super().stream(input_data, context)
 
     def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
         """Decides between the two models, and counts the decision.
@@ -297,31 +249,7 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             ConfigurationError: the score is not a number from 0 to 1, or this is the wrapper form.
         """
-        if not self._models:
-            raise ConfigurationError("decide_route belongs to the model form (cheap_model=, premium_model=)")
-        score = complexity_score
-        if score is None:
-            score = self._score(query)
-        else:
-            _check_score("complexity_score", score)
-        if score is None:
-            route, reason = Route.PREMIUM, UNKNOWN
-        elif score < self._threshold:
-            route, reason = Route.CHEAP, BELOW
-        else:
-            route, reason = Route.PREMIUM, ABOVE
-        record = self._routes[route.value]
-        record.decided(reason)
-        return RoutingDecision(route, self._models[route], record.saving, reason, score)
-
-    def _score(self, query: str) -> float | None:
-        try:
-            score = float(self._complexity_fn(query))
-            _check_score("complexity_fn's result", score)
-        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            note_fault("router.complexity_fn", error)
-            return None
-        return score
+        return self._model_form("decide_route").decide(query, complexity_score)
 
     async def execute_async(
         self, func: Callable[..., Awaitable[T]], query: str, complexity_score: float | None = None, **kwargs: Any
@@ -337,42 +265,12 @@ class RouterPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             ConfigurationError: this is the wrapper form, or `func` returned no awaitable.
         """
-        span = spans.tracing.begin(self._span_name, {})
-        token = spans.tracing.activate(span)
-        try:
-            decision = self.decide_route(query, complexity_score)
-            route = self._routes[decision.route.value]
-            span.set_attribute("router.route", route.name)
-            span.set_attribute("router.reason", decision.reason)
-            started = time.perf_counter()
-            try:
-                value = await _begun(func, {"model": decision.model, "query": query}, kwargs)
-            except BaseException as error:
-                route.ended(span, started, error)
-                raise
-            route.ended(span, started, None)
-            return value
-        finally:
-            spans.tracing.deactivate(token)
-            span.end()
+        return await self._model_form("execute_async").run(func, query, complexity_score, kwargs)
 
-
-def _begun(func: Callable[..., Awaitable[T]], offered: dict[str, Any], given: dict[str, Any]) -> Awaitable[T]:
-    result = func(**_accepted(func, offered), **given)
-    if not inspect.isawaitable(result):
-        raise ConfigurationError("execute_async needs an async func; this one returned no awaitable")
-    return result
-
-
-def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    try:
-        parameters = inspect.signature(func).parameters
-    except (TypeError, ValueError):
-        return offered
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return offered
-    named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return {name: value for name, value in offered.items() if name in named}
+    def _model_form(self, method: str) -> ModelChoice:
+        if self._models is None:
+            raise ConfigurationError(f"{method} belongs to the model form (cheap_model=, premium_model=)")
+        return self._models
 
 
 def _takes_context(func: Callable[..., Any]) -> bool:
@@ -383,13 +281,3 @@ def _takes_context(func: Callable[..., Any]) -> bool:
     except ValueError:
         return True  # it has no signature; the contract is (input, context)
     return True
-
-
-def _check_cost(knob: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ConfigurationError(f"{knob} must be a finite number of USD >= 0, got {value!r}")
-
-
-def _check_score(knob: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{knob} must be a number from 0 to 1, got {value!r}")

@@ -52,6 +52,11 @@ class RouteRecord:
         """Counts a decision for this route."""
         self._decisions[reason].add()
 
+    def mark(self, span: OperationSpan, reason: str) -> None:
+        """Writes the decision on the span."""
+        span.set_attribute("router.route", self.name)
+        span.set_attribute("router.reason", reason)
+
     def ended(self, span: OperationSpan, started: float, error: BaseException | None) -> None:
         """Counts how a call on this route ended; `started` is a reading of ``time.perf_counter``."""
         self._execution.record(time.perf_counter() - started, span)
@@ -60,4 +65,3 @@ class RouteRecord:
                 self._savings.add(self.saving)
         elif isinstance(error, Exception):
             ROUTER_ERRORS.series(self.name, spans.error_type(error)).add()
-            spans.tracing.mark_failed(span, error)

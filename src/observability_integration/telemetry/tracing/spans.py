@@ -104,3 +104,11 @@ def identify(span: OperationSpan, context: WorkflowContext) -> None:
     if context.workflow_id is not None or context.session_id is not None:
         for key, value in context.to_otel_context().items():
             span.set_attribute(key, value)
+
+
+def begin(name: str, context: WorkflowContext | None) -> OperationSpan:
+    """Begins the span of a primitive's call, with the ids of its workflow."""
+    span = tracing.begin(name, {})
+    if context is not None:
+        identify(span, context)
+    return span

@@ -1,0 +1,200 @@
+"""One life of a call, written once: a guard decides in `enter`, the call runs, and `leave` learns how it ended.
+
+A guard is a primitive around one call (or, in a router, around one of several). Its subclass writes `enter` and
+`leave`, both plain functions. `execute`, `stream`, the span, the outcome and the way without telemetry come from here.
+
+============================  ==========================================================================================
+moment                        what happens
+============================  ==========================================================================================
+the call arrives              a span begins, if tracing is on
+`enter` returns a ticket      the call is made
+`enter` returns a coroutine   the call waits for the ticket
+`enter` raises                the call is refused: `leave` is not called
+the call or stream ends       `leave` is told once, with the error and the ticket
+============================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from types import CoroutineType
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from observability_integration.context import WorkflowContext
+from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
+
+from .base import ChunkStream, In, Out, WorkflowPrimitive
+from .lifting import Call, call_of
+from .streams import ObservedStream, Outcome
+
+Ticket = TypeVar("Ticket")
+
+
+class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
+    """Base of the primitives that let a call through, delay it, refuse it or direct it.
+
+    Args:
+        step: the guarded primitive; None where the ticket has it, as ``step`` and ``call``.
+        span_name: name of the span of each call.
+
+    Attributes:
+        needs_context: whether a context is made where the caller gave none, for `enter` and the call alike.
+        refused_outcome: the span's attribute ``outcome`` where `enter` raised an error.
+    """
+
+    refused_outcome: ClassVar[str] = "error"
+    needs_context = False
+
+    def __init__(self, step: WorkflowPrimitive[In, Out] | None, span_name: str) -> None:
+        self._step = step
+        self._call: Call | None = None if step is None else call_of(step)
+        self._span_name = span_name
+
+    @abstractmethod
+    def enter(
+        self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
+    ) -> Ticket | Coroutine[Any, Any, Ticket]:
+        """Lets the call in, and returns its ticket or, if the call has to wait for that, a coroutine.
+
+        An `int` as ticket costs no object.
+
+        Args:
+            span: of the call.
+            input_data: of the call.
+            context: of the call.
+
+        Raises:
+            Exception: the refusal, already counted.
+        """
+
+    @abstractmethod
+    def leave(
+        self,
+        ticket: Ticket,
+        span: OperationSpan,
+        error: BaseException | None,
+        began: float,
+        answer: Any = None,
+        seen: Any = None,
+    ) -> None:
+        """Learns how a call ended that was let in. Is told once, possibly by a finaliser in any thread; never raises.
+
+        Args:
+            ticket: of the call.
+            span: of the call.
+            error: what the call raised; None for success; `GeneratorExit` where the reader of a stream left it.
+            began: what `began` returned.
+            answer: of a successful `execute`.
+            seen: what `see` made of a stream's chunks; None if there were none.
+        """
+
+    def see(self, seen: Any, chunk: Any) -> Any:
+        """Folds a chunk of a stream into what `leave` gets as `seen`, which is None at first."""
+        return seen
+
+    def began(self, context: WorkflowContext | None) -> float:
+        """The time at which the call begins, where the guard needs it; 0.0 by default."""
+        return 0.0
+
+    @property
+    def collects(self) -> bool:
+        """As the guarded primitive."""
+        return self._step is not None and self._step.collects
+
+    def gather(self, chunks: list[Any]) -> Any:
+        """As the guarded primitive."""
+        return super().gather(chunks) if self._step is None else self._step.gather(chunks)
+
+    def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
+        """The guarded primitive."""
+        return [] if self._step is None else [("", self._step)]
+
+    async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
+        """Makes the call, if the guard lets it.
+
+        Raises:
+            Exception: the guard's refusal, or the call's own error, unchanged.
+        """
+        if context is None and self.needs_context:
+            context = WorkflowContext()
+        tracing = spans.tracing
+        span, token = NO_SPAN, None
+        if tracing.enabled:
+            span = spans.begin(self._span_name, context)
+            token = tracing.activate(span)
+        ticket: Any = None
+        began = 0.0
+        outcome = "cancelled"
+        try:
+            entered = self.enter(span, input_data, context)
+            ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
+            began = self.began(context)
+            result = await (self._call or ticket.call)(input_data, context)
+        except BaseException as error:
+            if ticket is not None:
+                self.leave(ticket, span, error, began)
+            if isinstance(error, Exception):
+                outcome = self.refused_outcome if ticket is None else "error"
+                tracing.mark_failed(span, error)
+            raise
+        else:
+            self.leave(ticket, span, None, began, result)
+            outcome = "success"
+            return cast("Out", result)
+        finally:
+            if span is not NO_SPAN:
+                span.set_attribute("outcome", outcome)
+                tracing.deactivate(token)
+                span.end()
+
+    def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
+        """Streams, if the guard lets it; the stream is one call, from its opening to its end."""
+        return GuardStream(self, input_data, WorkflowContext() if context is None and self.needs_context else context)
+
+
+class GuardStream(ObservedStream):
+    """The stream of a guarded primitive. Made by `GuardPrimitive.stream`."""
+
+    def __init__(self, guard: GuardPrimitive[Any, Any, Any], input_data: Any, context: WorkflowContext | None) -> None:
+        self._guard = guard
+        self._input = input_data
+        self._context = context
+        self._ticket: Any = None
+        self._began = 0.0
+        self._inner: ChunkStream | None = None
+        self._chunks: AsyncIterator[Any] | None = None
+        self._seen: Any = None
+
+    def _begin(self) -> OperationSpan:
+        return spans.begin(self._guard._span_name, self._context)  # pyright: ignore[reportPrivateUsage]
+
+    async def _open(self) -> None:
+        guard = self._guard
+        entered = guard.enter(self._span, self._input, self._context)
+        self._ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
+        self._began = guard.began(self._context)
+        step = guard._step or self._ticket.step  # pyright: ignore[reportPrivateUsage]
+        inner = cast("ChunkStream", step.stream(self._input, self._context))
+        self._chunks = await inner.__aenter__()
+        self._inner = inner
+
+    async def _next(self) -> Any:
+        chunk = await anext(cast("AsyncIterator[Any]", self._chunks))
+        self._seen = self._guard.see(self._seen, chunk)
+        return chunk
+
+    async def _close(self) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(None, None, None)
+
+    def _record(self, outcome: Outcome, error: BaseException | None) -> None:
+        if self._ticket is None:
+            return
+        if outcome == "cancelled":
+            error = CancelledError()
+        elif outcome in ("closed", "abandoned"):
+            error = GeneratorExit()
+        self._guard.leave(self._ticket, self._span, error, self._began, seen=self._seen)
