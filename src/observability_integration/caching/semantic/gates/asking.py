@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from . import english_words
 from .english import Prompt
 from .gate import Trace
 
-_MEASURES = "many|much|often|long|far|old|big|large|tall|high|deep|wide|heavy|fast|hot|cold|expensive"
-_AUXILIARIES = "is|are|am|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must"
+_MEASURES = "|".join(english_words.words("measures"))
+_AUXILIARIES = "|".join(english_words.words("auxiliaries"))
 _KINDS = (
     ("number", rf"how (?:{_MEASURES})|(?:number|amount|count|quantity) of"),
     ("time", r"when|(?:what|which) (?:time|date|day|year|month)|release date|date of"),

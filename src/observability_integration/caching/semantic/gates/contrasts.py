@@ -2,105 +2,25 @@
 
 from __future__ import annotations
 
+from . import english_words
 from .english import GRAMMAR, Prompt, stem
 from .gate import Trace
 
-# One family a line, its members parted by bars; the words of one member mean the same here.
-_FAMILIES = """
-increase raise grow gain rise | decrease reduce lower drop fall shrink lose
-before prior | after afterwards following
-minimum min smallest least lowest minimise minimize fewest | maximum max largest most highest maximise maximize biggest
-enable activate | disable deactivate
-import | export
-buy purchase | sell
-upload | download
-encode | decode
-encrypt | decrypt
-compress | decompress extract
-serialize serialise | deserialize deserialise parse
-lock | unlock
-open | close shut
-start begin launch | stop end finish quit
-include with | exclude without
-accept approve allow permit | reject decline refuse deny forbid block
-true correct right | false wrong incorrect
-hot warm heat | cold cool freeze
-high tall | low short
-big large huge | small little tiny
-fast quick rapid | slow
-old ancient | new recent modern latest
-young | elderly
-early | late
-cheap inexpensive | expensive costly
-easy simple | hard difficult complex complicated
-safe | dangerous unsafe risky harmful
-good better best benefit advantage pro | bad worse worst harm disadvantage drawback con
-strong | weak
-heavy | light
-public | private
-client | server
-input | output
-read | write
-push | pull
-add append insert | remove delete drop
-connect | disconnect
-install | uninstall
-subscribe | unsubscribe
-left | right
-up upper above | down below
-north | south
-east | west
-inside indoor indoors | outside outdoor outdoors
-male man boy father husband son brother | female woman girl mother wife daughter sister
-above over exceed | below under
-first | last final
-next | previous
-today now currently | yesterday | tomorrow
-morning | evening | night | noon afternoon
-summer | winter | spring | autumn
-all every each | some few several | half
-always | sometimes | rarely seldom
-positive | negative
-plus | minus
-multiply times | divide
-rich | poor
-win | lose
-love like | hate dislike
-parent | child
-teacher | student
-employer | employee
-acid | base
-gain | loss
-lend | borrow
-arrive arrival | depart departure leave
-ascending | descending
-vertical | horizontal
-front | back
-full | empty
-wet | dry
-alive life | dead death
-peace | war
-synchronous sync | asynchronous async
-local | remote
-static | dynamic
-mutable | immutable
-guilty | innocent
-is are am | was were | will
-do does | did
-has have | had
-"""
-_MODALS = {"can": "can", "could": "can", "should": "should", "ought": "should", "must": "must", "may": "may"}
+_MODALS = frozenset(english_words.words("modals"))
 _PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "mis", "anti")
 _MIN_BASE = 4  # letters left behind a prefix; fewer are mostly another word ("under", "inter")
 
 
-def _members() -> dict[str, list[tuple[str, str]]]:
-    members: dict[str, list[tuple[str, str]]] = {}
-    for number, family in enumerate(_FAMILIES.strip().splitlines()):
+def _key(word: str) -> str:
+    return word if word in GRAMMAR else stem(word)
+
+
+def _members() -> dict[str, list[str]]:
+    members: dict[str, list[str]] = {}
+    for number, family in enumerate(english_words.lines("contrasts")):
         for side, member in enumerate(family.split("|")):
             for word in member.split():
-                key = word if word in GRAMMAR else stem(word)
-                members.setdefault(key, []).append((f"family {number}", f"side {side}"))
+                members.setdefault(_key(word), []).extend((f"family {number}", f"side {side}"))
     return members
 
 
@@ -114,11 +34,9 @@ def contrasts(prompt: Prompt) -> list[str] | None:
     seen: list[str] = []
     previous = ""
     for word in prompt.words:
-        key = word if word in GRAMMAR else stem(word)
-        for pair in _MEMBERS.get(key, ()):
-            seen += pair
-        if word in _MODALS and previous != "how":  # "how can I" and "how should I" ask the same
-            seen += ["modal", _MODALS[word]]
+        key = _key(word)
+        if not (word in _MODALS and previous == "how"):
+            seen += _MEMBERS.get(key, ())
         if word not in GRAMMAR:
             seen += [key, "as it is"]
             for prefix in _PREFIXES:

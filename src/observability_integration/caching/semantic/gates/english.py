@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import cached_property
 
+from . import english_words
+
 _TYPOGRAPHIC = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "–": " - ", "—": " - ", "−": "-", "…": " ", "\u00a0": " ", "×": "*"}
     | {"°": " degrees "}
@@ -31,63 +33,11 @@ _CONTRACTIONS = (
 
 # Written without an apostrophe, as people do in chats.
 _SLOPPY = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|would|could|should|ca|wo|must)nt\b(?!-)", re.I)
-
-
-def listed(spaced: str) -> frozenset[str]:
-    """The words of a list with spaces between them, which is how long lists of words are read best."""
-    return frozenset(spaced.split())
-
-
-GRAMMAR = listed(
-    "a an the this that these those and or but if then than so as at by for from in into of off on onto out over to "
-    "under up using via with without about above after against along among around before behind below between beyond "
-    "during except inside near outside per since through till toward towards until upon within i me my mine we us our "
-    "ours you your yours he him his she her hers it its they them their theirs who whom whose which what when where "
-    "why how am is are was were be been being do does did done doing have has had having can could will would shall "
-    "should may might must not no nor never none nobody nothing neither either both each every all any some many much "
-    "more most few little other another such own same too very just only also even still again ever there here please "
-    "thanks tell give show explain describe list name make let get"
-)
-# Frequent in their language, and no English words: where one stands, these gates have nothing to say.
-_FOREIGN = listed(
-    "der das und ist nicht ich ein eine wie kann mein kein keine ohne mit für auf zu les une pas je ne que qui "
-    "quel quelle sans avec pour dans una por para cómo como qué puedo gli che di senza "
-    "della è het een niet zonder och inte är att som ikke uden não sem uma você quais nie jak jest czy bir ve değil "
-    "tidak bukan yang"
-)
+GRAMMAR = frozenset(english_words.words("grammar"))
+_FOREIGN = frozenset(english_words.words("foreign"))
 _MIN_WORDS_TO_JUDGE = 5  # search-engine style prompts of fewer words have no grammar to go by
 _MIN_GRAMMAR_SHARE = 0.15  # running English text has about 0.5; telegram style about 0.2
-
-IRREGULAR = {
-    form: base
-    for base, forms in {
-        "eat": "ate eaten",
-        "write": "wrote written",
-        "win": "won",
-        "buy": "bought",
-        "sell": "sold",
-        "run": "ran",
-        "make": "made",
-        "build": "built",
-        "send": "sent",
-        "take": "took taken",
-        "give": "gave given",
-        "beat": "beaten",
-        "teach": "taught",
-        "speak": "spoke spoken",
-        "child": "children",
-        "person": "people persons",
-        "man": "men",
-        "woman": "women",
-        "begin": "began begun",
-        "break": "broke broken",
-        "find": "found",
-        "get": "got gotten",
-        "pay": "paid",
-        "choose": "chose chosen",
-    }.items()
-    for form in forms.split()
-}
+_IRREGULAR = english_words.bases("irregular")
 
 
 class Prompt:
@@ -137,7 +87,7 @@ def language(prompt: Prompt) -> list[str] | None:
 
 def stem(word: str) -> str:
     """The word without the commonest endings; crude, and the same for all forms of nearly all words."""
-    word = IRREGULAR.get(word, word)
+    word = _IRREGULAR.get(word, word)
     if len(word) > 4 and word.endswith("ies"):
         word = word[:-3] + "y"
     elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .english import GRAMMAR, PICTOGRAPHS, Prompt, listed
+from . import english_words
+from .english import GRAMMAR, PICTOGRAPHS, Prompt
 
 _QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)")
 _TOKEN = re.compile(r"[^\s\"'`(),;?!<>{}|=~*^%&\[\]]+")
@@ -14,22 +15,7 @@ _QUANTITY = re.compile(r"^[-+$]?\d[\d,.]*(?:[a-zA-Z]{1,3}|(?:-[a-z]+)+)?$|^\d+x\
 _PICTOGRAPH = re.compile(f"[{PICTOGRAPHS}]")
 _WORD = re.compile(r"[^\W\d_]+")
 _SENTENCE_ENDS = frozenset(".!?:;\n\"'(-*>")
-# What prompts begin with, apart from grammar: a capital there says nothing.
-_OPENERS = listed(
-    "add advise analyse analyze answer anyone ask assume book bring build buy calculate call cancel change check "
-    "choose classify clean comment compare complete compose compute confirm consider continue convert cook copy "
-    "correct count create cut debug define delete design detail determine develop discuss divide double download "
-    "draft draw drive eat edit elaborate email enter estimate evaluate everyone expand export extract feed file fill "
-    "find finish fix follow format generate go good grow guess hello help hey hi hide identify imagine implement "
-    "import improve include increase insert install invest keep learn leave link load lock log look measure meet "
-    "merge move multiply need new note open optimise optimize order outline paraphrase pay people pick plan play plot "
-    "post predict press print produce proofread propose prove provide pull push put question rank rate reach read "
-    "recall recommend record reduce refactor remind remove rename replace reply report request reset resize retire "
-    "return review rewrite ride run save say search select sell send set share sign simplify sing solve someone sort "
-    "speak spell spend split start state stop store study subtract suggest summarise summarize swap swim switch tag "
-    "take talk teach test thank think today tomorrow track transfer translate travel triple try turn type understand "
-    "unlock update upload use using verify visit wait wake walk want watch wear win work write yes yesterday"
-)
+_OPENERS = frozenset(english_words.words("openers"))
 
 
 def names(prompt: Prompt) -> list[str] | None:

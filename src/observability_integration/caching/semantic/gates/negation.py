@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import re
 
+from . import english_words
 from .english import GRAMMAR, Prompt, stem, words
 
-_NEGATORS = {
-    form: kind
-    for kind, forms in {
-        "not": "not no never none nobody nothing nowhere neither nor",
-        "without": "without lack lacks lacking lacked devoid absent missing minus sans",
-        "except": "except excepting excluding exclude excludes excluded omit omits omitting unless",
-        "hardly": "hardly barely scarcely rarely seldom",
-        "fail": "fail fails failed failing refuse refuses refused avoid avoids avoided avoiding stop stops stopped "
-        "prevent prevents prevented preventing deny denies denied forbid forbids forbidden",
-        "only": "only solely exclusively",
-        "false": "false untrue wrong incorrect",
-    }.items()
-    for form in forms.split()
-}
+_NEGATORS = english_words.bases("negators")
 _PHRASES = re.compile(
     r"\b(?:instead of|rather than|other than|apart from|aside from|free of|free from|out of|no longer|yet to)\b"
     r"|(?<=\w)-free\b|\bnon(?=-?\w)",

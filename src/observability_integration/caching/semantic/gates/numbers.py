@@ -5,112 +5,23 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from . import english_words
 from .english import Prompt
 
-
-def _numbered(words: str, first: int) -> dict[str, int]:
-    return {word: number for number, word in enumerate(words.split(), start=first)}
-
-
-_SMALL = _numbered(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen",
-    0,
-)
-_TENS = {
-    word: 10 * tens for word, tens in _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 2).items()
-}
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SUFFIXES = {"k": 1000, "m": 10**6, "bn": 10**9}
-_ORDINALS = _numbered("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", 1)
-_MULTIPLES = {
-    word: f"times {value}"
-    for value, forms in {
-        "2": "twice double doubled doubles doubling",
-        "3": "thrice triple tripled triples tripling treble",
-        "4": "quadruple quadrupled",
-        "1": "once",
-        "1/2": "half halve halved halves",
-        "1/3": "thirds",
-        "1/4": "quarter quarters",
-    }.items()
-    for word in forms.split()
-}
-# A unit counts wherever it stands: "in miles" and "in kilometres" ask for different things.
-_UNITS = {
-    form: unit
-    for unit, forms in {
-        "kilometre": "kilometre kilometres kilometer kilometers km kms",
-        "metre": "metre metres meter meters",
-        "centimetre": "centimetre centimetres centimeter centimeters cm",
-        "millimetre": "millimetre millimetres millimeter millimeters mm",
-        "mile": "mile miles",
-        "yard": "yard yards",
-        "foot": "foot feet ft",
-        "inch": "inch inches",
-        "gram": "gram grams gramme grammes",
-        "kilogram": "kilogram kilograms kg kgs",
-        "milligram": "milligram milligrams mg",
-        "microgram": "microgram micrograms mcg",
-        "tonne": "tonne tonnes ton tons",
-        "pound": "pound pounds lb lbs",
-        "ounce": "ounce ounces oz",
-        "litre": "litre litres liter liters",
-        "millilitre": "millilitre millilitres milliliter milliliters ml",
-        "gallon": "gallon gallons",
-        "teaspoon": "teaspoon teaspoons tsp",
-        "tablespoon": "tablespoon tablespoons tbsp",
-        "millisecond": "millisecond milliseconds",
-        "second": "seconds sec secs",
-        "minute": "minute minutes mins",
-        "hour": "hour hours hourly hrs",
-        "day": "day days daily",
-        "week": "week weeks weekly",
-        "month": "month months monthly",
-        "year": "year years yearly annual annually",
-        "decade": "decade decades",
-        "century": "century centuries",
-        "celsius": "celsius centigrade",
-        "fahrenheit": "fahrenheit",
-        "kelvin": "kelvin",
-        "percent": "percent percentage",
-        "dollar": "dollar dollars usd",
-        "euro": "euro euros eur",
-        "sterling": "gbp sterling",
-        "yen": "yen jpy",
-        "byte": "byte bytes",
-        "bit": "bit bits",
-        "kilobyte": "kilobyte kilobytes kb",
-        "megabyte": "megabyte megabytes mb",
-        "gigabyte": "gigabyte gigabytes gb",
-        "terabyte": "terabyte terabytes tb",
-        "mph": "mph",
-        "kph": "kph kmh",
-        "watt": "watt watts",
-        "kilowatt": "kilowatt kilowatts kw",
-        "kwh": "kwh",
-        "volt": "volt volts",
-        "amp": "amp amps ampere amperes",
-        "calorie": "calorie calories kcal",
-    }.items()
-    for form in forms.split()
-}
-# These are units only behind a number.
-_SHORT_UNITS = {
-    "m": "metre", "s": "second", "second": "second", "ms": "millisecond", "h": "hour", "hr": "hour", "g": "gram",
-    "l": "litre", "min": "minute", "c": "celsius", "f": "fahrenheit", "d": "day", "w": "watt", "v": "volt", "am": "am",
-    "pm": "pm", "x": "times", "in": "inch", "px": "pixel", "p": "p", "th": "th", "st": "th", "nd": "th", "rd": "th",
-}  # fmt: skip
-_MONTH_NAMES = "january february march april may june july august september october november december"
-_MONTHS = {form: f"month {n}" for name, n in _numbered(_MONTH_NAMES, 1).items() for form in (name, name[:3])} | {
-    "sept": "month 9"
-}
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
+_SMALL = english_words.counted("small", 0)
+_TENS = {word: 10 * tens for word, tens in english_words.counted("tens", 2).items()}
+_SCALES = english_words.values("scales")
+_SUFFIXES = english_words.values("suffixes")
+_ORDINALS = english_words.counted("ordinals", 1)
+_MULTIPLES = {word: f"times {multiple}" for word, multiple in english_words.bases("multiples").items()}
+_UNITS = english_words.bases("units")
+_SHORT_UNITS = english_words.bases("short_units")
+_MONTHS = {form: f"month {month}" for form, month in english_words.bases("months").items()}
+_CURRENCIES = english_words.bases("currencies")
 
 QUANTITIES = frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_MULTIPLES, *_UNITS, *_MONTHS} - {"may"})
 """Words that this gate sees, so that others need not look at them."""
 
-_ISO_DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _CURRENCY_FIRST = re.compile(r"([$€£¥])\s?(\d[\d,]*(?:\.\d+)?(?:\s?(?:k|m|bn|thousand|million|billion)\b)?)", re.I)
 _TOKEN = re.compile(
     r"(?P<number>(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)*|\d+(?:,\d{3})*(?:\.\d+)*)"
@@ -123,8 +34,7 @@ def numbers(prompt: Prompt) -> list[str] | None:
     """Every quantity of the text in one spelling, each followed by its unit; None for text that cannot be judged."""
     if prompt.plain is None:
         return None
-    spelled = _ISO_DATE.sub(r" \1 \2 \3 isodate ", prompt.plain)
-    spelled = _CURRENCY_FIRST.sub(lambda found: f"{found[2]} {_CURRENCIES[found[1]]} ", spelled)
+    spelled = _CURRENCY_FIRST.sub(lambda found: f"{found[2]} {_CURRENCIES[found[1]]} ", prompt.plain)
     return _Reader(spelled).read()
 
 

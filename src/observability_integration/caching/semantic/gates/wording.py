@@ -7,75 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .english import GRAMMAR, Prompt, listed, stem
+from . import english_words
+from .english import GRAMMAR, Prompt, stem
 from .gate import Trace
 from .numbers import QUANTITIES
 
-# Says nothing about what is asked, other than what another gate looks at. Prepositions and negators are not here.
-_EMPTY = listed(
-    "a an the this that these those and i me my mine we us our you your it its is are am was were be been being do "
-    "does did have has had can could will would shall should may might must please kindly just also there here so then "
-    "tell give show explain describe let get want need like know help way some of as what which hello hi hey thanks"
-)
-_BEFORE_TO = frozenset({"how", "way", "want", "need", "like"})  # "how to" is how people type "how do I"
-# One spelling for words that may stand for each other in what people ask.
-_SAME = {
-    stem(form): stem(base)
-    for base, forms in {
-        "delete": "remove erase",
-        "fix": "repair solve resolve",
-        "create": "make build generate construct",
-        "begin": "start commence",
-        "buy": "purchase",
-        "big": "large huge",
-        "fast": "quick rapid quickly rapidly",
-        "fastest": "quickest",
-        "biggest": "largest",
-        "use": "utilise utilize employ",
-        "find": "locate",
-        "choose": "pick select",
-        "happen": "occur",
-        "error": "exception",
-        "picture": "image photo photograph",
-        "film": "movie",
-        "car": "automobile",
-        "phone": "telephone smartphone",
-        "doctor": "physician",
-        "summarise": "summarize",
-        "optimise": "optimize",
-        "colour": "color",
-        "folder": "directory",
-        "mean": "meaning",
-        "main": "primary major principal",
-        "difference": "distinction",
-        "example": "instance",
-        "aim": "goal purpose objective",
-        "best": "top",
-        "advantage": "benefit",
-        "drawback": "disadvantage downside",
-        "cheap": "inexpensive",
-        "study": "learn",
-        "answer": "reply respond",
-        "job": "work",
-        "provide": "supply furnish offer",
-        "allow": "enable permit",
-        "obtain": "retrieve fetch acquire",
-        "display": "show",
-        "specify": "indicate",
-        "check": "verify",
-        "include": "contain",
-        "execute": "run",
-        "change": "modify alter edit",
-        "convert": "transform",
-        "ensure": "guarantee",
-        "require": "need",
-        "various": "different several multiple",
-        "additional": "extra further",
-        "information": "details detail",
-        "guidance": "advice",
-    }.items()
-    for form in forms.split()
-}
+_EMPTY = frozenset(english_words.words("empty"))
+_BEFORE_TO = frozenset(english_words.words("before_to"))
+_SYNONYMS = {stem(form): stem(base) for form, base in english_words.bases("synonyms").items()}
 _SMALL_SHARE = 0.2  # of the words of the longer prompt: what a vector over all of them hardly shows
 _LARGE_SHARE = 0.7  # of the words of the shorter prompt: from here on they are the same words in another order
 
@@ -90,7 +29,7 @@ def wording(prompt: Prompt) -> list[str] | None:
         empty = word in _EMPTY or word in QUANTITIES or word[0].isdigit() or (word == "to" and previous in _BEFORE_TO)
         if not empty:
             key = stem(word)
-            found.append(_SAME.get(key, key))
+            found.append(_SYNONYMS.get(key, key))
         previous = word
     return found
 
