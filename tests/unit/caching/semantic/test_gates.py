@@ -59,6 +59,7 @@ _REFUSED = {
         ("happy people", "unhappy people"),
         ("How do I encrypt it?", "How can one decrypt it?"),
         ("Who is the king?", "Who was the king?"),
+        ("Did he win?", "Will he win?"),
         ("Can I leave?", "Must I leave?"),
         ("all of them", "some of them"),
     ],
