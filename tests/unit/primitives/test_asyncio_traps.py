@@ -153,7 +153,7 @@ def test_trap_5_uncancel_has_one_place() -> None:
     every turn in test_cancel_every_tick.
     """
     found = [where for where, node in nodes() if isinstance(node, ast.Attribute) and node.attr == "uncancel"]
-    assert ["primitives/trailing.py"] == [where.partition(":")[0] for where in found]
+    assert ["primitives/llm/tail.py"] == [where.partition(":")[0] for where in found]
     assert [] == uses("TaskGroup")  # leaves cancelling() == 1 behind on 3.11
 
 
