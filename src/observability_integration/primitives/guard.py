@@ -16,6 +16,7 @@ the call or stream ends       `leave` is told once, with the error and the ticke
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -23,6 +24,7 @@ from types import CoroutineType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from observability_integration.context import WorkflowContext
+from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
@@ -41,11 +43,15 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         span_name: name of the span of each call.
 
     Attributes:
+        timed: whether `leave` needs the time at which the call began.
         needs_context: whether a context is made where the caller gave none, for `enter` and the call alike.
+        observes_only: whether `began` and `leave` only feed telemetry, and are left out while that is off.
         refused_outcome: the span's attribute ``outcome`` where `enter` raised an error.
     """
 
     refused_outcome: ClassVar[str] = "error"
+    observes_only: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
     needs_context = False
 
     def __init__(self, step: WorkflowPrimitive[In, Out] | None, span_name: str) -> None:
@@ -86,7 +92,7 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
             ticket: of the call.
             span: of the call.
             error: what the call raised; None for success; `GeneratorExit` where the reader of a stream left it.
-            began: what `began` returned.
+            began: what `began` returned; 0.0 where the guard is not `timed`.
             answer: of a successful `execute`.
             seen: what `see` made of a stream's chunks; None if there were none.
         """
@@ -96,8 +102,8 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         return seen
 
     def began(self, context: WorkflowContext | None) -> float:
-        """The time at which the call begins, where the guard needs it; 0.0 by default."""
-        return 0.0
+        """The time at which the call begins, for `leave`; asked where the guard is `timed`."""
+        return time.perf_counter()
 
     @property
     def collects(self) -> bool:
@@ -121,6 +127,7 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         if context is None and self.needs_context:
             context = WorkflowContext()
         tracing = spans.tracing
+        told = switch.on or tracing.enabled or not self.observes_only
         span, token = NO_SPAN, None
         if tracing.enabled:
             span = spans.begin(self._span_name, context)
@@ -131,17 +138,19 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         try:
             entered = self.enter(span, input_data, context)
             ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
-            began = self.began(context)
+            if told and self.timed:
+                began = self.began(context)
             result = await (self._call or ticket.call)(input_data, context)
         except BaseException as error:
-            if ticket is not None:
+            if told and ticket is not None:
                 self.leave(ticket, span, error, began)
             if isinstance(error, Exception):
                 outcome = self.refused_outcome if ticket is None else "error"
                 tracing.mark_failed(span, error)
             raise
         else:
-            self.leave(ticket, span, None, began, result)
+            if told:
+                self.leave(ticket, span, None, began, result)
             outcome = "success"
             return cast("Out", result)
         finally:
@@ -175,7 +184,7 @@ class GuardStream(ObservedStream):
         guard = self._guard
         entered = guard.enter(self._span, self._input, self._context)
         self._ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
-        self._began = guard.began(self._context)
+        self._began = guard.began(self._context) if guard.timed else 0.0
         step = guard._step or self._ticket.step  # pyright: ignore[reportPrivateUsage]
         inner = cast("ChunkStream", step.stream(self._input, self._context))
         self._chunks = await inner.__aenter__()

@@ -65,6 +65,8 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
         ConfigurationError: arguments that exclude each other, or a Redis without a `target`.
     """
 
+    timed = True
+
     def __init__(
         self,
         primitive: Step[In, Out],

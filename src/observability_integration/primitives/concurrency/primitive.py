@@ -111,6 +111,7 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         step = lift(primitive)
         self._operation = operation_name or step.name
         self._record = ConcurrencyRecord(self._operation, self.limiter, self._fixed)
+        self._in_flight = self._record.in_flight
         super().__init__(step, self._record.span_name)
 
     @property
@@ -133,7 +134,7 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         permit = self.limiter.try_acquire()
         if permit is None:
             return self._wait(span, input_data, context)
-        self._record.in_flight.add(1)
+        self._in_flight.add(1)
         return permit
 
     def leave(
@@ -146,11 +147,11 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         seen: Any = None,
     ) -> None:
         """Gives the permit back; an adaptive limit learns from the outcome."""
-        self._record.in_flight.add(-1)
-        if error is None:
-            ticket.release("success")
-        else:
-            ticket.release(self._outcome_of(error) if isinstance(error, Exception) else "neutral")
+        self._in_flight.add(-1)
+        outcome: Outcome = "success"
+        if error is not None:
+            outcome = self._outcome_of(error) if isinstance(error, Exception) else "neutral"
+        self.limiter.give_back(ticket, outcome)
 
     async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> Permit:
         tier = self._record.tier(self._priority_of(input_data, context))
@@ -165,7 +166,7 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
             error = ConcurrencyLimitError(self._operation, refused.reason, refused.waited_seconds, self.limiter.limit)
         else:
             tier.admitted(span, loop.time() - began)
-            self._record.in_flight.add(1)
+            self._in_flight.add(1)
             return permit
         finally:
             tier.queued.add(-1)

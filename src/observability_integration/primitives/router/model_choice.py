@@ -14,6 +14,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
+from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
 from .record import RouteRecord
 
@@ -90,7 +91,7 @@ class ModelChoice:
             route: RouteRecord(owner, route.value, dearest - cost, reasons[route]) for route, cost in costs.items()
         }
 
-    def decide(self, query: str, complexity_score: float | None) -> RoutingDecision:
+    def decide(self, query: str, complexity_score: float | None, span: OperationSpan = NO_SPAN) -> RoutingDecision:
         """Decides, and counts the decision; see `RouterPrimitive.decide_route`."""
         score = complexity_score
         if score is None:
@@ -104,7 +105,7 @@ class ModelChoice:
         else:
             route, reason = Route.PREMIUM, ABOVE
         record = self._records[route]
-        record.decided(reason)
+        record.decided(span, reason)
         return RoutingDecision(route, self.models[route], record.saving, reason, score)
 
     async def run(
@@ -116,9 +117,8 @@ class ModelChoice:
         token = tracing.activate(span)
         outcome = "cancelled"
         try:
-            decision = self.decide(query, complexity_score)
+            decision = self.decide(query, complexity_score, span)
             record = self._records[decision.route]
-            record.mark(span, decision.reason)
             started = time.perf_counter()
             try:
                 value = await _begun(func, {"model": decision.model, "query": query}, given)

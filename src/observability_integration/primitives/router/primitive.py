@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -53,6 +52,9 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
     Raises:
         ConfigurationError: empty routes, an unknown default, a bad cost, or keywords of both forms.
     """
+
+    observes_only = True
+    timed = True
 
     @overload
     def __init__(
@@ -165,10 +167,6 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
     def _label(self) -> str:
         return f"router {self._name} (default: {self._default_route})"
 
-    def began(self, context: WorkflowContext | None) -> float:
-        """The moment from which the route's execution is measured, where it is."""
-        return time.perf_counter() if switch.on or spans.tracing.enabled else 0.0
-
     def enter(
         self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
     ) -> RouteRecord | Coroutine[Any, Any, RouteRecord]:
@@ -177,20 +175,16 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         Raises:
             ConfigurationError: in the model form, which has `execute_async` instead.
         """
-        if self._models is not None:
-            raise ConfigurationError(_NO_ROUTES)
         try:
             chosen = self._router_fn(input_data, context) if self.needs_context else self._router_fn(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             return self._failed(span, error)
-        route = self._routes.get(chosen) if chosen.__class__ is str else None
-        if route is None:
-            if inspect.isawaitable(chosen):
-                return self._wait(span, chosen)
-            return self._named(span, chosen)
+        try:
+            route = self._routes[chosen]
+        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
+            return self._wait(span, chosen) if inspect.isawaitable(chosen) else self._decided(span, INVALID)
         if span is not NO_SPAN or switch.on:
-            route.decided(CHOSEN)
-            route.mark(span, CHOSEN)
+            route.decided(span, CHOSEN)
         return route
 
     def leave(
@@ -203,30 +197,30 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         seen: Any = None,
     ) -> None:
         """Counts the call on its route."""
-        if switch.on:
-            ticket.ended(span, began, error)
+        ticket.ended(span, began, error)
 
     async def _wait(self, span: OperationSpan, choosing: Awaitable[Any]) -> RouteRecord:
         try:
-            return self._named(span, await choosing)
+            chosen = await choosing
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(span, error)
-
-    def _named(self, span: OperationSpan, chosen: Any) -> RouteRecord:
         try:
-            route, reason = self._routes[chosen], CHOSEN
-        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
-            route, reason = self._routes[self._default_route], INVALID
-        route.decided(reason)
-        route.mark(span, reason)
+            route = self._routes[chosen]
+        except (KeyError, TypeError):
+            return self._decided(span, INVALID)
+        route.decided(span, CHOSEN)
         return route
 
     def _failed(self, span: OperationSpan, error: Exception) -> RouteRecord:
+        if self._models is not None:
+            raise ConfigurationError(_NO_ROUTES)
         note_fault("router.router_fn", error)
         ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
+        return self._decided(span, FAILED)
+
+    def _decided(self, span: OperationSpan, reason: str) -> RouteRecord:
         route = self._routes[self._default_route]
-        route.decided(FAILED)
-        route.mark(span, FAILED)
+        route.decided(span, reason)
         return route
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:

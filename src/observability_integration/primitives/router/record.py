@@ -48,12 +48,9 @@ class RouteRecord:
         self._execution = ROUTER_EXECUTION.declare(owner, name)
         self._savings = ROUTER_COST_SAVINGS.declare(owner, name)
 
-    def decided(self, reason: str) -> None:
-        """Counts a decision for this route."""
+    def decided(self, span: OperationSpan, reason: str) -> None:
+        """Counts a decision for this route, and writes it on the span."""
         self._decisions[reason].add()
-
-    def mark(self, span: OperationSpan, reason: str) -> None:
-        """Writes the decision on the span."""
         span.set_attribute("router.route", self.name)
         span.set_attribute("router.reason", reason)
 
