@@ -269,3 +269,65 @@ async def test_saga_that_is_thrown_away_is_undone(make: Make) -> None:
     call.close()
     await asyncio.sleep(0.1)
     assert ["first"] == undone
+
+
+async def test_bare_router_falls_back_like_ours() -> None:
+    """The equivalent must give the guarantee: a rule that fails or names no route leads to the default."""
+    from benchmarks.bare import Router
+
+    async def fast(_: Any) -> str:
+        return "fast"
+
+    def broken(_: Any) -> str:
+        raise LookupError
+
+    for rule in (broken, lambda _: "nowhere"):
+        assert "fast" == await Router({"fast": fast}, rule, "fast").execute("question")
+
+
+async def test_bare_cache_makes_overlapping_calls_once_and_survives_a_cancelled_caller() -> None:
+    """The equivalent must give the guarantee: one call for all who wait, and one who leaves takes nobody along."""
+    from benchmarks.bare import Cache
+
+    release = asyncio.Event()
+    calls = 0
+
+    async def work(_: Any) -> dict[str, int]:
+        nonlocal calls
+        calls += 1
+        await release.wait()
+        return {"answer": 42}
+
+    cache = Cache(work, str)
+    first, second = (asyncio.create_task(cache.execute("question")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    release.set()
+    assert {"answer": 42} == await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    one, other = await cache.execute("question"), await cache.execute("question")
+    assert one == other
+    assert one is not other
+    assert 1 == calls
+    assert {"hits": 3, "misses": 1} == cache.get_stats()
+
+
+async def test_bare_timeout_gives_control_back_from_work_that_ignores_its_cancellation() -> None:
+    """The equivalent must give the guarantee: neither the limit nor the grace waits for the work's consent."""
+    from benchmarks.bare import finished_within
+
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = asyncio.create_task(stubborn())
+    assert not await finished_within(task, 0.01, 0.01)
+    assert not task.done()
+    release.set()
+    await task
