@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from observability_integration.caching.entry_options import NOTHING, EntryOptions, begin_entry, entry_options
-from observability_integration.errors import ConfigurationError
 from observability_integration.primitives import CachePrimitive
 
 
@@ -44,13 +43,6 @@ async def test_decisions_are_about_the_entry_that_is_being_made() -> None:
     assert [([f"tag {number}", f"more {number}"], float(number)) for number in (1, 2, 3)] == [
         (options.tags, options.ttl_seconds) for options in made
     ]
-
-
-@pytest.mark.parametrize("ttl_seconds", [0, -1, True, float("nan"), float("inf"), "5", None])
-def test_a_ttl_is_a_time(ttl_seconds: Any) -> None:
-    """Refused where it is set, not where the entry is kept."""
-    with pytest.raises(ConfigurationError, match="ttl_seconds"):
-        entry_options().set_ttl(ttl_seconds)
 
 
 @pytest.mark.parametrize("tag", [5, None, b"tag", ["tag"]])

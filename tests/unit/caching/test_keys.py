@@ -268,13 +268,6 @@ def test_a_refusal_does_not_quote_the_value() -> None:
     assert "the prompt" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scope", [5, b"tenant", object()])
-def test_a_scope_that_is_no_text_is_refused(scope: Any) -> None:
-    """A tenant's id that is not text would fail, or share, at the first lookup; better at construction."""
-    with pytest.raises(ConfigurationError, match="scope"):
-        KeySpace("operation", scope)
-
-
 @pytest.mark.promise("C3")
 @given(
     first=st.tuples(_names, _scopes, _names),

@@ -835,21 +835,11 @@ async def test_a_stream_read_as_a_whole_is_kept() -> None:
 # Construction
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), True, "60", None])
-def test_a_ttl_that_is_none_is_refused(ttl: Any) -> None:
-    """A TTL of 0 used to become an error of Redis at the first write."""
-    with pytest.raises(ConfigurationError, match="ttl_seconds must be a finite number > 0"):
-        CachePrimitive(ttl_seconds=ttl)
-
-
-@pytest.mark.parametrize("cost", [-0.01, float("nan"), float("inf"), True, "1"])
-async def test_a_cost_that_is_none_is_refused(cost: Any) -> None:
+async def test_a_cost_that_is_none_is_refused_with_the_call() -> None:
     """A NaN would spoil the sum of savings for good."""
-    with pytest.raises(ConfigurationError, match="cost_per_call"):
-        CachePrimitive(cost_per_call=cost)
     cache: CachePrimitive[Any, Any] = CachePrimitive()
     with pytest.raises(ConfigurationError, match="cost_per_call"):
-        await cache.get_or_compute("a", lambda: "answer", cost_per_call=cost)
+        await cache.get_or_compute("a", lambda: "answer", cost_per_call=float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -862,7 +852,6 @@ async def test_a_cost_that_is_none_is_refused(cost: Any) -> None:
         ({"redis_client": _Store(), "backend": _Store()}, "one of redis_url, redis_client and backend"),
         ({"redis_url": "redis://localhost", "backend": _Store()}, "one of redis_url, redis_client and backend"),
         ({"redis_client": "redis://localhost"}, "redis_client must be a Redis client"),
-        ({"scope": 5}, "scope"),
         ({"primitive": lambda question: question, "cache_key_fn": _same}, "synchronous"),
     ],
 )

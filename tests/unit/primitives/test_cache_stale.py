@@ -12,7 +12,7 @@ import pytest
 from observability_integration.caching.entry_options import NOTHING, entry_options
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, remaining
-from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
+from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.primitives import CachePrimitive, TimeoutPrimitive
 from observability_integration.testing.clock import FakeClockLoop
 from tests.cache_doubles import Scripted, Server, at, clocks_of_the_loop, turns
@@ -443,12 +443,6 @@ async def test_whoever_joined_a_call_that_was_given_up_is_not_cancelled(make: Ma
     assert "hard" == caught.value.kind
     assert 8.0 == _now()
     assert (2, 1) == (work.made, work.most_inside)
-
-
-async def test_the_order_of_the_limits_is_checked() -> None:
-    """A soft limit beyond the hard one would never be reached."""
-    with pytest.raises(ConfigurationError, match="soft_timeout_seconds"):
-        CachePolicy(soft_timeout_seconds=2.0, hard_timeout_seconds=1.0)
 
 
 # Refreshing ahead

@@ -759,9 +759,6 @@ async def test_tags_that_the_call_adds_count_too() -> None:
 # ---- stale streams
 
 
-STALE = CachePolicy(stale_if_error_seconds=1000.0, ttl_jitter=0.0)
-
-
 async def test_a_stale_stream_stands_in_for_a_call_that_cannot_begin(
     later: Callable[[float], None], metrics: Any
 ) -> None:

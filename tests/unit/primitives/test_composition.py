@@ -271,13 +271,6 @@ async def test_bounded_width_keeps_the_order_and_stops_at_a_failure() -> None:
     assert [3, 0] == begun
 
 
-@pytest.mark.parametrize("width", [0, -1, True, 1.5, "2"])
-def test_bad_width(width: Any) -> None:
-    """A width is an integer from 1, or None for all."""
-    with pytest.raises(ConfigurationError, match="max_concurrency must be an integer >= 1 or None"):
-        ParallelPrimitive([upper], max_concurrency=width)
-
-
 # ---- conditional and switch
 
 

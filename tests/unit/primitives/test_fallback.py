@@ -230,10 +230,7 @@ async def test_cancelled(tracing: Any) -> None:
     ("knobs", "told"),
     [
         ({"policy": {"nonsense": "next"}}, "nonsense"),
-        ({"policy": {"timeout": "retry"}}, "timeout"),
         ({"context_windows": {"z": 5}}, "'z'"),
-        ({"context_windows": {"a": 0}}, "context_windows"),
-        ({"classifier": 5}, "classifier"),
     ],
 )
 def test_wrong_knobs_are_refused(knobs: dict[str, Any], told: str) -> None:

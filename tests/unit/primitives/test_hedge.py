@@ -830,28 +830,6 @@ async def test_many_at_once(outcomes: Any) -> None:
     assert {"unhedged": 950, "hedge_won": 50} == outcomes()
 
 
-@pytest.mark.parametrize(
-    ("knob", "values"),
-    [
-        ("quantile", [0, 1, 1.5, -0.1, math.nan, True, "0.9", None]),
-        ("delay_seconds", [-1, math.nan, math.inf, True, "1"]),
-        ("min_delay_seconds", [-1, math.nan, math.inf, True, None]),
-        ("warmup_calls", [0, 513, 1.5, True, None]),
-        ("grace_seconds", [-1, math.nan, math.inf, True, None]),
-        ("cost_per_call", [-1, math.nan, math.inf, True, None]),
-        ("hedge_cost_per_call", [-1, math.nan, math.inf, True]),
-        ("classifier", ["transient"]),
-    ],
-)
-def test_knobs(knob: str, values: list[Any]) -> None:
-    """A wrong value is refused where it is written down, by the name of the knob."""
-    for value in values:
-        with pytest.raises(ConfigurationError, match=knob):
-            HedgePrimitive(Work(), **{knob: value})
-    with pytest.raises(ConfigurationError):
-        HedgePrimitive(Work(), lambda x: x)
-
-
 def test_description() -> None:
     """What is called, what if that is slow, and when."""
 
@@ -862,3 +840,9 @@ def test_description() -> None:
     assert "hedge one (after p95)\n  one" == HedgePrimitive(one).describe()
     chain = HedgePrimitive(one, two, delay_seconds=0.8, operation_name="ask")
     assert "hedge ask (after 0.8 s)\n  primary: one\n  hedge: two" == chain.describe()
+
+
+def test_a_synchronous_second_call_is_refused() -> None:
+    """It would block the loop in which the first one is waited for."""
+    with pytest.raises(ConfigurationError):
+        HedgePrimitive(Work(), lambda x: x)

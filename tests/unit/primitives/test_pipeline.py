@@ -312,12 +312,10 @@ async def test_a_service_of_ones_own_hears_of_the_deadline() -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: pipeline([large], max_wait_seconds=-1, max_concurrency=1), "max_wait_seconds"),
         (lambda: pipeline([]), "at least one target"),
         (lambda: pipeline([small, small]), "'small'"),
         (lambda: pipeline([small], timeout=3), "'timeout'"),
         (lambda: pipeline([small], timeout_seconds=float("nan")), "timeout_seconds"),
-        (lambda: pipeline([small], max_attempts=0), "max_attempts"),
         (lambda: pipeline([LLMTarget(call=small, context_window=0)]), "context_windows"),
         (lambda: pipeline([LLMTarget(call=5)]), "async callable"),
         (lambda: LLMTarget.openai(object(), "m"), "chat.completions.create"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import inspect
-import math
 import pickle
 from typing import Any
 
@@ -93,38 +92,6 @@ async def test_names_that_are_no_names_are_capped(metrics: Any) -> None:
 # ---- construction
 
 
-BAD_LIMITS = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, True, False, "30", None, b"1", [1.0]]
-
-
-@pytest.mark.parametrize("value", BAD_LIMITS)
-def test_bad_limit_is_refused(value: Any) -> None:
-    """What is no finite number above 0 is refused at once: nan would mean "no limit", and True one second."""
-    expected = f"^timeout_seconds must be > 0, got {value!r}$".replace("[", r"\[")
-    with pytest.raises(ValueError, match=expected) as caught:
-        TimeoutPrimitive(Work(), value)
-    assert isinstance(caught.value, ConfigurationError)
-    with pytest.raises(ConfigurationError, match="timeout_seconds must be > 0"):
-        TimeoutPrimitive(timeout_seconds=value)
-
-
-@pytest.mark.parametrize("knob", ["first_chunk_seconds", "idle_seconds"])
-@pytest.mark.parametrize("value", [value for value in BAD_LIMITS if value is not None])
-def test_bad_stream_limit_is_refused(knob: str, value: Any) -> None:
-    """The clocks for streams are checked like the limit; None, their default, switches them off."""
-    options: dict[str, Any] = {knob: value}
-    with pytest.raises(ConfigurationError, match=f"{knob} must be > 0"):
-        TimeoutPrimitive(Work(), 10.0, **options)
-
-
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, True, "5", [1.0]])
-def test_bad_grace_is_refused(value: Any) -> None:
-    """A grace is a finite number from 0, or None."""
-    with pytest.raises(ConfigurationError, match="grace_period_seconds must be a finite number >= 0 or None"):
-        TimeoutPrimitive(Work(), 10.0, value)
-    with pytest.raises(ConfigurationError, match="grace_period_seconds must be a finite number >= 0 or None"):
-        TimeoutPrimitive(timeout_seconds=10.0, grace_period=value)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -133,13 +100,12 @@ def test_bad_grace_is_refused(value: Any) -> None:
         ({"fallback": plan_b}, "need a primitive to wrap"),
         ({"first_chunk_seconds": 1.0}, "need a primitive to wrap"),
         ({"idle_seconds": 1.0}, "need a primitive to wrap"),
-        ({"grace_mode": "wait"}, "grace_mode must be 'cleanup' or 'finish', got 'wait'"),
-        ({"late_result": "keep"}, "late_result must be 'raise' or 'return', got 'keep'"),
+        ({"grace_period": -1}, "grace_period"),
         ({"grace_mode": "finish", "grace_period": None}, "needs a grace period"),
     ],
 )
 def test_keywords_that_do_not_belong_together(arguments: dict[str, Any], message: str) -> None:
-    """Mixing the two forms, or unknown modes, is refused with what belongs together."""
+    """Mixing the two forms is refused with what belongs together; the form without a primitive checks its grace too."""
     with pytest.raises(ConfigurationError, match=message):
         TimeoutPrimitive(timeout_seconds=10.0, **arguments)
 

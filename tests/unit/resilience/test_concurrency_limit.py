@@ -716,26 +716,6 @@ def test_a_loop_with_nothing_under_way_is_forgotten() -> None:
         loop.close()
 
 
-@pytest.mark.parametrize(
-    ("knob", "wrong"),
-    [
-        ("limit", 0),
-        ("limit", True),
-        ("limit", 2.0),
-        ("max_queued", -1),
-        ("max_queued", math.inf),
-        ("max_wait_seconds", -0.1),
-        ("max_wait_seconds", math.nan),
-        ("max_wait_seconds", math.inf),
-        ("max_wait_seconds", False),
-    ],
-)
-def test_a_wrong_knob_is_named(knob: str, wrong: Any) -> None:
-    """When the limit is made, not under load."""
-    with pytest.raises(ConfigurationError, match=knob):
-        ConcurrencyLimit(**{"limit": 1, knob: wrong})
-
-
 async def test_a_wrong_argument_is_named() -> None:
     """A misspelt priority is noticed also while there is room."""
     limiter = ConcurrencyLimit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability_integration.errors import ConfigurationError
-from observability_integration.testing import Fault, FaultyProvider, fault_of, faults
+from observability_integration.testing import Fault, fault_of, faults
 from observability_integration.testing.faults import (
     FAULTS,
     CutAt,
@@ -118,40 +117,6 @@ def test_a_misspelt_fault_is_no_good_model(model: str) -> None:
     """A test with a typo in the name of its fault must not pass because nothing went wrong."""
     with pytest.raises(ConfigurationError):
         fault_of(model)
-
-
-@pytest.mark.parametrize("value", [True, -1, math.nan, math.inf, "5", None, 1_000_001])
-def test_wrong_numbers(value: Any) -> None:
-    """The knob is named."""
-    with pytest.raises(ConfigurationError, match="token must be a whole number from 0"):
-        CutAt(value)
-    with pytest.raises(ConfigurationError, match="seconds must be a number of seconds from 0"):
-        SlowFirstToken(value)
-    with pytest.raises(ConfigurationError, match="nth must be a whole number from 1"):
-        FlappingEvery(value)
-
-
-@pytest.mark.parametrize(
-    ("knob", "value"),
-    [
-        *[
-            (knob, value)
-            for knob in ("time_scale", "max_request_seconds")
-            for value in (0, -1, math.nan, math.inf, True)
-        ],
-        *[("max_connections", value) for value in (0, 1.5, True)],
-    ],
-)
-def test_wrong_arguments_of_a_provider(knob: str, value: Any) -> None:
-    """The knob is named."""
-    with pytest.raises(ConfigurationError, match=f"^{knob} must be"):
-        FaultyProvider(**{knob: value})
-
-
-def test_an_unknown_kind_of_outage() -> None:
-    """The knob is named."""
-    with pytest.raises(ConfigurationError, match=r"^how must be"):
-        FaultyProvider().down(how="404")  # type: ignore[arg-type]
 
 
 async def test_a_fault_says_what_it_does() -> None:
