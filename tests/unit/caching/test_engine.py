@@ -4,49 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from observability_integration.caching.entry_options import NOTHING, entry_options
-from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.shared.channel import Note
 from observability_integration.caching.stores.shared import StoreBusy
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import Scripted, ServedStore, Server, at, clocks_of_the_loop, raising, taking, turns
+from tests.cache_doubles import Scripted, Server, at, raising, taking, turns
+
+pytestmark = pytest.mark.usefixtures("clocks")
 
 LOOP_FACTORY = FakeClockLoop
 
 Make = Callable[..., CachePrimitive[Any, Any]]
-
-
-@pytest.fixture(autouse=True)
-def clocks() -> Iterator[None]:
-    """All clocks are the loop's."""
-    with clocks_of_the_loop():
-        yield
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes caches of a call, with a TTL of 10 s; they are closed at the end."""
-    made: list[CachePrimitive[Any, Any]] = []
-
-    def make(step: Any, store: ServedStore | None = None, **policy: Any) -> CachePrimitive[Any, Any]:
-        knobs = CachePolicy(**{"ttl_jitter": 0.0, **policy})
-        backend: Any = store
-        made.append(
-            CachePrimitive(
-                step, lambda question: question, 10.0, operation_name="answers", backend=backend, policy=knobs
-            )
-        )
-        return made[-1]
-
-    yield make
-    for cache in made:
-        await cache.aclose()
 
 
 async def test_equal_lookups_in_the_store_are_one(make: Make) -> None:

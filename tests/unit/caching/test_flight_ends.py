@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import gc
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -16,18 +16,13 @@ from observability_integration.context import Deadline, WorkflowContext, reset_d
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.primitives import CachePrimitive, TimeoutPrimitive
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import Scripted, Server, at, clocks_of_the_loop, turns
+from tests.cache_doubles import Scripted, Server, at, turns
+
+pytestmark = pytest.mark.usefixtures("clocks")
 
 LOOP_FACTORY = FakeClockLoop
 
 Factory = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def clocks() -> Iterator[None]:
-    """All clocks are the loop's."""
-    with clocks_of_the_loop():
-        yield
 
 
 def _cache(step: Any, store: Any = None, **policy: Any) -> CachePrimitive[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,20 +19,15 @@ from observability_integration.caching.tiers import ABSENT, Found, Levels, Made
 from observability_integration.caching.wire.frame import Stamp, Wire
 from observability_integration.errors import ConfigurationError
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import ServedStore, Server, at, clocks_of_the_loop, raising, turns
+from tests.cache_doubles import ServedStore, Server, at, raising, turns
+
+pytestmark = pytest.mark.usefixtures("clocks")
 
 LOOP_FACTORY = FakeClockLoop
 
 _KEYS = KeySpace("answers", GLOBAL)
 _DIGEST = _KEYS.digest("key")
 _PLACE = _KEYS.place(_DIGEST)
-
-
-@pytest.fixture(autouse=True)
-def clocks() -> Iterator[None]:
-    """All clocks are the loop's."""
-    with clocks_of_the_loop():
-        yield
 
 
 @pytest.fixture

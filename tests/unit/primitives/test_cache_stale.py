@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from observability_integration.caching.entry_options import NOTHING, entry_options
-from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.primitives import CachePrimitive, TimeoutPrimitive
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import Scripted, Server, at, clocks_of_the_loop, turns
+from tests.cache_doubles import Scripted, Server, at, turns
+
+pytestmark = pytest.mark.usefixtures("clocks")
 
 LOOP_FACTORY = FakeClockLoop
 
 _TTL = 10.0
 
 Make = Callable[..., CachePrimitive[Any, Any]]
-
-
-@pytest.fixture(autouse=True)
-def clocks() -> Iterator[None]:
-    """All clocks are the loop's."""
-    with clocks_of_the_loop():
-        yield
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes caches of a call, with a TTL of 10 s and the policy given; they are closed at the end."""
-    made: list[CachePrimitive[Any, Any]] = []
-
-    def make(step: Any, *, ttl_seconds: float = _TTL, backend: Any = None, **policy: Any) -> CachePrimitive[Any, Any]:
-        made.append(
-            CachePrimitive(
-                step,
-                lambda question: question,
-                ttl_seconds,
-                operation_name="answers",
-                backend=backend,
-                policy=CachePolicy(**{"ttl_jitter": 0.0, **policy}),
-            )
-        )
-        return made[-1]
-
-    yield make
-    for cache in made:
-        await cache.aclose()
 
 
 def _now() -> float:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from observability_integration.caching.entry_options import entry_options
-from observability_integration.caching.policy import CachePolicy
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import Scripted, Server, at, clocks_of_the_loop, raising, turns
+from tests.cache_doubles import Scripted, Server, at, raising, turns
+
+pytestmark = pytest.mark.usefixtures("clocks")
 
 LOOP_FACTORY = FakeClockLoop
 
 Make = Callable[..., CachePrimitive[Any, Any]]
-
-
-@pytest.fixture(autouse=True)
-def clocks() -> Iterator[None]:
-    """All clocks are the loop's."""
-    with clocks_of_the_loop():
-        yield
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[Make]:
-    """Makes caches of a call; they are closed at the end."""
-    made: list[CachePrimitive[Any, Any]] = []
-
-    def make(step: Any, **options: Any) -> CachePrimitive[Any, Any]:
-        policy = CachePolicy(**{"ttl_jitter": 0.0, **options.pop("policy", {})})
-        options = {"operation_name": "answers", "policy": policy, **options}
-        made.append(CachePrimitive(step, lambda question: question, **options))
-        return made[-1]
-
-    yield make
-    for cache in made:
-        await cache.aclose()
 
 
 @pytest.mark.promise("C8")
@@ -125,7 +103,9 @@ async def test_what_is_void_does_not_stand_in(make: Make) -> None:
         work,
         ttl_seconds=5.0,
         tags=["tag"],
-        policy={"stale_if_error_seconds": 100.0, "soft_timeout_seconds": 0.8, "hard_timeout_seconds": 5.0},
+        stale_if_error_seconds=100.0,
+        soft_timeout_seconds=0.8,
+        hard_timeout_seconds=5.0,
     )
     await cache.execute("q")
     await at(7.0)
@@ -142,7 +122,7 @@ async def test_what_is_void_does_not_stand_in(make: Make) -> None:
 async def test_a_refresh_that_fails_does_not_bring_back_what_is_void(make: Make) -> None:
     """It would have the old answer put off, which keeps it."""
     work = Scripted("old", ValueError("broken"), "new", seconds=1.0)
-    cache = make(work, ttl_seconds=5.0, tags=["tag"], policy={"stale_while_revalidate_seconds": 100.0})
+    cache = make(work, ttl_seconds=5.0, tags=["tag"], stale_while_revalidate_seconds=100.0)
     for invalidate in (lambda: cache.invalidate(tag="tag"), lambda: cache.invalidate("q"), cache.clear):
         work.made = 0
         await cache.execute("q")
@@ -202,7 +182,7 @@ async def test_a_tag_survives_a_store_that_is_away(make: Make, caplog: pytest.Lo
     server = Server()
     store = server.store()
     work = Scripted("old", "new")
-    cache = make(work, tags=["tag"], backend=store, policy={"backend_retry_seconds": 1.0})
+    cache = make(work, tags=["tag"], backend=store, backend_retry_seconds=1.0)
     await cache.execute("q")
     store.behave = raising(ConnectionResetError())
     await cache.invalidate(tag="tag")

@@ -142,6 +142,23 @@ def fail(breaker: Breaker, times: int = 3) -> None:
         permit(breaker).failure()
 
 
+def opened_by_the_first(breakers: Callable[..., SharedBreaker]) -> tuple[SharedBreaker, SharedBreaker]:
+    """Two that both have calls, of which the first has found out that the target is down."""
+    first, second = breakers(), breakers()
+    permit(second).success()
+    fail(first)
+    return first, second
+
+
+async def probing(breaker: Breaker) -> Permit:
+    """Asks until it may probe; returns the permit of the probe."""
+    while "half_open" != breaker.state:
+        granted = breaker.admit()
+        await asyncio.sleep(0.1)
+    assert isinstance(granted, Permit)
+    return granted
+
+
 async def asks(breaker: Breaker, seconds: float, every: float = 0.5) -> list[Permit]:
     """Asks again and again for a while, and returns what was granted, without saying how it went."""
     loop = asyncio.get_running_loop()
@@ -206,33 +223,23 @@ async def test_a_probe_that_fails_fails_for_all(breakers: Callable[..., SharedBr
 
 async def test_a_prober_that_was_killed_is_replaced(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
     """Its lease is not renewed, so another may probe within seconds, not when its probe would be given up."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(18.0)
-    while "half_open" != first.state:
-        first.admit()
-        await asyncio.sleep(0.1)
+    await probing(first)
     (courier,) = first._couriers.values()
     assert courier.task is not None
     courier.task.cancel()
     killed_at = asyncio.get_running_loop().time()
-    while "half_open" != second.state:
-        second.admit()
-        await asyncio.sleep(0.1)
+    await probing(second)
     assert asyncio.get_running_loop().time() - killed_at < 7.0
     first._closing = True
 
 
 async def test_a_slow_probe_keeps_its_lease(breakers: Callable[..., SharedBreaker]) -> None:
     """A call may take half a minute; the lease is renewed meanwhile though nobody asks here."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(18.5)
-    while "half_open" != first.state:
-        first.admit()
-        await asyncio.sleep(0.1)
+    await probing(first)
     assert [] == await asks(second, 30.0)
 
 
@@ -246,9 +253,7 @@ async def test_who_is_called_rarely_probes_too(breakers: Callable[..., SharedBre
 
 async def test_a_lease_is_not_held_for_one_who_does_not_come(breakers: Callable[..., SharedBreaker]) -> None:
     """Who was called lately takes it in advance, and loses it when no call comes."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asks(first, 20.0)
     probes = await asks(second, 20.0)
     assert probes
@@ -361,9 +366,7 @@ async def test_by_hand_is_for_all(breakers: Callable[..., SharedBreaker]) -> Non
 
 async def test_a_forced_probe_needs_no_lease(breakers: Callable[..., SharedBreaker]) -> None:
     """It is the last target that is left, in each process; and what it finds is for all."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(1.1)
     probes = [breaker.force_probe() for breaker in (first, second)]
     assert all(isinstance(probe, Permit) for probe in probes)
@@ -379,9 +382,7 @@ async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(
     breakers: Callable[..., SharedBreaker], store: _Store
 ) -> None:
     """It is more recent than what others have said: it closes for all, and is believed."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(1.1)
     probe = second.force_probe()
     assert isinstance(probe, Permit)
@@ -395,9 +396,7 @@ async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(
 
 async def test_by_hand_goes_before_a_probe_elsewhere(breakers: Callable[..., SharedBreaker]) -> None:
     """Who opens a circuit for an hour must not find it closed a second later, by a call that began before."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(1.1)
     probe = second.force_probe()
     assert isinstance(probe, Permit)
@@ -419,9 +418,7 @@ async def test_by_hand_goes_before_what_was_found_out_meanwhile(
     opens: bool, breakers: Callable[..., SharedBreaker]
 ) -> None:
     """A probe may end before its process has looked: what it says then is not taken, and it follows."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(30.0)
     probe = permit(second)
     assert probe.probe
@@ -460,9 +457,7 @@ async def test_what_comes_after_a_word_by_hand_is_heard(breakers: Callable[..., 
 
 async def test_closed_elsewhere_while_our_probe_is_out(breakers: Callable[..., SharedBreaker]) -> None:
     """It closes, and the word of the probe is not listened to any more."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(1.1)
     probe = second.force_probe()
     assert isinstance(probe, Permit)
@@ -637,15 +632,9 @@ async def test_closing_does_not_wait_for_a_connection_that_does_not_close(
 
 async def test_a_probe_that_is_given_back_is_anybodys(breakers: Callable[..., SharedBreaker]) -> None:
     """Whoever is called next probes; the one that had it asks for the lease anew."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(19.0)
-    while "half_open" != first.state:
-        granted = first.admit()
-        await asyncio.sleep(0.1)
-    assert isinstance(granted, Permit)
-    granted.ignore()
+    (await probing(first)).ignore()
     await asyncio.sleep(16.0)
     assert "half_open" == first.state
     assert [True] == [each.probe for each in await asks(second, 3.0)]
@@ -656,13 +645,9 @@ async def test_others_are_not_waited_for_when_they_cannot_be_heard(
     breakers: Callable[..., SharedBreaker], store: _Store
 ) -> None:
     """One that probes may have found out long ago: as soon as the store fails, each probes by itself."""
-    first, second = breakers(), breakers()
-    permit(second).success()
-    fail(first)
+    first, second = opened_by_the_first(breakers)
     await asyncio.sleep(19.0)
-    while "half_open" != first.state:
-        first.admit()
-        await asyncio.sleep(0.1)
+    await probing(first)
     assert [] == await asks(second, 2.0)
     store.fault = refused
     await asyncio.sleep(1.1)
