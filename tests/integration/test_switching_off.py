@@ -103,8 +103,9 @@ def test_the_port_is_free_when_it_returns() -> None:
         initialize_observability(prometheus_port=0)
         port = observability_status().prometheus_port
         shutdown_observability()
-        with socket.create_server(("127.0.0.1", port or 0)):
-            pass
+        assert port is not None
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            assert port == listener.getsockname()[1]
 
 
 @pytest.mark.needs_otel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import Any
@@ -85,9 +84,7 @@ def test_what_is_cut_off_or_appended_is_noticed() -> None:
 def test_garbage_never_raises_anything_else(data: bytes) -> None:
     """`Unreadable` is what the cache expects; anything else would reach the caller."""
     ring = Keyring({"a": _OLD}, current="a")
-    for start in (b"", b"\x01a"):
-        with contextlib.suppress(Unreadable):
-            ring.decrypt(start + data, b"")
+    assert all(_refuses(ring, start + data) for start in (b"", b"\x01a"))
 
 
 def test_keys_can_be_changed_without_a_miss() -> None:

@@ -455,6 +455,7 @@ async def test_a_restarted_server_is_taught_again(redis_process: RedisProcess) -
     await store.probe(_PREFIX)
     ask_server(redis_process, "SCRIPT", "FLUSH")
     await store.probe(_PREFIX)
+    assert (await store.acquire(_PLACE, "one", 60_000, b"")).leading
     await stores.close()
 
 

@@ -54,8 +54,8 @@ def _shown(parameter: inspect.Parameter) -> str:
     return default.__name__ if inspect.isfunction(default) else repr(default)
 
 
-def test_the_figures_in_the_text_are_those_of_the_code() -> None:
-    """TTL, slots and patience are named in sentences."""
+def test_the_default_of_the_ttl_is_that_of_the_code() -> None:
+    """It is named in a sentence."""
     ttl = inspect.signature(CachePrimitive.__init__).parameters["ttl_seconds"].default
     assert f"`ttl_seconds` (default {ttl:g})" in _TEXT
     assert f"more than {store_guard._SLOTS} accesses at once" in _TEXT

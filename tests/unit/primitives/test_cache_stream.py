@@ -7,6 +7,7 @@ import contextlib
 import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -432,15 +433,18 @@ def _in_a_thread(work: Callable[[], Any]) -> None:
     thread.join()
 
 
-def test_a_stream_may_outlive_its_loop() -> None:
+def test_a_stream_may_outlive_its_loop(caplog: pytest.LogCaptureFixture) -> None:
     """Collected when the loop is gone, it has nobody to tell, and nothing to complain of."""
 
     async def begin() -> Any:
         return await cached(Producer(["a", 1.0, "b"])).stream("q").__aenter__()
 
     chunks = asyncio.run(begin())
+    left = weakref.ref(chunks)
     del chunks
     gc.collect()
+    assert left() is None
+    assert "" == caplog.text
 
 
 async def test_a_reader_of_an_ended_stream_may_ask_again() -> None:

@@ -772,7 +772,7 @@ async def test_thrown_away(streams: bool, begun: bool, outcomes: Any, tracing: A
     assert [] == caplog.records
 
 
-async def test_thrown_away_where_the_delays_are_locked() -> None:
+async def test_thrown_away_where_the_delays_are_locked(outcomes: Any, tracing: Any) -> None:
     """A finaliser runs wherever a collection sets in, also while a call that ends has the lock of the delays."""
 
     class Taken:
@@ -787,6 +787,8 @@ async def test_thrown_away_where_the_delays_are_locked() -> None:
         getattr(chain, delays)._lock = Taken()
         work.close()
         await asyncio.sleep(0.1)
+    assert {"cancelled": 2} == outcomes()
+    assert [] == tracing.unended()
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["executes", "streams"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -567,7 +568,7 @@ async def test_reader_that_is_dropped_while_it_waits(tracing: Any) -> None:
     assert [] == tracing.unended()
 
 
-async def test_dropped_stream_of_a_closed_loop() -> None:
+async def test_dropped_stream_of_a_closed_loop(caplog: pytest.LogCaptureFixture) -> None:
     """Collected after its loop has gone, a stream has nobody to tell and says nothing."""
     streams = []
 
@@ -582,8 +583,10 @@ async def test_dropped_stream_of_a_closed_loop() -> None:
         loop.close()
 
     await asyncio.get_running_loop().run_in_executor(None, other_loop)
-    streams.clear()
+    left = weakref.ref(streams.pop())
     gc.collect()
+    assert left() is None
+    assert "" == caplog.text
 
 
 @pytest.mark.promise("B4")
