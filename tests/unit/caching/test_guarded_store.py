@@ -17,7 +17,7 @@ from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.testing.clock import FakeClockLoop
-from tests.cache_doubles import clocks_of_the_loop
+from tests.cache_doubles import clocks_of_the_loop, raising, taking
 
 LOOP_FACTORY = FakeClockLoop
 
@@ -81,23 +81,7 @@ class _Store:
         self.closed = True
 
 
-def _raising(error: BaseException, *names: str) -> Behaviour:
-    async def behave(name: str) -> None:
-        if not names or name in names:
-            raise error
-
-    return behave
-
-
-def _taking(seconds: float, *names: str) -> Behaviour:
-    async def behave(name: str) -> None:
-        if not names or name in names:
-            await asyncio.sleep(seconds)
-
-    return behave
-
-
-_silent = _taking(1e6)
+_silent = taking(1e6)
 
 
 @pytest.fixture
@@ -208,7 +192,7 @@ async def test_a_broken_store_fails_no_access(
     guard: GuardedStore, store: _Store, metrics: Any, error: BaseException, kind: str
 ) -> None:
     """Whatever the store raises, also a cancellation of its own, is a miss; the breaker opens at the first failure."""
-    store.behave = _raising(error)
+    store.behave = raising(error)
     assert await _get(guard, "key") is None
     await _put(guard, store, "key", b"")
     await guard.delete("key", "note")
@@ -222,7 +206,7 @@ async def test_logs_and_labels_never_quote_the_error(
     guard: GuardedStore, store: _Store, turns: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Clients quote keys, addresses and sometimes passwords in their errors."""
-    store.behave = _raising(ValueError("redis://:hunter2@host"))
+    store.behave = raising(ValueError("redis://:hunter2@host"))
     await _get(guard, "key")
     assert "hunter2" not in caplog.text + str(turns)
 
@@ -238,7 +222,7 @@ async def test_many_at_once_pay_one_budget_together(guard: GuardedStore, store: 
 
 async def test_a_burst_is_let_through_a_few_at_a_time(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """Hundreds of connections opened at once take longer than the budget, and would put a healthy store out of use."""
-    store.behave = _taking(0.01)
+    store.behave = taking(0.01)
     await asyncio.gather(*(_put(guard, store, f"key {number}", b"") for number in range(300)))
     assert 300 == len(store.entries)
     assert 16 == store.most_inside
@@ -271,7 +255,7 @@ async def test_a_burst_at_the_start_does_not_put_a_healthy_store_out_of_use(
 async def test_a_queue_that_does_not_move_is_left(guard: GuardedStore, store: _Store, metrics: Any) -> None:
     """A store that is only just fast enough must not make the last of a burst wait for seconds."""
     await _get(guard, "first")
-    store.behave = _taking(0.04)
+    store.behave = taking(0.04)
     await asyncio.gather(*(_put(guard, store, f"key {number}", b"") for number in range(500)))
     assert 0.6 >= _now()
     assert 200 < len(store.entries) < 300
@@ -284,7 +268,7 @@ async def test_a_client_out_of_connections_is_no_fault_of_the_store(
     guard: GuardedStore, store: _Store, turns: list[Any]
 ) -> None:
     """It would be put out of use just when it is needed most."""
-    store.behave = _raising(StoreBusy())
+    store.behave = raising(StoreBusy())
     assert await _get(guard, "key") is None
     store.behave = None
     await _put(guard, store, "key", b"1")
@@ -320,7 +304,7 @@ async def test_a_loop_that_was_held_up_gives_the_answer_a_second_chance(
 ) -> None:
     """Code that blocks the loop for longer than the budget must not put a healthy store out of use."""
     store.entries["key"] = b"1"
-    store.behave = _taking(0.02)
+    store.behave = taking(0.02)
     loop = cast("FakeClockLoop", asyncio.get_running_loop())
     loop.call_later(0.01, loop.advance, 0.5)
     assert b"1" == await _get(guard, "key")
@@ -388,7 +372,7 @@ async def test_a_near_deadline_leaves_time_for_the_call(guard: GuardedStore, sto
 
 async def test_a_write_goes_on_when_the_deadline_is_near(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """What was paid for is stored, although nobody can wait for it."""
-    store.behave = _taking(0.03)
+    store.behave = taking(0.03)
     token = set_deadline(Deadline.after(0.01))
     await _put(guard, store, "key", b"1")
     reset_deadline(token)
@@ -411,7 +395,7 @@ async def test_the_store_comes_back_by_itself(
     guard: GuardedStore, store: _Store, turns: list[Any], metrics: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A probe in the background finds it; one line and one event; from then on it is used again."""
-    store.behave = _raising(ConnectionResetError())
+    store.behave = raising(ConnectionResetError())
     await _get(guard, "key")
     store.behave = None
     await _wait_and_probe(guard, 0.9)
@@ -443,7 +427,7 @@ async def test_pauses_between_probes_double_up_to_the_longest(
     guard: GuardedStore, store: _Store, turns: list[Any]
 ) -> None:
     """A store that is gone for an hour is not asked every second, and is found within the longest pause."""
-    store.behave = _raising(ConnectionRefusedError())
+    store.behave = raising(ConnectionRefusedError())
     await _get(guard, "key")
     probes: list[float] = []
     for _ in range(400):
@@ -462,7 +446,7 @@ async def test_pauses_are_jittered(
 ) -> None:
     """Replicas that lost the store at the same moment must not all return to it at the same moment."""
     monkeypatch.setattr(random, "uniform", lambda low, high: low + share * (high - low))
-    store.behave = _raising(ConnectionRefusedError())
+    store.behave = raising(ConnectionRefusedError())
     await _get(guard, "key")
     await _wait_and_probe(guard, first_probe - 0.01)
     assert ["read"] == store.calls
@@ -472,7 +456,7 @@ async def test_pauses_are_jittered(
 
 async def test_a_store_that_takes_no_writes_is_not_back(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """Read-only or out of memory, it would go out of use at the next write, and its state would flap."""
-    store.behave = _raising(RuntimeError("OOM"), "write", "probe")
+    store.behave = raising(RuntimeError("OOM"), "write", "probe")
     await _put(guard, store, "key", b"")
     for _ in range(10):
         await _wait_and_probe(guard, 8.0)
@@ -484,7 +468,7 @@ async def test_a_store_that_takes_no_writes_is_not_back(guard: GuardedStore, sto
 
 async def test_a_store_that_only_takes_is_not_back(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """Where reading is forbidden, a write that works proves nothing, and the next lookup would fail again."""
-    store.behave = _raising(RuntimeError("NOPERM"), "read", "probe")
+    store.behave = raising(RuntimeError("NOPERM"), "read", "probe")
     await _get(guard, "key")
     for _ in range(10):
         await _wait_and_probe(guard, 8.0)
@@ -495,7 +479,7 @@ async def test_a_store_that_flaps_is_given_ever_more_time(guard: GuardedStore, s
     """One that fails again right after each return costs a budget each time, and fills the log."""
 
     async def fail_and_return() -> float:
-        store.behave = _raising(ConnectionResetError())
+        store.behave = raising(ConnectionResetError())
         await _get(guard, "key")
         store.behave = None
         failed, asked = _now(), len(store.calls)
@@ -514,7 +498,7 @@ async def test_what_was_invalidated_while_the_store_was_away_is_gone_when_it_is_
 ) -> None:
     """A paused or unreachable store keeps its entries; an invalidation that was lost would bring old answers back."""
     store.entries = {"a": b"old", "b": b"good"}
-    store.behave = _raising(ConnectionResetError())
+    store.behave = raising(ConnectionResetError())
     await guard.delete("a", "note")
     assert "a" in store.entries
     store.behave = None
@@ -529,10 +513,10 @@ async def test_what_was_cleared_while_the_store_was_away_is_gone_when_it_is_back
 ) -> None:
     """The same for all entries of the operation; until that is done, nothing is read."""
     store.entries = {"a": b"old", "other": b"old"}
-    store.behave = _raising(ConnectionResetError())
+    store.behave = raising(ConnectionResetError())
     await _get(guard, "any")
     await guard.mark(None, 1000, "note")
-    store.behave = _taking(0.04, "mark")
+    store.behave = taking(0.04, "mark")
     await _wait_and_probe(guard, 1.0)
     assert await _get(guard, "a") is None
     await asyncio.sleep(0.04)
@@ -544,7 +528,7 @@ async def test_what_was_cleared_while_the_store_was_away_is_gone_when_it_is_back
 async def test_more_deletions_than_can_be_remembered_become_one_clear(guard: GuardedStore, store: _Store) -> None:
     """Memory is bounded here too; rather too much is forgotten than too little."""
     store.entries = {str(number): b"old" for number in range(1500)}
-    store.behave = _raising(ConnectionResetError())
+    store.behave = raising(ConnectionResetError())
     await asyncio.gather(*(guard.delete(str(number), "note") for number in range(1200)))
     store.behave = None
     await _wait_and_probe(guard, 1.0)
@@ -555,13 +539,13 @@ async def test_more_deletions_than_can_be_remembered_become_one_clear(guard: Gua
 async def test_nothing_invalidated_is_served_while_it_is_being_deleted(guard: GuardedStore, store: _Store) -> None:
     """Else a lookup in that moment would bring the old answer back into memory, for a whole TTL."""
     store.entries = {"a": b"old", "b": b"old"}
-    store.behave = _taking(0.03, "delete")
+    store.behave = taking(0.03, "delete")
     deletion = asyncio.create_task(guard.delete("a", "note"))
     await asyncio.sleep(0.01)
     assert await _get(guard, "a") is None
     assert b"old" == await _get(guard, "b")
     await deletion
-    store.behave = _taking(0.03, "mark")
+    store.behave = taking(0.03, "mark")
     clearing = asyncio.create_task(guard.mark(None, 1000, "note"))
     await asyncio.sleep(0.01)
     assert await _get(guard, "b") is None
@@ -603,7 +587,7 @@ async def test_a_key_invalidated_again_while_it_is_being_deleted_is_deleted_agai
 
 async def test_a_clear_that_comes_while_one_is_under_way_is_done_as_well(guard: GuardedStore, store: _Store) -> None:
     """What was written after the first one had passed by must go too."""
-    store.behave = _taking(0.03, "mark")
+    store.behave = taking(0.03, "mark")
     first = asyncio.create_task(guard.mark(None, 1000, "first"))
     await asyncio.sleep(0.01)
     second = asyncio.create_task(guard.mark(None, 1000, "second"))
@@ -617,7 +601,7 @@ async def test_a_clear_that_comes_while_one_is_under_way_is_done_as_well(guard: 
 async def test_a_deletion_survives_its_caller(guard: GuardedStore, store: _Store) -> None:
     """A request that is cancelled while it invalidates has said what it wanted."""
     store.entries = {"key": b"old"}
-    store.behave = _taking(0.02)
+    store.behave = taking(0.02)
     caller = asyncio.create_task(guard.delete("key", "note"))
     await asyncio.sleep(0.01)
     caller.cancel()
@@ -632,7 +616,7 @@ async def test_a_deletion_that_found_no_connection_is_made_with_the_next_access(
 ) -> None:
     """Nothing is wrong with the store, so no probe will come to do it."""
     store.entries = {"key": b"old", "other": b"good"}
-    store.behave = _raising(StoreBusy(), "delete")
+    store.behave = raising(StoreBusy(), "delete")
     await guard.delete("key", "note")
     store.behave = None
     assert await _get(guard, "key") is None
@@ -674,7 +658,7 @@ async def test_late_writes_wait_for_the_store(guard: GuardedStore, store: _Store
     """The last one for each entry is made when it is back, for the rest of its life, and what has expired is not."""
     with clocks_of_the_loop():
         guard = GuardedStore(cast("SharedStore", store), "answers", _PREFIX, _POLICY)
-        store.behave = _raising(ConnectionResetError())
+        store.behave = raising(ConnectionResetError())
         await _get(guard, "any")
         for name, data, ttl_ms in (
             ("a", b"1", 60_000),
@@ -693,11 +677,11 @@ async def test_late_writes_wait_for_the_store(guard: GuardedStore, store: _Store
 
 async def test_a_slow_network_does_not_keep_the_store_out_of_use(guard: GuardedStore, store: _Store) -> None:
     """A thousand late writes at 4 ms each are made at the first probe, a few in each budget."""
-    store.behave = _raising(ConnectionResetError())
+    store.behave = raising(ConnectionResetError())
     await _get(guard, "any")
     for number in range(1000):
         guard.put_late(Place(_PREFIX, str(number)), b"data", 60_000, "note")
-    store.behave = _taking(0.004)
+    store.behave = taking(0.004)
     await _wait_and_probe(guard, 1.0)
     await asyncio.sleep(5.0)
     assert guard.in_use
@@ -707,12 +691,12 @@ async def test_a_slow_network_does_not_keep_the_store_out_of_use(guard: GuardedS
 async def test_many_tags_invalidated_meanwhile_do_not_either(guard: GuardedStore, store: _Store) -> None:
     """Nor are they remembered without end: too many become one clearing."""
     for count, marks in ((500, 500), (1001, 1)):
-        store.behave = _raising(ConnectionResetError())
+        store.behave = raising(ConnectionResetError())
         await _get(guard, "any")
         store.notes.clear()
         for number in range(count):
             await guard.mark(str(number), 1000, "note")
-        store.behave = _taking(0.004)
+        store.behave = taking(0.004)
         await _wait_and_probe(guard, 8.0)
         await asyncio.sleep(5.0)
         assert guard.in_use
@@ -722,7 +706,7 @@ async def test_many_tags_invalidated_meanwhile_do_not_either(guard: GuardedStore
 async def test_closing_waits_for_what_is_being_written(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """A process that ends has paid for the call; and a connection closed under a write looks like a fault."""
     await _get(guard, "any")
-    store.behave = _taking(0.03)
+    store.behave = taking(0.03)
     guard.put_late(Place(_PREFIX, "a"), b"1", 1000, "note")
     await guard.aclose()
     assert {"a": b"1"} == store.entries
@@ -732,7 +716,7 @@ async def test_closing_waits_for_what_is_being_written(guard: GuardedStore, stor
 
 async def test_what_is_to_be_forgotten_is_known(guard: GuardedStore, store: _Store) -> None:
     """Whoever comes by an entry in another way than by reading it has to ask."""
-    store.behave = _taking(0.03)
+    store.behave = taking(0.03)
     deletion = asyncio.create_task(guard.delete("a", "note"))
     await _turn()
     assert (True, False) == (guard.forgets("a"), guard.forgets("b"))
@@ -764,7 +748,7 @@ def test_a_probe_of_a_loop_that_ended_does_not_stand_in_the_way(store: _Store) -
     guard = GuardedStore(cast("SharedStore", store), "answers", _PREFIX, CachePolicy(backend_retry_seconds=0.001))
 
     async def lose() -> None:
-        store.behave = _raising(ConnectionResetError())
+        store.behave = raising(ConnectionResetError())
         await _get(guard, "key")
         store.behave = _silent
         await asyncio.sleep(0.01)

@@ -688,7 +688,7 @@ async def test_closing_a_store_of_its_own_ends_its_listening(stores: Stores) -> 
 
 
 @pytest.mark.needs_redis_package
-@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost:port"])
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis://localhost:port"])
 def test_what_is_no_redis_url_is_refused(url: str) -> None:
     """At once, and not when the first call is made; the message must not quote a password."""
     with pytest.raises(ConfigurationError, match="redis_url must be like"):

@@ -538,15 +538,14 @@ def test_a_wrong_knob_is_refused(knobs: dict[str, Any], named: str) -> None:
 
 
 @pytest.mark.needs_redis_package
-@pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://h:port/0"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
+def test_a_url_that_is_none_is_refused() -> None:
     """Without being quoted: there may be a password in it."""
 
     async def ask(question: str) -> str:
         return question
 
     with pytest.raises(ConfigurationError, match=r"^redis_url must be like") as caught:
-        CircuitBreakerPrimitive(ask, target="t", redis_url=url)
+        CircuitBreakerPrimitive(ask, target="t", redis_url="redis://h:port/0")
     assert caught.value.__suppress_context__
 
 
