@@ -8,16 +8,17 @@ from functools import partial
 from typing import Any
 
 import pytest
-from observability_integration.resilience.breaker import Breaker, BreakerPolicy
-from observability_integration.resilience.concurrency_limit import ConcurrencyLimit
 
 from observability_integration import initialize_observability, is_observability_enabled
 from observability_integration.caching.entry_options import entry_options
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives import (
+    Breaker,
+    BreakerPolicy,
     CachePrimitive,
     CircuitBreakerPrimitive,
+    ConcurrencyLimit,
     ConcurrencyLimitPrimitive,
     FallbackPrimitive,
     HedgePrimitive,

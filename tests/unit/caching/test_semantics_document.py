@@ -14,7 +14,6 @@ from observability_integration.caching import Keyring
 from observability_integration.caching.keys import GLOBAL, KeySpace
 from observability_integration.caching.policy import AdaptiveTtl, CachePolicy
 from observability_integration.caching.semantic import DEFAULT_GATES, SemanticLookup
-from observability_integration.caching.shared import store_guard
 from observability_integration.primitives import CachePrimitive
 
 pytestmark = pytest.mark.once
@@ -58,9 +57,6 @@ def test_the_default_of_the_ttl_is_that_of_the_code() -> None:
     """It is named in a sentence."""
     ttl = inspect.signature(CachePrimitive.__init__).parameters["ttl_seconds"].default
     assert f"`ttl_seconds` (default {ttl:g})" in _TEXT
-    assert f"more than {store_guard._SLOTS} accesses at once" in _TEXT
-    assert store_guard._PATIENCE == 10
-    assert "up to ten budgets" in _TEXT
 
 
 def test_the_layout_of_keys_is_that_of_the_code() -> None:
