@@ -481,6 +481,13 @@ async def test_the_record(client: Any, provider: FaultyProvider) -> None:
     assert not (await ask(client, "faulty-500-once:first", stream=False)).whole
 
 
+async def test_a_header_sent_twice(provider: FaultyProvider) -> None:
+    """Both values are on record, as a proxy may put its own baggage beside the client's."""
+    await exchange_raw(provider, request_for("gpt-any").replace(b"\r\n", b"\r\nBaggage: a=1\r\nBaggage: b=2\r\n", 1))
+
+    assert "a=1, b=2" == provider.requests[0].headers["baggage"]
+
+
 async def test_a_client_that_leaves_mid_answer(provider: FaultyProvider) -> None:
     """The work ends with the client, and when that was is on record."""
     async with client_of(provider) as client:

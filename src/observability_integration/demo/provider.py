@@ -19,8 +19,6 @@ from .openai_api import METHOD_BY_PATH, OpenAIApi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from observability_integration.testing.http.http1 import Limits
-
 
 class LocalProvider(LoopbackProvider):
     """An HTTP server on the loopback interface that speaks the OpenAI chat completions API.
@@ -37,7 +35,6 @@ class LocalProvider(LoopbackProvider):
         seed: where the jitter of the latencies starts; the same seed and order of requests give the same latencies.
         port: the TCP port to listen on; 0 picks a free one.
         profiles: the models on offer.
-        limits: what one client may take.
 
     Raises:
         ConfigurationError: if `time_scale` is negative or not finite, or two profiles share a name.
@@ -50,14 +47,13 @@ class LocalProvider(LoopbackProvider):
         seed: int = 0,
         port: int = 0,
         profiles: Sequence[ModelProfile] = DEFAULT_PROFILES,
-        limits: Limits | None = None,
     ) -> None:
         if not (math.isfinite(time_scale) and time_scale >= 0):
             raise ConfigurationError(f"time_scale must be a number of at least 0, got {time_scale}")
         if len({profile.name for profile in profiles}) != len(profiles):
             raise ConfigurationError("profiles must not name a model twice")
         api = OpenAIApi(profiles, time_scale=time_scale, seed=seed)
-        super().__init__(api.handle, METHOD_BY_PATH, count=self._note, port=port, limits=limits)
+        super().__init__(api.handle, METHOD_BY_PATH, count=self._note, port=port)
         self._requests: Counter[tuple[str, int]] = Counter()
 
     @property

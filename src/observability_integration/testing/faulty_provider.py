@@ -15,7 +15,6 @@ from .faults import fault_of, refuse_as_overloaded
 from .faulty_turn import Turn
 from .http.chat_reply import refusal
 from .http.chat_request import ChatRequest, ChatRequestError, parse_chat_request
-from .http.http1 import Limits
 from .http.loopback import LoopbackProvider
 from .http.tokens import split_tokens
 from .request_log import ReceivedRequest, RequestLog, without_secrets
@@ -45,6 +44,7 @@ class FaultyProvider(LoopbackProvider):
     `faults` has the table of the names. Any other model answers `ANSWER` at once, whole or streamed, with its own name,
     a finish reason and token counts. The key is not looked at; a limit on tokens is not kept to. It serves on a free
     port, and leaving the context ends everything, requests in the middle of their answer too.
+    It needs h11 (extra `testing`).
 
     Args:
         time_scale: all waits of its own are multiplied by this, above 0: with 0.01 a `faulty-slow-first-token-20`
@@ -70,8 +70,9 @@ class FaultyProvider(LoopbackProvider):
         self._outages: dict[str | None, Outage] = {}
         self._healed: set[str | None] = set()
         self._tokens = split_tokens(ANSWER)
-        limits = Limits(body_bytes=_BODY_BYTES)
-        super().__init__(self._answer, {_CHAT_PATH: "POST"}, limits=limits, max_connections=max_connections)
+        super().__init__(
+            self._answer, {_CHAT_PATH: "POST"}, max_body_bytes=_BODY_BYTES, max_connections=max_connections
+        )
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:

@@ -175,3 +175,20 @@ def test_public_names() -> None:
     assert set(testing.__all__) <= set(dir(testing))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = testing.Nothing
+
+
+def test_only_the_provider_needs_h11() -> None:
+    """The other tools, and the names of the faults, do without; who asks for the provider is told what to install."""
+    run_script(
+        """
+        import sys
+        import pytest
+        sys.modules["h11"] = None
+        from observability_integration import testing
+        from observability_integration.errors import MissingDependencyError
+        assert [getattr(testing, name) for name in testing.__all__ if name != "FaultyProvider"]
+        assert testing.fault_of("faulty-cut-at-5").model == "faulty-cut-at-5"
+        with pytest.raises(MissingDependencyError, match="pip install 'observability-integration.testing.'"):
+            testing.FaultyProvider
+        """
+    )

@@ -1,7 +1,6 @@
-"""As much of HTTP/1.1 as a provider on the loopback interface needs, with a limit on everything a client can send.
+"""One connection of an HTTP/1.1 client: h11 parses the requests; replies are sent as they are, wrong on purpose or not.
 
-Bodies come with Content-Length only; connections are kept alive; what cannot be read unambiguously is refused
-(RFC 9112). A client that closes its sending side counts as gone, even if it would still read.
+A client that closes its sending side counts as gone, even if it would still read.
 """
 
 from __future__ import annotations
@@ -9,26 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from observability_integration.tasks import spawn, wait_done
+from observability_integration.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
-T = TypeVar("T")
+try:
+    import h11
+except ImportError as error:
+    raise MissingDependencyError(
+        "h11 is not installed. Install with: pip install 'observability-integration[testing]'"
+    ) from error
 
 _READ_BYTES = 65_536
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
-_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# Said twice, these leave open where a message ends or who it is for.
-_ONCE_ONLY = frozenset({"host", "content-length", "authorization"})
+_HEAD_BYTES = 32_768  # twice h11's default: trace context and baggage come on top of a client's own headers
+_LINGER_SECONDS = 1.0
 # Two unsigned shorts on Windows, two ints elsewhere: on, and for no time at all.
 _NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
@@ -47,26 +47,6 @@ class RequestFault(Exception):  # noqa: N818 - a fault of the client's, answered
         self.message = message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may take.
-
-    Attributes:
-        line_bytes: longest request line or header line.
-        head_bytes: longest request line and headers together. A client that sends more than this while its last
-            request is still being answered is dropped.
-        body_bytes: longest body.
-        read_seconds: longest wait for a request, idle or half sent, in seconds; never scaled.
-        linger_seconds: longest wait for a client to take its last answer before the connection is dropped, in seconds.
-    """
-
-    line_bytes: int = 8_192
-    head_bytes: int = 32_768
-    body_bytes: int = 1_048_576
-    read_seconds: float = 30.0
-    linger_seconds: float = 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request as received.
@@ -75,8 +55,9 @@ class Request:
         method: in capitals as a rule; compared as it came.
         path: the path of the target, without query.
         headers: by lower-case name; repeated ones joined with a comma.
-        body: as many bytes as Content-Length said.
+        body: all of it, without the framing of chunks.
         minor_version: 1 for HTTP/1.1, 0 for HTTP/1.0.
+        keep_alive: whether the client expects to send another request on this connection.
     """
 
     method: str
@@ -84,47 +65,46 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     minor_version: int
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client expects to send another request on this connection."""
-        options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
-        return self.minor_version >= 1 and "close" not in options
+    keep_alive: bool
 
 
 class Connection:
-    """One client's connection."""
+    """One client's connection.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limits: Limits) -> None:
+    Args:
+        reader: what the client sends.
+        writer: what is sent to the client.
+        max_body_bytes: the size of the longest body that is accepted, in bytes.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_body_bytes: int) -> None:
         self._reader = reader
         self._writer = writer
-        self._limits = limits
-        self._ahead = bytearray()  # received, not yet part of a request
-        self._begun = False
+        self._max_body_bytes = max_body_bytes
+        self._parser = h11.Connection(h11.SERVER)
 
     async def read_request(self) -> Request | None:
         """Reads the next request, or returns None when the client has nothing more to say.
 
         Raises:
-            RequestFault: if the request is malformed, too large or too slow.
+            RequestFault: if the request is malformed or too large.
             ConnectionError: if the connection broke.
         """
-        self._begun = False
-        reading = await _run_for(self._limits.read_seconds, self._read_request())
-        if not reading.cancelled():
-            return reading.result()
-        if self._begun or self._ahead:
-            raise RequestFault(408, "The request took too long to arrive.")
-        return None
+        ahead, _ = self._parser.trailing_data
+        # One parser a request: h11 begins a second one only after a reply of its own, which could not be a wrong one.
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
+        if ahead:  # to h11, no bytes are the end of the connection
+            self._parser.receive_data(ahead)
+        try:
+            return await self._read_request()
+        except h11.RemoteProtocolError as error:
+            raise RequestFault(error.error_status_hint, "The request is malformed.") from None
 
     async def wait_for_disconnect(self) -> None:
-        """Returns once the client is gone, or has sent more ahead of its turn than it may.
-
-        What it sends in the meantime is kept for the next request.
-        """
+        """Returns once the client is gone; what it sends in the meantime is kept for the next request."""
         with contextlib.suppress(ConnectionError):
-            while len(self._ahead) <= self._limits.head_bytes and await self._fill():
-                pass
+            while data := await self._reader.read(_READ_BYTES):
+                self._parser.receive_data(data)
 
     async def write(self, data: bytes) -> None:
         """Sends, waiting while the client is slow to read.
@@ -136,119 +116,64 @@ class Connection:
         await self._writer.drain()
 
     async def linger(self) -> None:
-        """Ends the sending side and waits, for a bounded time, until the client has closed too.
+        """Ends the sending side and waits, for at most a second, until the client has closed too.
 
         Closing at once while the client still sends would reset the connection and could take the answer with it.
         """
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a TimeoutError is one
             self._writer.write_eof()
-            ending = await _run_for(self._limits.linger_seconds, self._drop_input())
-            if not ending.cancelled():
-                ending.result()
-
-    def abort(self) -> None:
-        """Drops the connection at once, with whatever has not been sent yet."""
-        self._writer.transport.abort()
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while await self._reader.read(_READ_BYTES):
+                    pass
 
     def reset(self) -> None:
         """Drops the connection at once, so that the client gets an RST and not an end."""
         wire = self._writer.get_extra_info("socket")
         with contextlib.suppress(OSError):  # closed already: the client was faster
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.abort()
+        self._writer.transport.abort()
 
-    async def wait_closed(self) -> None:
-        """Waits for the end of a connection that was aborted."""
+    async def close(self) -> None:
+        """Drops the connection at once, with whatever has not been sent yet, and waits for its end."""
+        self._writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    async def _drop_input(self) -> None:
-        while await self._reader.read(_READ_BYTES):
-            pass
-
-    async def _fill(self) -> bool:
-        data = await self._reader.read(_READ_BYTES)
-        self._ahead += data
-        return bool(data)
-
     async def _read_request(self) -> Request | None:
-        line = await self._read_request_line()
-        if line is None:
+        head = await self._next_event()
+        if not isinstance(head, h11.Request):
             return None
-        match = _REQUEST_LINE.fullmatch(line)
-        if match is None:
-            raise RequestFault(400, "The request line is malformed.")
-        if match[3] != b"1":
-            raise RequestFault(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-        minor_version = int(match[4])
-        path = _path(match[2].decode("ascii"))
-        headers = await self._read_headers(self._limits.head_bytes - len(line))
-        if "host" not in headers and minor_version >= 1:
-            raise RequestFault(400, "The Host header is missing.")
-        body = await self._read_body(headers)
-        return Request(match[1].decode("ascii"), path, headers, body, minor_version)
-
-    async def _read_request_line(self) -> bytes | None:
-        # One empty line before the request is a habit of old clients (RFC 9112, 2.2); a second one is malformed.
-        for _ in range(2):
-            if not self._ahead and not await self._fill():
-                return None
-            line = await self._read_line(too_long=414)
-            self._begun = True
-            if line:
-                return line
-        return b""
-
-    async def _read_line(self, *, too_long: int) -> bytes:
-        limit = self._limits.line_bytes
-        searched = 0
-        while (end := self._ahead.find(b"\n", searched)) < 0 and len(self._ahead) <= limit:
-            searched = len(self._ahead)
-            if not await self._fill():
-                raise RequestFault(400, "The request ended early.")
-        if end < 0 or end > limit:
-            raise RequestFault(too_long, "A line of the request is too long.")
-        line = bytes(self._ahead[:end])
-        del self._ahead[: end + 1]
-        if not line.endswith(b"\r"):
-            raise RequestFault(400, "A line of the request does not end in CR LF.")
-        return line[:-1]
-
-    async def _read_headers(self, budget_bytes: int) -> dict[str, str]:
         headers: dict[str, str] = {}
-        while line := await self._read_line(too_long=431):
-            budget_bytes -= len(line) + 2
-            if budget_bytes < 0:
-                raise RequestFault(431, "The headers are too large.")
-            name, value = _header(line)
-            if name in headers:
-                if name in _ONCE_ONLY:
-                    raise RequestFault(400, "A header that may be sent once was sent twice.")
-                value = f"{headers[name]}, {value}"
-            headers[name] = value
-        return headers
+        for name, value in ((name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers):
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        body = await self._read_body(int(headers.get("content-length", "0")))
+        return Request(
+            method=head.method.decode("ascii"),
+            path=_path(head.target.decode("ascii")),
+            headers=headers,
+            body=body,
+            minor_version=int(head.http_version >= b"1.1"),
+            keep_alive=self._parser.their_state is not h11.MUST_CLOSE,
+        )
 
-    async def _read_body(self, headers: Mapping[str, str]) -> bytes:
-        length_text = headers.get("content-length")
-        if "transfer-encoding" in headers:
-            if length_text is not None:
-                raise RequestFault(400, "Content-Length and Transfer-Encoding contradict each other.")
-            raise RequestFault(501, "Transfer-Encoding is not supported: send Content-Length.")
-        if length_text is None:
-            return b""
-        if not (length_text.isascii() and length_text.isdigit()):
-            raise RequestFault(400, "Content-Length is not a number.")
-        # A number too long to be within any limit is not worth converting, and Python refuses to beyond 4300 digits.
-        if len(length_text) > 19 or (length := int(length_text)) > self._limits.body_bytes:
-            raise RequestFault(413, f"The body is larger than {self._limits.body_bytes} bytes.")
-        if headers.get("expect", "").lower() == "100-continue" and len(self._ahead) < length:
+    async def _read_body(self, announced_bytes: int) -> bytes:
+        body = bytearray()
+        self._check_size(announced_bytes)
+        if self._parser.they_are_waiting_for_100_continue:
             await self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while len(self._ahead) < length:
-            if not await self._fill():
-                raise RequestFault(400, "The request ended early.")
-        body = bytes(self._ahead[:length])
-        del self._ahead[:length]
-        return body
+        while isinstance(event := await self._next_event(), h11.Data):
+            body += event.data
+            self._check_size(len(body))
+        return bytes(body)
+
+    def _check_size(self, body_bytes: int) -> None:
+        if body_bytes > self._max_body_bytes:
+            raise RequestFault(413, f"The body is larger than {self._max_body_bytes} bytes.")
+
+    async def _next_event(self) -> object:
+        while (event := self._parser.next_event()) is h11.NEED_DATA:
+            self._parser.receive_data(await self._reader.read(_READ_BYTES))
+        return event
 
 
 def _path(target: str) -> str:
@@ -256,22 +181,3 @@ def _path(target: str) -> str:
         return urlsplit(target).path
     except ValueError:
         raise RequestFault(400, "The target of the request is malformed.") from None
-
-
-def _header(line: bytes) -> tuple[str, str]:
-    name, colon, value = line.partition(b":")
-    value = value.strip(b" \t")
-    if not colon or not _FIELD_NAME.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value):
-        raise RequestFault(400, "A header line is malformed.")
-    return name.decode("ascii").lower(), value.decode("latin-1")
-
-
-async def _run_for(seconds: float, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Gives the work that long and returns its task, which has ended by then: cancelled, if the time was up."""
-    task = spawn(work, name="loopback connection read")
-    try:
-        await wait_done(task, seconds)
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
-    return task

@@ -10,7 +10,7 @@ from observability_integration.tasks import spawn
 
 from .chat_reply import refusal
 from .exchange import Exchange
-from .http1 import Connection, Limits, Request, RequestFault
+from .http1 import Connection, Request, RequestFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -35,7 +35,7 @@ class LoopbackProvider:
         count: told the model and the HTTP status of each request, just before the first byte of its reply; 499 is the
             status of one that ends without a reply.
         port: the TCP port to listen on; 0 picks a free one.
-        limits: what one client may take.
+        max_body_bytes: the size of the longest body that is accepted, in bytes; a longer one is answered with 413.
         max_connections: further connections are dropped at once; None is no bound.
     """
 
@@ -46,14 +46,14 @@ class LoopbackProvider:
         *,
         count: Callable[[str, int], None] = lambda model, status: None,
         port: int = 0,
-        limits: Limits | None = None,
+        max_body_bytes: int = 1_048_576,
         max_connections: int | None = None,
     ) -> None:
         self._handle = handle
         self._method_by_path = method_by_path
         self._count = count
         self._port = port
-        self._limits = limits or Limits()
+        self._max_body_bytes = max_body_bytes
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -129,7 +129,7 @@ class LoopbackProvider:
         if self._max_connections is not None and len(self._connections) >= self._max_connections:
             writer.transport.abort()
             return
-        connection = Connection(reader, writer, self._limits)
+        connection = Connection(reader, writer, self._max_body_bytes)
         task = asyncio.get_running_loop().create_task(self._serve(connection), name="loopback connection")
         self._connections[task] = writer
         task.add_done_callback(self._connections.pop)
@@ -142,8 +142,7 @@ class LoopbackProvider:
         except ConnectionError:
             pass  # the client is gone, and nobody is left to tell
         finally:
-            connection.abort()
-            await connection.wait_closed()
+            await connection.close()
 
     async def _serve_next(self, connection: Connection) -> bool:
         request_id = f"req_loopback_{next(self._request_numbers):06d}"
