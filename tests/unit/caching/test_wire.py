@@ -214,7 +214,7 @@ def test_packages_are_imported_only_by_who_uses_them() -> None:
     """Most caches need neither, and whoever compresses must not import in the middle of a call."""
     script = """
 import sys
-from observability_integration.caching.wire import Wire
+from observability_integration.caching.wire.frame import Wire
 
 wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=100)
 assert not {"zstandard", "cryptography"} & set(sys.modules)
