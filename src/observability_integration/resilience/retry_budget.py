@@ -27,8 +27,8 @@ class RetryBudget:
     """A token bucket: every operation deposits a fraction of a token, every retry or hedge withdraws a whole one.
 
     Share one between all retries and hedges that lead to the same target, in any thread and event loop. Where one is
-    around another, the outer call is the operation, and those further in deposit nothing (see `pay`). Where a budget is
-    asked for, None stands for no limit.
+    around another, the outer call is the operation, and those further in deposit nothing (see `open_scope`). Where a
+    budget is asked for, None stands for no limit.
 
     **The bound.** In any stretch of time of t seconds in which n operations began, whatever was before it::
 
@@ -154,11 +154,11 @@ class RetryBudget:
         self._paid_until = now  # also when the clock was set back: else nothing would come until it has caught up
 
 
-class Payment:
-    """What an operation has paid into a budget that it shares. Inside of a ``with``, calls find that it is paid for.
+class BudgetScope:
+    """One operation's deposit into a shared budget. Calls inside of the ``with`` block find it and deposit nothing.
 
     Attributes:
-        lasts: whether the operation does. Work that it began and that goes on without it pays for itself.
+        lasts: whether the operation still runs. Work that outlives it deposits for itself.
     """
 
     __slots__ = ("_token", "budget", "lasts")
@@ -166,53 +166,53 @@ class Payment:
     def __init__(self, budget: RetryBudget) -> None:
         self.budget = budget
         self.lasts = True
-        self._token: Token[tuple[Payment, ...]] | None = None
+        self._token: Token[tuple[BudgetScope, ...]] | None = None
 
     def __enter__(self) -> None:
-        around = _paid.get()
-        self._token = _paid.set((*[paid for paid in around if paid.lasts], self) if around else (self,))
+        around = _scopes.get()
+        self._token = _scopes.set((*[scope for scope in around if scope.lasts], self) if around else (self,))
 
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
             try:  # noqa: SIM105 - `suppress` would cost more than all of this
-                _paid.reset(token)
+                _scopes.reset(token)
             except ValueError:  # a coroutine that was closed from elsewhere: nothing to undo there
                 pass
 
 
-_paid: ContextVar[tuple[Payment, ...]] = ContextVar("observability_integration_paid", default=())
+_scopes: ContextVar[tuple[BudgetScope, ...]] = ContextVar("observability_integration_budget_scopes", default=())
 
 
-def pay(budget: RetryBudget | None) -> Payment | None:
-    """Deposits for an operation that begins, unless one around it has.
+def open_scope(budget: RetryBudget | None) -> BudgetScope | None:
+    """Deposits for an operation that begins, unless an operation around it has.
 
     Returns:
-        What is to be made known further in (see `Payment`), and given to `leave` when the operation ends; None if there
-        is nothing to make known, because the budget is not shared, or is paid already.
+        The scope, for a ``with`` block around the calls and for `leave_scope` at the end; None where the budget is not
+        shared, or the deposit was made further out.
     """
     if budget is None:
         return None
     if budget.is_shared:
-        for paid in _paid.get():
-            if paid.lasts and paid.budget is budget:
+        for scope in _scopes.get():
+            if scope.lasts and scope.budget is budget:
                 return None
         budget.deposit()
-        return Payment(budget)
+        return BudgetScope(budget)
     budget.deposit()
     return None
 
 
-def enter(budget: RetryBudget | None) -> Payment | None:
-    """Does what `pay` does, and makes it known to all that is called in this task until `leave`."""
-    payment = pay(budget)
-    if payment is not None:
-        payment.__enter__()
-    return payment
+def enter_scope(budget: RetryBudget | None) -> BudgetScope | None:
+    """Opens a scope and enters it, for all that this task calls until `leave_scope`."""
+    scope = open_scope(budget)
+    if scope is not None:
+        scope.__enter__()
+    return scope
 
 
-def leave(payment: Payment | None) -> None:
-    """For an operation that ends, in the task of its `enter`."""
-    if payment is not None:
-        payment.__exit__()
-        payment.lasts = False
+def leave_scope(scope: BudgetScope | None) -> None:
+    """Ends the scope of an operation, in the task of its `enter_scope`."""
+    if scope is not None:
+        scope.__exit__()
+        scope.lasts = False

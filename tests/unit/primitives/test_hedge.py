@@ -17,7 +17,7 @@ from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives import HedgePrimitive, LLMCallPrimitive, TimeoutPrimitive
-from observability_integration.resilience.retry_budget import RetryBudget, enter, leave
+from observability_integration.resilience.retry_budget import RetryBudget, enter_scope, leave_scope
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import QUESTION, Work, now
 from tests.unit.primitives import test_cancel_every_tick as every_tick
@@ -360,10 +360,10 @@ async def test_shared_budget_is_paid_into_once() -> None:
     alone = RetryBudget(burst=10, clock=lambda: 0.0)
     while alone.withdraw():
         pass
-    outer = enter(budget)
+    outer = enter_scope(budget)
     assert outer is not None
     await hedge(Work(), budget=alone).execute(QUESTION)
-    leave(outer)
+    leave_scope(outer)
     assert pytest.approx(alone.earned) == alone.balance
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.backoff import Backoff
-from observability_integration.resilience.retry_budget import RetryBudget, enter, leave, pay
+from observability_integration.resilience.retry_budget import RetryBudget, enter_scope, leave_scope, open_scope
 
 pytestmark = pytest.mark.once
 
@@ -241,7 +241,7 @@ def test_shared_is_what_two_watch() -> None:
         del sharer
         gc.collect()
         assert not budget.is_shared
-        assert enter(budget) is None
+        assert enter_scope(budget) is None
     one, two = _Sharer([], "one"), _Sharer([], "two")
     budget.watch(one.exhausted)
     budget.watch(two.exhausted)
@@ -261,41 +261,41 @@ def _shared() -> RetryBudget:
 def test_operations_inside_of_one_pay_nothing() -> None:
     """However deep, and whichever other budgets are in between; and again when it is over."""
     first, second = _shared(), _shared()
-    assert enter(None) is None
-    leave(None)
-    outer = enter(first)
-    middle = enter(second)
-    assert (None, None) == (enter(first), pay(second))
-    leave(middle)
-    inner = pay(second)
-    assert pay(second) is not None
+    assert enter_scope(None) is None
+    leave_scope(None)
+    outer = enter_scope(first)
+    middle = enter_scope(second)
+    assert (None, None) == (enter_scope(first), open_scope(second))
+    leave_scope(middle)
+    inner = open_scope(second)
+    assert open_scope(second) is not None
     assert inner is not None
     with inner:
-        assert pay(second) is None
-    assert pay(second) is not None
-    leave(inner)
-    leave(outer)
-    assert pay(first) is not None
+        assert open_scope(second) is None
+    assert open_scope(second) is not None
+    leave_scope(inner)
+    leave_scope(outer)
+    assert open_scope(first) is not None
     assert pytest.approx([2 * first.earned, 4 * second.earned]) == [first.balance, second.balance]
 
 
 def test_what_an_operation_leaves_running_pays_for_itself() -> None:
     """Its context has a copy of what was paid; it would live on it for ever."""
     budget = _shared()
-    outer = enter(budget)
+    outer = enter_scope(budget)
     context = copy_context()
-    assert context.run(enter, budget) is None
-    leave(outer)
-    assert context.run(enter, budget) is not None
+    assert context.run(enter_scope, budget) is None
+    leave_scope(outer)
+    assert context.run(enter_scope, budget) is not None
 
 
 def test_an_operation_that_ends_elsewhere() -> None:
     """A coroutine that dies with its loop is closed in whatever context the collection sets in."""
     budget = _shared()
-    outer = copy_context().run(enter, budget)
-    leave(outer)
-    leave(outer)
-    assert pay(budget) is not None
+    outer = copy_context().run(enter_scope, budget)
+    leave_scope(outer)
+    leave_scope(outer)
+    assert open_scope(budget) is not None
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class FallbackRecord:
     """Outcomes of one operation.
 
     Attributes:
-        restless: whether an answer of the first target changes anything: another one serves, or gave the last answer.
+        tracks_primary: whether an answer of the first target matters, because another one serves or gave the last one.
     """
 
     def __init__(self, owner: object, operation: str, targets: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ class FallbackRecord:
         self._targets = tuple(targets)
         self._served = [FALLBACK_SERVED.declare(owner, operation, target) for target in targets]
         self._exhausted = FALLBACK_FAILED.declare(owner, operation, "exhausted")
-        self.restless = False
+        self.tracks_primary = False
         self._serving = 0
         self._by_another = 0
 
@@ -46,17 +46,13 @@ class FallbackRecord:
         self._served[index].add()
         span.set_attribute("fallback.target", self._targets[index])
         span.set_attribute("outcome", "success")
-        self.answered(index, fault)
-
-    def answered(self, index: int, fault: FaultKind | None) -> None:
-        """The same, of a call that is not shown: whether another target than before is serving is always told."""
         if index == self._serving:
             self._by_another = 0
         else:
             self._by_another += 1
             if self._by_another >= _IN_A_ROW:
                 self._changed(index, fault)
-        self.restless = self._serving > 0 or self._by_another > 0
+        self.tracks_primary = self._serving > 0 or self._by_another > 0
 
     def _changed(self, index: int, fault: FaultKind | None) -> None:
         self._by_another = 0
@@ -71,7 +67,7 @@ class FallbackRecord:
             fault=fault or "",
         )
 
-    def turned(self, span: OperationSpan, index: int, fault: FaultKind) -> None:
+    def failed_over(self, span: OperationSpan, index: int, fault: FaultKind) -> None:
         """The target of this number failed, and another one is asked."""
         FALLBACK_FAILOVERS.series(self.operation, self._targets[index], fault).add()
         span.add_event("fallback.failover", {"fallback.target": self._targets[index], "fallback.fault": fault})

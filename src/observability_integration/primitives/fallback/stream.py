@@ -1,54 +1,42 @@
-"""How a stream fails over: unseen as long as none of its content was handed out, and in the open afterwards."""
+"""A stream that fails over: unseen until its first content is handed out, and in the open afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.first_content import FirstContent, broken_off
 from observability_integration.primitives.streams import ObservedStream, Outcome, StreamRestart
 from observability_integration.resilience.last_resort import last_resort
+from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .record import FallbackRecord
-
-if TYPE_CHECKING:
-    from .primitive import FallbackPrimitive, Search, Target
+from .search import Failover, Search, Target
 
 
 class FallbackStream(ObservedStream):
     """One streamed call of a `FallbackPrimitive`.
 
     Args:
-        owner: decides who is asked next.
-        record: of the owner.
-        search: how far the call has come.
-        begin: begins the span.
+        failover: decides which target is asked next.
         open_at: begins the stream of a target.
         context: of the call.
     """
 
     def __init__(
-        self,
-        owner: FallbackPrimitive[Any, Any],
-        record: FallbackRecord,
-        search: Search,
-        begin: Callable[[], OperationSpan],
-        open_at: Callable[[Target], ChunkStream],
-        context: WorkflowContext | None,
+        self, failover: Failover, open_at: Callable[[Target], ChunkStream], context: WorkflowContext | None
     ) -> None:
-        self._owner = owner
-        self._records = record
-        self._search = search
-        self._begin_span = begin
+        self._failover = failover
+        self._records = failover.record
+        self._search = Search(failover.targets)
         self._open_at = open_at
         self._context = context
         self._attempt: FirstContent | None = None
 
     def _begin(self) -> OperationSpan:
-        return self._begin_span()
+        return spans.begin(self._records.span_name, self._context)
 
     async def _open(self) -> None:
         """The first chunk that is asked for opens the first target's stream."""
@@ -67,20 +55,20 @@ class FallbackStream(ObservedStream):
                 error = caught
             finally:
                 last_resort.reset(resort)
-            restart = await self._turn(attempt, error)
+            restart = await self._fail_over(attempt, error)
             if restart is not None:
                 return restart
 
-    async def _turn(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
-        """Turns to the next target, or raises what the reader is told."""
-        fault = self._owner.fault_of(error)
-        if attempt.shown and not (self._owner.restart_streams and fault.turns_to_next):
+    async def _fail_over(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
+        """Moves to the next target, or raises what the reader is told."""
+        fault = self._failover.fault_of(error)
+        if attempt.shown and not (self._failover.restart_streams and fault.turns_to_next):
             self._records.failed(self._span, "fault")
-            told = broken_off(self._owner.name, attempt.chunks, fault, error)
+            told = broken_off(self._records.operation, attempt.chunks, fault, error)
             if told is error:
                 raise error
             raise told from error
-        self._owner.turn(self._span, self._search, error, self._context)
+        self._failover.advance(self._span, self._search, error, self._context)
         self._attempt = None
         await attempt.give_up(error)
         if not attempt.shown:

@@ -18,7 +18,7 @@ from observability_integration.primitives.first_content import FirstContent
 from observability_integration.primitives.lifting import Call, call_of
 from observability_integration.resilience.bounded import Watch, cancel_bounded, leave_bounded
 from observability_integration.resilience.faults import Classifier, classify
-from observability_integration.resilience.retry_budget import RetryBudget, leave, pay
+from observability_integration.resilience.retry_budget import RetryBudget, leave_scope, open_scope
 from observability_integration.tasks import announce, spawn, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -205,7 +205,7 @@ class HedgeRace:
         self._context = context
         self._attempts: list[Attempt] = []
         self._leaving: dict[Attempt, asyncio.Task[None]] = {}
-        self._payment = pay(rules.budget)
+        self._payment = open_scope(rules.budget)
         self._thrown_away = False
         self.winner: Role | None = None
 
@@ -363,4 +363,4 @@ class HedgeRace:
 
     def end(self) -> None:
         """The operation has its outcome: what it has paid into a budget covers nothing any more."""
-        leave(self._payment)
+        leave_scope(self._payment)

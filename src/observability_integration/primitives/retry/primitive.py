@@ -6,19 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Generic, cast
 
-from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import Backoff, check_count
-from observability_integration.resilience.faults import Classifier, Fault, classify
-from observability_integration.resilience.retry_budget import Payment, RetryBudget, enter, leave
+from observability_integration.resilience.faults import Classifier
+from observability_integration.resilience.retry_budget import BudgetScope, RetryBudget, enter_scope, leave_scope
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
-from observability_integration.telemetry.tracing.spans import OperationSpan
+from observability_integration.telemetry.tracing.spans import NO_SPAN
 
-from . import testing_mode
-from .record import GaveUp, RetryRecord
+from .decision import RetryDecision
+from .record import RetryRecord
+from .stream import RetryStream
 
 _SHARED: Any = object()
 
@@ -64,12 +65,12 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self.backoff = Backoff() if backoff is None else backoff
         self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
         self._call = call_of(self._step)
-        self._classifier = classifier
         self._operation = operation_name or self._step.name
         self._record = RetryRecord(self, self._operation)
         self.budget = RetryBudget() if budget is _SHARED else budget
         if self.budget is not None:
             self.budget.watch(self._record.exhausted)
+        self._decision = RetryDecision(self.max_attempts, self.backoff, self.budget, classifier, self._record)
 
     @property
     def name(self) -> str:
@@ -90,110 +91,44 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             Exception: the last attempt's own error, unchanged.
         """
         attempts = 1
-        payment: Payment | None = None
+        scope: BudgetScope | None = None
         budget = self.budget
         if budget is not None:
             if budget.is_shared:
-                payment = enter(budget)
-            else:  # what `enter` would do, at half the cost
+                scope = enter_scope(budget)
+            else:  # what `enter_scope` would do, at half the cost
                 budget.deposit()
-        if not switch.on and not spans.tracing.enabled:
-            try:
-                while True:
-                    try:
-                        return cast("Out", await self._call(input_data, context))
-                    except Exception as error:
-                        wait_seconds = self._again(spans.NO_SPAN, error, attempts, context)
-                        if wait_seconds is None:
-                            raise
-                    await asyncio.sleep(wait_seconds)
-                    attempts += 1
-            finally:
-                if payment is not None:
-                    leave(payment)
-        span = self._begin(context)
-        token = spans.tracing.activate(span)
+        tracing = spans.tracing
+        observed = switch.on or tracing.enabled
+        span = spans.begin(self._record.span_name, context) if tracing.enabled else NO_SPAN
+        token = tracing.activate(span) if tracing.enabled else None
         try:
             while True:
                 try:
                     result = await self._call(input_data, context)
                 except Exception as error:
-                    wait_seconds = self._again(span, error, attempts, context)
-                    if wait_seconds is None:
+                    decided = self._decision.decide(error, attempts, context)
+                    if not isinstance(decided, tuple):
+                        self._record.failed(span, attempts, decided)
+                        tracing.mark_failed(span, error)
                         raise
+                    self._record.retrying(span, *decided)
                 else:
-                    self._record.succeeded(span, attempts)
+                    if observed:
+                        self._record.succeeded(span, attempts)
                     return cast("Out", result)
-                await asyncio.sleep(wait_seconds)
+                await asyncio.sleep(decided[1])
                 attempts += 1
         except asyncio.CancelledError:
             self._record.cancelled(span, attempts)
             raise
         finally:
-            leave(payment)
-            spans.tracing.deactivate(token)
-            span.end()
-
-    def _again(
-        self, span: OperationSpan, error: Exception, attempts: int, context: WorkflowContext | None
-    ) -> float | None:
-        """After how many seconds another attempt is made; None if there is none, and `error` is the call's."""
-        turn = self.turn(error, attempts, context)
-        if isinstance(turn, tuple):
-            fault, wait_seconds = turn
-            self._record.retrying(span, fault, wait_seconds)
-            return wait_seconds
-        self._record.failed(span, attempts, turn)
-        spans.tracing.mark_failed(span, error)
-        return None
+            if scope is not None:
+                leave_scope(scope)
+            if span is not NO_SPAN:
+                tracing.deactivate(token)
+                span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams, and attempts anew what fails before its first content."""
-        from .stream import RetryStream
-
-        return RetryStream(
-            self, self._record, lambda: self._begin(context), lambda: self._step.stream(input_data, context), context
-        )
-
-    def _begin(self, context: WorkflowContext | None) -> OperationSpan:
-        span = spans.tracing.begin(self._record.span_name, {})
-        if context is not None:
-            spans.identify(span, context)
-        return span
-
-    def fault_of(self, error: Exception) -> Fault:
-        """What kind of fault an exception is."""
-        return classify(error, self._classifier)
-
-    def turn(self, error: Exception, attempts: int, context: WorkflowContext | None) -> tuple[Fault, float] | GaveUp:
-        """What follows from the failure of an attempt: the wait before the next one, or why there is none.
-
-        Args:
-            error: what the attempt raised.
-            attempts: how many were made.
-            context: of the call.
-        """
-        fault = self.fault_of(error)
-        self._record.note(error)
-        if not fault.retries_same_target:
-            return "not_retryable"
-        mode = testing_mode.active()
-        if attempts >= (self.max_attempts if mode is None else mode.attempts_of(self.max_attempts)):
-            return "attempts"
-        waits = mode is None or mode.wait
-        wait_seconds = self.backoff.wait_for(
-            attempts, fault.retry_after_seconds, _remaining(context) if waits else None
-        )
-        if wait_seconds is None:
-            after = fault.retry_after_seconds
-            return "retry_after" if after is not None and after > self.backoff.max_retry_after_seconds else "deadline"
-        if self.budget is not None and not self.budget.withdraw():
-            return "budget"
-        return fault, (wait_seconds if waits else 0.0)
-
-
-def _remaining(context: WorkflowContext | None) -> float | None:
-    deadline = current_deadline()
-    if context is not None:
-        deadline = earliest(deadline, context.deadline)
-    return None if deadline is None else deadline.remaining()
+        """Streams, and attempts again what fails before its first content."""
+        return RetryStream(self._decision, lambda: self._step.stream(input_data, context), context)

@@ -1,56 +1,47 @@
-"""How a stream is attempted again: only as long as none of its content was handed out."""
+"""A stream that is attempted again until its first content is handed out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.first_content import FirstContent, broken_off
 from observability_integration.primitives.streams import ObservedStream, Outcome
-from observability_integration.resilience.retry_budget import Payment, leave, pay
+from observability_integration.resilience.retry_budget import BudgetScope, leave_scope, open_scope
+from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .record import GaveUp, RetryRecord
-
-if TYPE_CHECKING:
-    from .primitive import RetryPrimitive
+from .decision import RetryDecision
+from .record import GaveUp
 
 
 class RetryStream(ObservedStream):
     """One streamed call of a `RetryPrimitive`.
 
     Args:
-        owner: decides whether there is another attempt.
-        record: of the owner.
-        begin: begins the span.
+        decision: decides whether there is another attempt.
         open_again: begins an attempt.
         context: of the call.
     """
 
     def __init__(
-        self,
-        owner: RetryPrimitive[Any, Any],
-        record: RetryRecord,
-        begin: Callable[[], OperationSpan],
-        open_again: Callable[[], ChunkStream],
-        context: WorkflowContext | None,
+        self, decision: RetryDecision, open_again: Callable[[], ChunkStream], context: WorkflowContext | None
     ) -> None:
-        self._owner = owner
-        self._records = record
-        self._begin_span = begin
+        self._decision = decision
+        self._records = decision.record
         self._open_again = open_again
         self._context = context
         self._attempts = 0
         self._attempt: FirstContent | None = None
         self._gave_up: GaveUp = "not_retryable"
-        self._payment: Payment | None = None
+        self._scope: BudgetScope | None = None
 
     def _begin(self) -> OperationSpan:
-        return self._begin_span()
+        return spans.begin(self._records.span_name, self._context)
 
     async def _open(self) -> None:
         """The first chunk that is asked for opens the first attempt."""
@@ -59,40 +50,39 @@ class RetryStream(ObservedStream):
         while True:
             if self._attempt is None:
                 if self._attempts == 0:
-                    self._payment = pay(self._owner.budget)
+                    self._scope = open_scope(self._decision.budget)
                 self._attempt = FirstContent(self._open_again())
                 self._attempts += 1
             attempt = self._attempt
             try:
-                with self._payment or nullcontext():
+                with self._scope or nullcontext():
                     return await attempt.next()
             except Exception as error:
                 if isinstance(error, StopAsyncIteration):
                     raise
                 if attempt.shown:
-                    told = broken_off(self._owner.name, attempt.chunks, self._owner.fault_of(error), error)
+                    told = broken_off(self._records.operation, attempt.chunks, self._decision.fault_of(error), error)
                     if told is error:
                         raise
                     raise told from error
-                turn = self._owner.turn(error, self._attempts, self._context)
-                if not isinstance(turn, tuple):
-                    self._gave_up = turn
+                decided = self._decision.decide(error, self._attempts, self._context)
+                if not isinstance(decided, tuple):
+                    self._gave_up = decided
                     raise
-                fault, wait_seconds = turn
-                self._records.retrying(self._span, fault, wait_seconds)
+                self._records.retrying(self._span, *decided)
                 self._attempt = None
                 await attempt.give_up(error)
-            await asyncio.sleep(wait_seconds)
+            await asyncio.sleep(decided[1])
 
     async def _close(self) -> None:
         if self._attempt is not None:
             await self._attempt.close()
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        leave(self._payment)
+        leave_scope(self._scope)
         attempts = self._attempts
         if attempts == 0:
-            return  # nobody asked for a chunk, so nothing was asked for
+            return  # no chunk was asked for, so no attempt was made
         if error is not None:
             self._records.failed(self._span, attempts, self._gave_up)
         elif outcome == "cancelled":

@@ -1,0 +1,74 @@
+"""What follows from a failed attempt: another one after a wait, or the reason why there is none."""
+
+from __future__ import annotations
+
+from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.resilience.backoff import Backoff
+from observability_integration.resilience.faults import Classifier, Fault, classify
+from observability_integration.resilience.retry_budget import RetryBudget
+
+from . import testing_mode
+from .record import GaveUp, RetryRecord
+
+
+class RetryDecision:
+    """Decides on attempts for one `RetryPrimitive`.
+
+    Args:
+        max_attempts: attempts in all, >= 1.
+        backoff: the waits between attempts.
+        budget: bounds the retries of all calls; None is no bound.
+        classifier: asked first what kind of fault an exception is.
+        record: of the primitive.
+    """
+
+    def __init__(
+        self,
+        max_attempts: int,
+        backoff: Backoff,
+        budget: RetryBudget | None,
+        classifier: Classifier | None,
+        record: RetryRecord,
+    ) -> None:
+        self.max_attempts = max_attempts
+        self.backoff = backoff
+        self.budget = budget
+        self.record = record
+        self._classifier = classifier
+
+    def fault_of(self, error: Exception) -> Fault:
+        """The kind of fault of an exception."""
+        return classify(error, self._classifier)
+
+    def decide(self, error: Exception, attempts: int, context: WorkflowContext | None) -> tuple[Fault, float] | GaveUp:
+        """The fault and the wait before the next attempt, in seconds; or why there is none.
+
+        Args:
+            error: what the attempt raised.
+            attempts: how many were made.
+            context: of the call.
+        """
+        fault = self.fault_of(error)
+        self.record.note(error)
+        if not fault.retries_same_target:
+            return "not_retryable"
+        mode = testing_mode.active()
+        if attempts >= (self.max_attempts if mode is None else mode.attempts_of(self.max_attempts)):
+            return "attempts"
+        waits = mode is None or mode.wait
+        wait_seconds = self.backoff.wait_for(
+            attempts, fault.retry_after_seconds, _remaining(context) if waits else None
+        )
+        if wait_seconds is None:
+            after = fault.retry_after_seconds
+            return "retry_after" if after is not None and after > self.backoff.max_retry_after_seconds else "deadline"
+        if self.budget is not None and not self.budget.withdraw():
+            return "budget"
+        return fault, (wait_seconds if waits else 0.0)
+
+
+def _remaining(context: WorkflowContext | None) -> float | None:
+    deadline = current_deadline()
+    if context is not None:
+        deadline = earliest(deadline, context.deadline)
+    return None if deadline is None else deadline.remaining()
