@@ -101,9 +101,10 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             Exception: the error of the only target that was asked, unchanged.
         """
         tracing = spans.tracing
-        observed = switch.on or tracing.enabled
-        span = spans.begin(self._record.span_name, context) if tracing.enabled else NO_SPAN
-        token = tracing.activate(span) if tracing.enabled else None
+        span, token = NO_SPAN, None
+        if tracing.enabled:
+            span = spans.begin(self._record.span_name, context)
+            token = tracing.activate(span)
         # Most calls are served by the first target, and need no search.
         search, target = None, self._targets[0]
         is_last = self._alone and last_resort.get() is True
@@ -117,7 +118,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                     self._failover.advance(span, search, error, context)
                     target = search.target
                 else:
-                    if observed or search is not None or self._record.tracks_primary:
+                    if switch.on or span is not NO_SPAN or search is not None or self._record.tracks_primary:
                         self._record.served(span, *((0, None) if search is None else (search.index, search.fault)))
                     return cast("Out", result)
                 finally:

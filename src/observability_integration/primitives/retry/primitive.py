@@ -99,9 +99,10 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             else:  # what `enter_scope` would do, at half the cost
                 budget.deposit()
         tracing = spans.tracing
-        observed = switch.on or tracing.enabled
-        span = spans.begin(self._record.span_name, context) if tracing.enabled else NO_SPAN
-        token = tracing.activate(span) if tracing.enabled else None
+        span, token = NO_SPAN, None
+        if tracing.enabled:
+            span = spans.begin(self._record.span_name, context)
+            token = tracing.activate(span)
         try:
             while True:
                 try:
@@ -114,7 +115,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                         raise
                     self._record.retrying(span, *decided)
                 else:
-                    if observed:
+                    if switch.on or span is not NO_SPAN:
                         self._record.succeeded(span, attempts)
                     return cast("Out", result)
                 await asyncio.sleep(decided[1])
