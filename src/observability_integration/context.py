@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar, Token
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from random import getrandbits
 from typing import Any
 
-from observability_integration.errors import ConfigurationError
+from observability_integration.checks import check_finite
 
 
 def _now() -> float:
@@ -19,11 +18,6 @@ def _now() -> float:
         return asyncio.get_running_loop().time()
     except RuntimeError:
         return time.monotonic()
-
-
-def _check_finite(seconds: object) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not -math.inf < seconds < math.inf:
-        raise ConfigurationError(f"deadline seconds must be a finite number, got {seconds!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +42,7 @@ class Deadline:
         Raises:
             ConfigurationError: if `seconds` is not a finite number.
         """
-        _check_finite(seconds)
+        check_finite("deadline seconds", seconds)
         return cls(_now() + seconds, operation)
 
     def remaining(self) -> float:

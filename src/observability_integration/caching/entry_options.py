@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
+from observability_integration.checks import check_positive
 from observability_integration.errors import ConfigurationError
-
-from .policy import check_positive
 
 NOTHING: Final[Any] = object()  # None is a value
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
-from observability_integration.errors import ConfigurationError
+from observability_integration.checks import check_at_least, check_count, check_order, check_positive, check_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +27,8 @@ class AdaptiveTtl:
     def __post_init__(self) -> None:
         check_positive("min_seconds", self.min_seconds)
         check_positive("max_seconds", self.max_seconds)
-        if self.min_seconds > self.max_seconds:
-            raise ConfigurationError("min_seconds must not be greater than max_seconds")
-        _check_count("min_lookups", self.min_lookups)
+        check_order("min_seconds", self.min_seconds, "max_seconds", self.max_seconds)
+        check_count("min_lookups", self.min_lookups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +100,8 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         for knob in ("max_entries", "max_bytes", "max_value_bytes", "max_refreshes"):
-            _check_count(knob, getattr(self, knob))
-        if self.compress_above_bytes is not None:
-            check_at_least_zero("compress_above_bytes", self.compress_above_bytes)
+            check_count(knob, getattr(self, knob))
+        check_at_least("compress_above_bytes", self.compress_above_bytes, 0, optional=True)
         for knob in (
             "stale_while_revalidate_seconds",
             "stale_if_error_seconds",
@@ -113,55 +109,23 @@ class CachePolicy:
             "early_refresh_beta",
             "stream_replay_pace",
         ):
-            check_at_least_zero(knob, getattr(self, knob))
+            check_at_least(knob, getattr(self, knob), 0)
         for knob in (
             *("background_seconds", "lease_seconds"),
             *("backend_budget_seconds", "backend_retry_seconds", "backend_retry_max_seconds"),
         ):
             check_positive(knob, getattr(self, knob))
         for knob in ("soft_timeout_seconds", "hard_timeout_seconds"):
-            if getattr(self, knob) is not None:
-                check_positive(knob, getattr(self, knob))
-        if self.soft_timeout_seconds and self.hard_timeout_seconds:
-            _check_order(self, "soft_timeout_seconds", "hard_timeout_seconds")
-        _check_fraction("ttl_jitter", self.ttl_jitter, zero=True)
-        if self.eager_refresh is not None:
-            _check_fraction("eager_refresh", self.eager_refresh, zero=False)
-        _check_order(self, "backend_retry_seconds", "backend_retry_max_seconds")
+            check_positive(knob, getattr(self, knob), optional=True)
+        check_share("ttl_jitter", self.ttl_jitter, below_one=True)
+        check_share("eager_refresh", self.eager_refresh, above_zero=True, below_one=True, optional=True)
+        for knob, longest in (
+            ("soft_timeout_seconds", "hard_timeout_seconds"),
+            ("backend_retry_seconds", "backend_retry_max_seconds"),
+        ):
+            check_order(knob, getattr(self, knob), longest, getattr(self, longest))
 
     @property
     def stale_seconds(self) -> float:
         """How long an entry is kept beyond its TTL, because it may yet be served."""
         return max(self.stale_while_revalidate_seconds, self.stale_if_error_seconds)
-
-
-def _check_count(knob: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")
-
-
-def _check_order(policy: CachePolicy, smaller: str, greater: str) -> None:
-    if getattr(policy, smaller) > getattr(policy, greater):
-        raise ConfigurationError(f"{smaller} must not be greater than {greater}")
-
-
-def _check_fraction(knob: str, value: Any, *, zero: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 or (value == 0 and not zero):
-        raise ConfigurationError(f"{knob} must be a fraction {'>=' if zero else '>'} 0 and < 1, got {value!r}")
-
-
-def check_at_least_zero(knob: str, value: Any) -> None:
-    """Refuses what is not a finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number >= 0, got {value!r}")
-
-
-def check_positive(knob: str, value: Any) -> None:
-    """Refuses what is not a finite number > 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number > 0, got {value!r}")
-
-
-def check_cost(knob: str, value: Any) -> None:
-    """Refuses what is not a finite number of USD >= 0."""
-    check_at_least_zero(f"{knob} (USD)", value)

@@ -6,10 +6,10 @@ clients, timeouts, retries and fail-over can be tried over a real socket without
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from observability_integration.checks import check_at_least
 from observability_integration.errors import ConfigurationError
 from observability_integration.testing.http.loopback import LoopbackProvider
 
@@ -48,8 +48,7 @@ class LocalProvider(LoopbackProvider):
         port: int = 0,
         profiles: Sequence[ModelProfile] = DEFAULT_PROFILES,
     ) -> None:
-        if not (math.isfinite(time_scale) and time_scale >= 0):
-            raise ConfigurationError(f"time_scale must be a number of at least 0, got {time_scale}")
+        check_at_least("time_scale", time_scale, 0)
         if len({profile.name for profile in profiles}) != len(profiles):
             raise ConfigurationError("profiles must not name a model twice")
         api = OpenAIApi(profiles, time_scale=time_scale, seed=seed)

@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from observability_integration.checks import check_at_least
 from observability_integration.errors import ConfigurationError
 from observability_integration.resilience.aimd import Aimd
-from observability_integration.resilience.backoff import Backoff, check_at_least
+from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier
 
 from .base import WorkflowPrimitive

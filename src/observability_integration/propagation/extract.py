@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from observability_integration.checks import check_positive
 from observability_integration.context import (
     Deadline,
     WorkflowContext,
@@ -16,7 +16,6 @@ from observability_integration.context import (
     earliest,
     set_deadline,
 )
-from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import remote_parent
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
@@ -55,18 +54,6 @@ class Incoming:
         return WorkflowContext(baggage=dict(self.baggage), deadline=self.deadline)
 
 
-def check_seconds(knob: str, seconds: object) -> None:
-    """Refuses what is no limit.
-
-    Raises:
-        ConfigurationError: `seconds` is neither None nor a finite number > 0.
-    """
-    if seconds is None:
-        return
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ConfigurationError(f"{knob} must be > 0, got {seconds!r}")
-
-
 def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
     """Reads deadline, trace and baggage; the clock of the deadline runs from this call on.
 
@@ -79,7 +66,7 @@ def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
     Raises:
         ConfigurationError: `max_seconds` is not a finite number > 0.
     """
-    check_seconds("max_seconds", max_seconds)
+    check_positive("max_seconds", max_seconds, optional=True)
     return read(headers, max_seconds, max_seconds)
 
 

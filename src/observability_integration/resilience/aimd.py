@@ -19,8 +19,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TypeGuard
 
+from observability_integration.checks import check_at_least, check_count, check_share
 from observability_integration.errors import ConfigurationError
 
 # The faults that mean overload, as `classify` calls them.
@@ -67,12 +67,11 @@ class Aimd:
         window_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_whole("min_limit", min_limit, 1)
-        check_whole("max_limit", max_limit, min_limit)
-        check_whole("increase", increase, 1)
-        if not _is_number(decrease_ratio) or not 0.5 <= decrease_ratio < 1:
-            raise ConfigurationError(f"decrease_ratio must be from 0.5 to less than 1, got {decrease_ratio!r}")
-        check_seconds("window_seconds", window_seconds)
+        check_count("min_limit", min_limit)
+        check_count("max_limit", max_limit, min_limit)
+        check_count("increase", increase)
+        check_share("decrease_ratio", decrease_ratio, minimum=0.5, below_one=True)
+        check_at_least("window_seconds", window_seconds, 0)
         self._min = min_limit
         self._max = max_limit
         self._increase = increase
@@ -93,7 +92,7 @@ class Aimd:
         Raises:
             ConfigurationError: it is not between the bounds.
         """
-        check_whole(knob, limit, self._min)
+        check_count(knob, limit, self._min)
         if limit > self._max:
             raise ConfigurationError(f"{knob} must not be more than max_limit={self._max}, got {limit}")
         self._successes = 0
@@ -126,19 +125,3 @@ class Aimd:
         self._successes = 0
         self.round += 1
         self.limit = max(self._min, int(self.limit * self._ratio))
-
-
-def check_whole(knob: str, value: object, least: int) -> None:
-    """Raises a ConfigurationError unless `value` is a whole number, `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{knob} must be a whole number >= {least}, got {value!r}")
-
-
-def check_seconds(knob: str, value: object) -> None:
-    """Raises a ConfigurationError unless `value` is a finite number of seconds, 0 or more."""
-    if not _is_number(value) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number of seconds >= 0, got {value!r}")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random as _random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
-from observability_integration.errors import ConfigurationError
+from observability_integration.checks import check_at_least, check_choice, check_order, check_positive
 
 Jitter = Literal["full", "equal", "none"]
 
@@ -46,10 +45,8 @@ class Backoff:
         check_positive("base_seconds", self.base_seconds)
         check_at_least("factor", self.factor, 1)
         check_positive("max_seconds", self.max_seconds)
-        if self.max_seconds < self.base_seconds:
-            raise ConfigurationError("base_seconds must not be greater than max_seconds")
-        if self.jitter not in ("full", "equal", "none"):
-            raise ConfigurationError(f"jitter must be 'full', 'equal' or 'none', got {self.jitter!r}")
+        check_order("base_seconds", self.base_seconds, "max_seconds", self.max_seconds)
+        check_choice("jitter", self.jitter, get_args(Jitter))
         check_at_least("max_retry_after_seconds", self.max_retry_after_seconds, 0)
 
     def delay(self, retry_number: int, random: Callable[[], float] = _random.random) -> float:
@@ -98,21 +95,3 @@ class Backoff:
             return min(self.max_seconds, self.base_seconds * float(self.factor) ** steps)
         except OverflowError:
             return self.max_seconds
-
-
-def check_positive(knob: str, value: Any) -> None:
-    """Refuses what is not a finite number > 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number > 0, got {value!r}")
-
-
-def check_at_least(knob: str, value: Any, least: float) -> None:
-    """Refuses what is not a finite number >= `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise ConfigurationError(f"{knob} must be a finite number >= {least}, got {value!r}")
-
-
-def check_count(knob: str, value: Any) -> None:
-    """Refuses what is not an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{knob} must be an integer >= 1, got {value!r}")

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import MethodType
 
+from observability_integration.checks import check_at_least, check_count, check_positive
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
-
-from .backoff import check_at_least, check_count, check_positive
 
 _STRETCH_SECONDS = 60.0  # over which the ratio is promised; long enough for the last retries of a storm to be made in
 _BURST_SHARE = 0.25  # of what the ratio allows

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from observability_integration.errors import ConfigurationError
+from observability_integration.checks import check_at_least, check_count
 
 if TYPE_CHECKING:
     from .faulty_turn import Turn
@@ -67,11 +67,10 @@ def _is_seconds(name: str) -> bool:
 
 
 def _check(name: str, value: object) -> None:
-    least = 0 if _is_seconds(name) or name == "token" else 1
-    kinds = int | float if _is_seconds(name) else int
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= _MOST:
-        what = "number of seconds" if _is_seconds(name) else "whole number"
-        raise ConfigurationError(f"{name} must be a {what} from {least} to {_MOST}, got {value!r}")
+    if _is_seconds(name):
+        check_at_least(name, value, 0, maximum=_MOST)
+    else:
+        check_count(name, value, 0 if name == "token" else 1, maximum=_MOST)
 
 
 def written(value: float | None) -> str:

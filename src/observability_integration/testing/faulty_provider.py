@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from observability_integration.checks import check_choice, check_count, check_positive
 from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import spawn, wait_done
 
@@ -60,10 +60,9 @@ class FaultyProvider(LoopbackProvider):
     def __init__(
         self, *, time_scale: float = 1.0, max_connections: int = 1024, max_request_seconds: float = 300.0
     ) -> None:
-        _check_positive("time_scale", time_scale)
-        _check_positive("max_request_seconds", max_request_seconds)
-        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"max_connections must be a whole number of at least 1, got {max_connections!r}")
+        check_positive("time_scale", time_scale)
+        check_positive("max_request_seconds", max_request_seconds)
+        check_count("max_connections", max_connections)
         self._time_scale = time_scale
         self._max_request_seconds = max_request_seconds
         self._log = RequestLog()
@@ -94,8 +93,7 @@ class FaultyProvider(LoopbackProvider):
             model: of this model alone; None is all of them.
             how: ``reset`` or ``503``.
         """
-        if how not in ("reset", "503"):  # pyright: ignore[reportUnnecessaryContains] - not every caller is type-checked
-            raise ConfigurationError(f"how must be 'reset' or '503', got {how!r}")
+        check_choice("how", how, get_args(Outage))
         self._outages[model] = how
 
     def up(self, model: str | None = None) -> None:
@@ -173,8 +171,3 @@ class FaultyProvider(LoopbackProvider):
         else:
             received.outcome = "left"
             received.disconnected_seconds = asyncio.get_running_loop().time()
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name} must be a number above 0, got {value!r}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from observability_integration.checks import check_positive
 from observability_integration.propagation import continue_from
-from observability_integration.propagation.extract import check_seconds, read
+from observability_integration.propagation.extract import read
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,8 +48,8 @@ class DeadlineMiddleware:
     """
 
     def __init__(self, app: App, *, max_seconds: float | None = None, default_seconds: float | None = None) -> None:
-        check_seconds("max_seconds", max_seconds)
-        check_seconds("default_seconds", default_seconds)
+        check_positive("max_seconds", max_seconds, optional=True)
+        check_positive("default_seconds", default_seconds, optional=True)
         self._app = app
         self._max_seconds = max_seconds
         self._default_seconds = max_seconds if default_seconds is None else default_seconds

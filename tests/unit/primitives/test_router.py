@@ -358,7 +358,7 @@ def test_every_known_series_stands_at_0_from_the_start(metrics: Metrics) -> None
         ({"routes": {"a": fast}, "router_fn": lambda x, c: "a"}, "Default route 'fast' not in routes"),
         ({"routes": {"fast": fast}, "router_fn": lambda x, c: "a", "default": "b"}, "Default route 'b' not in routes"),
         ({"routes": {"fast": fast}}, "router_fn is required"),
-        ({"routes": {"fast": fast}, "router_fn": "fast"}, "router_fn must be a function, got str"),
+        ({"routes": {"fast": fast}, "router_fn": "fast"}, "router_fn must be a function, got 'fast'"),
         ({"routes": {"fast": lambda x: x}, "router_fn": lambda x, c: "fast"}, "synchronous"),
         ({}, "Routes cannot be empty"),
         ({"cheap_model": "small"}, "cheap_model and premium_model belong together"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from math import lgamma, log
 
+from observability_integration.checks import check_count, check_share
 from observability_integration.errors import ConfigurationError
-
-from .checks import check_count
 
 # The prior of the mixture: mass near 0, where the rates of interest are. The bound holds whatever it is; with this one,
 # the evidence for 1 % at 95 % confidence is 409 matches without a false one, or 705 with one.
@@ -43,8 +42,7 @@ class Evidence:
         check_count("false", false, 0)
         if false > observations:
             raise ConfigurationError(f"false must be at most observations, got {false!r} of {observations!r}")
-        if not 0 < confidence < 1:
-            raise ConfigurationError(f"confidence must be between 0 and 1, got {confidence!r}")
+        check_share("confidence", confidence, above_zero=True, below_one=True)
         self.observations = observations
         self.false = false
         self._odds = -log(1 - confidence)

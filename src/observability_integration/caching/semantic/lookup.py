@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
-from observability_integration.caching.policy import check_positive
+from observability_integration.checks import check_callable, check_choice, check_count, check_positive, check_share
 from observability_integration.context import remaining
 from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import cancel_until_done, own, wait_done
 from observability_integration.telemetry.guard import note_fault
 
-from .checks import check_count
 from .embedding import EmbedderBusy, Embedding
 from .evidence import Evidence
 from .gates import DEFAULT_GATES
@@ -123,16 +122,12 @@ class SemanticLookup:
         evidence: Evidence | None = None,
         secret: bytes | None = None,
     ) -> None:
-        if not callable(embed):
-            raise ConfigurationError(f"embed must be a function, got {type(embed).__name__}")
-        if mode not in get_args(Mode):
-            raise ConfigurationError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
-        check_positive("threshold", threshold)
+        check_callable("embed", embed)
+        check_choice("mode", mode, get_args(Mode))
+        check_share("threshold", threshold, above_zero=True)
         check_positive("budget_seconds", budget_seconds)
-        check_positive("max_false_rate", max_false_rate)
-        if threshold > 1 or max_false_rate >= 1:
-            raise ConfigurationError("threshold must be at most 1 and max_false_rate below 1")
-        check_count("max_text_characters", max_text_characters, 1)
+        check_share("max_false_rate", max_false_rate, above_zero=True, below_one=True)
+        check_count("max_text_characters", max_text_characters)
         check_count("min_observations", min_observations, 0)
         check_count("audit_every", audit_every, 0)
         if secret is not None and not 0 < len(secret) <= _MAX_SECRET_BYTES:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from observability_integration.checks import check_count
 from observability_integration.errors import MissingDependencyError
 
-from .checks import check_count
 from .protocol import Candidate
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class MemoryIndex:
     """
 
     def __init__(self, max_entries: int = 10_000) -> None:
-        check_count("max_entries", max_entries, 1)
+        check_count("max_entries", max_entries)
         self._np = _numpy()
         self._max_entries = max_entries
         self._dimension: int | None = None

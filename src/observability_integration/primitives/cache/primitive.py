@@ -13,7 +13,7 @@ from observability_integration.caching.entry_options import check_tags, listed, 
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
 from observability_integration.caching.lookup import Asked
-from observability_integration.caching.policy import CachePolicy, check_cost, check_positive
+from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.request_key import request_key
 from observability_integration.caching.stores.choice import choose_store
 from observability_integration.caching.stores.shared import CacheBackend
@@ -21,6 +21,7 @@ from observability_integration.caching.streams.recording import Chunks, Recordin
 from observability_integration.caching.tiers import ABSENT
 from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.caching.wire.frame import Wire
+from observability_integration.checks import check_callable, check_cost, check_positive
 from observability_integration.context import (
     WorkflowContext,
     current_deadline,
@@ -345,8 +346,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             TypeError: the key is of a type that has no canonical form, or a tag is no text.
             ConfigurationError: the cost is not one, or the tags are one text.
         """
-        if cost_per_call is not None:
-            check_cost("cost_per_call", cost_per_call)
+        check_cost("cost_per_call", cost_per_call, optional=True)
         if tags is not _NO_TAGS:
             tags = check_tags(tags)
         digest = self._keys.digest(key)
@@ -477,8 +477,7 @@ def _without_deadline(context: WorkflowContext | None) -> WorkflowContext | None
 def _check_form(primitive: Any, cache_key_fn: Any, redis_url: Any, scope: Any, tags: Any) -> None:
     if (primitive is None) != (cache_key_fn is None):
         raise ConfigurationError("primitive and cache_key_fn belong together")
-    if cache_key_fn is not None and not callable(cache_key_fn):
-        raise ConfigurationError(f"cache_key_fn must be a function, got {type(cache_key_fn).__name__}")
+    check_callable("cache_key_fn", cache_key_fn, optional=True)
     if primitive is not None and redis_url is not None:
         raise ConfigurationError("redis_url belongs to the form without a primitive; pass redis_client instead")
     if primitive is None and (callable(scope) or callable(tags) or tags):

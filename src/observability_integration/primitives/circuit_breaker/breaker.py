@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from observability_integration.resilience.backoff import check_positive
+from observability_integration.checks import check_positive
 from observability_integration.telemetry.guard import note_fault
 
 from .policy import BreakerPolicy
@@ -211,8 +211,7 @@ class Breaker:
         Raises:
             ConfigurationError: `seconds` is not such a number.
         """
-        if seconds is not None:
-            check_positive("seconds", seconds)
+        check_positive("seconds", seconds, optional=True)
         now = self._clock()
         with self._lock:
             self._open("by_hand", now, now)

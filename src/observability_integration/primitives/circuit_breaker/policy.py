@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from observability_integration.errors import ConfigurationError
-from observability_integration.resilience.backoff import check_at_least, check_count, check_positive
+from observability_integration.checks import check_at_least, check_count, check_order, check_positive, check_share
 
 _BUSY_SHARE = 0.25
 
@@ -59,23 +58,16 @@ class BreakerPolicy:
     successes_to_close: int = 1
 
     def __post_init__(self) -> None:
-        check_positive("failure_ratio", self.failure_ratio)
-        if self.failure_ratio > 1:
-            raise ConfigurationError(f"failure_ratio must be <= 1, got {self.failure_ratio!r}")
+        check_share("failure_ratio", self.failure_ratio, above_zero=True)
         for knob in ("minimum_calls", "consecutive_failures", "successes_to_close"):
             check_count(knob, getattr(self, knob))
         for knob in ("window_seconds", "open_seconds", "max_open_seconds", "probe_seconds"):
             check_positive(knob, getattr(self, knob))
-        if self.max_open_seconds < self.open_seconds:
-            raise ConfigurationError("open_seconds must not be greater than max_open_seconds; raise max_open_seconds")
-        if self.busy_open_seconds is not None:
-            check_positive("busy_open_seconds", self.busy_open_seconds)
-            if self.busy_open_seconds > self.max_open_seconds:
-                raise ConfigurationError("busy_open_seconds must not be greater than max_open_seconds")
+        check_positive("busy_open_seconds", self.busy_open_seconds, optional=True)
+        for knob in ("open_seconds", "busy_open_seconds"):
+            check_order(knob, getattr(self, knob), "max_open_seconds", self.max_open_seconds)
         check_at_least("growth", self.growth, 1)
-        check_at_least("jitter", self.jitter, 0)
-        if self.jitter >= 1:
-            raise ConfigurationError(f"jitter must be < 1, got {self.jitter!r}")
+        check_share("jitter", self.jitter, below_one=True)
 
     @property
     def least_open_seconds(self) -> float:

@@ -7,6 +7,7 @@ import math
 from asyncio import CancelledError, get_running_loop
 from typing import Any, cast
 
+from observability_integration.checks import check_callable, check_positive
 from observability_integration.context import WorkflowContext, current_deadline
 from observability_integration.errors import (
     CircuitOpenError,
@@ -18,7 +19,6 @@ from observability_integration.primitives.base import In, Out, Step
 from observability_integration.primitives.chunks import is_content
 from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.resilience.backoff import check_positive
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -79,8 +79,7 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
         redis_url: str | None = None,
         redis_client: Any = None,
     ) -> None:
-        if classifier is not None and not callable(classifier):
-            raise ConfigurationError("classifier must be a function of an exception")
+        check_callable("classifier", classifier, optional=True)
         given: Any = policy
         if given is not None and not isinstance(given, BreakerPolicy):
             raise ConfigurationError(f"policy must be a BreakerPolicy, got {type(given).__name__}")

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from observability_integration.checks import check_at_least, check_count
 from observability_integration.context import Deadline, current_deadline, earliest
-from observability_integration.resilience.aimd import Aimd, check_seconds, check_whole
+from observability_integration.resilience.aimd import Aimd
 from observability_integration.tasks import wait_done
 
 from .permits import Outcome, Permit, Reason, Refused, Share, Waiter, call_in, wake
@@ -71,11 +72,10 @@ class ConcurrencyLimit:
             self._limit = limit.limit
             self._round = limit.round
         else:
-            check_whole("limit", limit, 1)
+            check_count("limit", limit)
             self._limit = limit
-        check_whole("max_queued", max_queued, 0)
-        if max_wait_seconds is not None:
-            check_seconds("max_wait_seconds", max_wait_seconds)
+        check_count("max_queued", max_queued, 0)
+        check_at_least("max_wait_seconds", max_wait_seconds, 0, optional=True)
         self._max_queued = max_queued
         self._max_wait_seconds = max_wait_seconds
         self._watchers: tuple[weakref.ref[LimitWatcher], ...] = ()
@@ -123,7 +123,7 @@ class ConcurrencyLimit:
             ConfigurationError: it is less than 1, or outside the bounds of the adaptive limit.
         """
         if self._aimd is None:
-            check_whole("limit", limit, 1)
+            check_count("limit", limit)
         try:
             with self._lock:
                 if self._aimd is not None:
@@ -208,7 +208,7 @@ class ConcurrencyLimit:
         if max_wait_seconds is None:
             max_wait_seconds = self._max_wait_seconds
         else:
-            check_seconds("max_wait_seconds", max_wait_seconds)
+            check_at_least("max_wait_seconds", max_wait_seconds, 0)
         nearest = earliest(current_deadline(), deadline)
         left = None if nearest is None else nearest.remaining()
         if left is not None and (max_wait_seconds is None or left <= max_wait_seconds):

@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, cast, overload
 
+from observability_integration.checks import check_at_least, check_callable
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import In, Out, Step
 from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift, takes_context
-from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd, check_seconds
+from observability_integration.resilience.aimd import OVERLOAD_FAULTS, Aimd
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -98,10 +99,8 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
             raise ConfigurationError("limit is required, or a limiter to share")
         if limiter is not None and (limit is not None or max_queued != _MAX_QUEUED):
             raise ConfigurationError("limit and max_queued are the limiter's own; give either them or a limiter")
-        if max_wait_seconds is not None:
-            check_seconds("max_wait_seconds", max_wait_seconds)
-        if classifier is not None and not callable(classifier):
-            raise ConfigurationError("classifier must be a function of an exception")
+        check_at_least("max_wait_seconds", max_wait_seconds, 0, optional=True)
+        check_callable("classifier", classifier, optional=True)
         self._priority_fn: Callable[..., Any] | None = priority if callable(priority) else None
         self._priority_with_context = callable(priority) and _takes_context(priority)
         self._fixed: Priority = "high" if callable(priority) else _known(priority)

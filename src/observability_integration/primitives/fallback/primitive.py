@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, cast, get_args
 
+from observability_integration.checks import check_callable, check_choice, check_count
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.resilience.backoff import check_count
 from observability_integration.resilience.faults import FAULT_KINDS, Classifier, FaultKind
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.metrics.instruments import switch
@@ -73,11 +73,9 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if windows:
             raise ConfigurationError(f"context_windows names no target: {', '.join(map(repr, windows))}")
         for target in self._targets:
-            if target.context_window is not None:
-                check_count("context_windows", target.context_window)
+            check_count("context_windows", target.context_window, optional=True)
         self._alone = len(self._targets) == 1
-        if classifier is not None and not callable(classifier):
-            raise ConfigurationError("classifier must be a function of an exception")
+        check_callable("classifier", classifier, optional=True)
         self.restart_streams = restart_streams
         self._operation = operation_name
         turns = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
@@ -155,8 +153,6 @@ def _named(targets: Any) -> dict[str, WorkflowPrimitive[Any, Any]]:
 
 
 def _checked(kind: object, turn: object) -> Turn:
-    if kind not in FAULT_KINDS:
-        raise ConfigurationError(f"policy: a kind of fault is one of {', '.join(FAULT_KINDS)}, got {kind!r}")
-    if turn not in get_args(Turn):
-        raise ConfigurationError(f"policy[{kind!r}] must be 'next', 'larger_window' or 'raise', got {turn!r}")
+    check_choice("policy: a kind of fault", kind, FAULT_KINDS)
+    check_choice(f"policy[{kind!r}]", turn, get_args(Turn))
     return cast("Turn", turn)

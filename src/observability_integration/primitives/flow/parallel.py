@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Generic
 
+from observability_integration.checks import check_count
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import In, Out, WorkflowPrimitive
@@ -28,7 +29,7 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
     """
 
     def __init__(self, branches: Sequence[Any], *, max_concurrency: int | None = None) -> None:
-        _check_width(max_concurrency)
+        check_count("max_concurrency", max_concurrency, optional=True)
         self.max_concurrency = max_concurrency
         self._branches: list[WorkflowPrimitive[Any, Any]] = []
         for branch in branches:
@@ -98,8 +99,3 @@ async def _until_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Task[No
         unfinished = [own(task) for task in tasks if task.cancel()]
         if unfinished:
             await asyncio.wait(unfinished)
-
-
-def _check_width(value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ConfigurationError(f"max_concurrency must be an integer >= 1 or None, got {value!r}")

@@ -20,10 +20,8 @@ import math
 import threading
 from bisect import bisect_left, insort
 from collections import deque
-from typing import Any
 
-from observability_integration.errors import ConfigurationError
-from observability_integration.resilience.backoff import check_at_least, check_count
+from observability_integration.checks import check_at_least, check_count, check_share
 
 # Of a share of 5 % they show one percent more or less, and 20 kB is what they take.
 WINDOW_CALLS = 512
@@ -51,13 +49,10 @@ class HedgeDelay:
         least_seconds: float = 0.0,
         warmup_calls: int = 100,
     ) -> None:
-        _check_quantile(quantile)
-        if fixed_seconds is not None:
-            check_at_least("delay_seconds", fixed_seconds, 0)
+        check_share("quantile", quantile, above_zero=True, below_one=True)
+        check_at_least("delay_seconds", fixed_seconds, 0, optional=True)
         check_at_least("min_delay_seconds", least_seconds, 0)
-        check_count("warmup_calls", warmup_calls)
-        if warmup_calls > WINDOW_CALLS:
-            raise ConfigurationError(f"warmup_calls must be at most {WINDOW_CALLS}, got {warmup_calls!r}")
+        check_count("warmup_calls", warmup_calls, maximum=WINDOW_CALLS)
         self.quantile = quantile
         self.fixed_seconds = fixed_seconds
         self._least = least_seconds
@@ -109,8 +104,3 @@ class HedgeDelay:
         """
         if delay_seconds is not None and seconds >= delay_seconds:
             self.answered(seconds)
-
-
-def _check_quantile(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ConfigurationError(f"quantile must be a number between 0 and 1, got {value!r}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, cast
 
+from observability_integration.checks import check_at_least, check_callable, check_cost
 from observability_integration.context import WorkflowContext
-from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.resilience.backoff import check_at_least
 from observability_integration.resilience.faults import Classifier
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.telemetry.tracing import spans
@@ -85,12 +84,11 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation_name: str | None = None,
     ) -> None:
         check_at_least("grace_seconds", grace_seconds, 0)
-        check_at_least("cost_per_call", cost_per_call, 0)
+        check_cost("cost_per_call", cost_per_call)
         if hedge_cost_per_call is None:
             hedge_cost_per_call = cost_per_call
-        check_at_least("hedge_cost_per_call", hedge_cost_per_call, 0)
-        if classifier is not None and not callable(classifier):
-            raise ConfigurationError("classifier must be a function of an exception")
+        check_cost("hedge_cost_per_call", hedge_cost_per_call)
+        check_callable("classifier", classifier, optional=True)
 
         def delay() -> HedgeDelay:
             return HedgeDelay(

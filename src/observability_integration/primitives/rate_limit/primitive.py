@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypedDict
 
+from observability_integration.checks import check_at_least, check_callable, check_choice, check_positive
 from observability_integration.context import WorkflowContext, remaining
 from observability_integration.costs.usage import Usage, total_tokens_of, usage_of
 from observability_integration.errors import CallRefusedError, ConfigurationError, RateLimitExceededError
 from observability_integration.primitives.base import In, Out, Step
 from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.resilience.backoff import check_at_least, check_positive
 from observability_integration.resilience.rate_limit_estimate import estimated
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -95,16 +95,12 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
             ("requests_per_minute", requests_per_minute),
             ("tokens_per_minute", tokens_per_minute),
         ):
-            if value is not None:
-                check_positive(knob, value)
-        if max_wait_seconds is not None:
-            check_at_least("max_wait_seconds", max_wait_seconds, 0)
+            check_positive(knob, value, optional=True)
+        check_at_least("max_wait_seconds", max_wait_seconds, 0, optional=True)
         check_at_least("burst_seconds", burst_seconds, 0)
         check_positive("redis_budget_seconds", redis_budget_seconds)
-        if estimate_tokens is not None and not callable(estimate_tokens):
-            raise ConfigurationError(f"estimate_tokens must be callable, got {type(estimate_tokens).__name__}")
-        if without_redis not in ("local", "refuse"):
-            raise ConfigurationError(f"without_redis must be 'local' or 'refuse', got {without_redis!r}")
+        check_callable("estimate_tokens", estimate_tokens, optional=True)
+        check_choice("without_redis", without_redis, ("local", "refuse"))
         if requests_per_minute is None and tokens_per_minute is None and not learn:
             raise ConfigurationError("give requests_per_minute or tokens_per_minute, or let it learn")
         step = lift(primitive)

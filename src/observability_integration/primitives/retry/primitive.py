@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Generic, cast
 
+from observability_integration.checks import check_callable, check_count
 from observability_integration.context import WorkflowContext
-from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of, lift
-from observability_integration.resilience.backoff import Backoff, check_count
+from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier
 from observability_integration.resilience.retry_budget import BudgetScope, RetryBudget, enter_scope, leave_scope
 from observability_integration.telemetry.metrics.instruments import switch
@@ -59,8 +59,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation_name: str | None = None,
     ) -> None:
         check_count("max_attempts", max_attempts)
-        if classifier is not None and not callable(classifier):
-            raise ConfigurationError("classifier must be a function of an exception")
+        check_callable("classifier", classifier, optional=True)
         self.max_attempts = max_attempts
         self.backoff = Backoff() if backoff is None else backoff
         self._step: WorkflowPrimitive[Any, Any] = lift(primitive)

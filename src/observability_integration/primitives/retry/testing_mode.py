@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar
 
-from observability_integration.resilience.backoff import check_count
+from observability_integration.checks import check_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,7 @@ class TestingMode:
     wait: bool = False
 
     def __post_init__(self) -> None:
-        if self.attempts is not None:
-            check_count("attempts", self.attempts)
+        check_count("attempts", self.attempts, optional=True)
 
     def attempts_of(self, configured: int) -> int:
         """How many attempts a call gets that is configured to get `configured`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
+from observability_integration.checks import check_cost, check_share
 from observability_integration.errors import ConfigurationError
 from observability_integration.routing.complexity import estimate_complexity
 from observability_integration.telemetry.guard import note_fault
@@ -80,7 +80,7 @@ class ModelChoice:
             raise ConfigurationError("cheap_model and premium_model belong together")
         for route, cost in costs.items():
             check_cost(f"{route.value}_cost_per_call", cost)
-        check_score("complexity_threshold", threshold)
+        check_share("complexity_threshold", threshold)
         self.models = named
         self._threshold = threshold
         self._complexity_fn = complexity_fn or estimate_complexity
@@ -97,7 +97,7 @@ class ModelChoice:
         if score is None:
             score = self._score(query)
         else:
-            check_score("complexity_score", score)
+            check_share("complexity_score", score)
         if score is None:
             route, reason = Route.PREMIUM, UNKNOWN
         elif score < self._threshold:
@@ -141,7 +141,7 @@ class ModelChoice:
     def _score(self, query: str) -> float | None:
         try:
             score = float(self._complexity_fn(query))
-            check_score("complexity_fn's result", score)
+            check_share("complexity_fn's result", score)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             note_fault("router.complexity_fn", error)
             return None
@@ -164,15 +164,3 @@ def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, An
         return offered
     named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return {name: value for name, value in offered.items() if name in named}
-
-
-def check_cost(knob: str, value: Any) -> None:
-    """Refuses what is no cost."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ConfigurationError(f"{knob} must be a finite number of USD >= 0, got {value!r}")
-
-
-def check_score(knob: str, value: Any) -> None:
-    """Refuses what is no score."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{knob} must be a number from 0 to 1, got {value!r}")

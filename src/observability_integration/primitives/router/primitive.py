@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from observability_integration.checks import check_callable, check_cost
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -16,7 +17,7 @@ from observability_integration.telemetry.metrics.instruments import ROUTER_ERROR
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
-from .model_choice import ModelChoice, Route, RoutingDecision, check_cost
+from .model_choice import ModelChoice, Route, RoutingDecision
 from .record import RouteRecord
 
 T = TypeVar("T")
@@ -127,8 +128,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
             raise ConfigurationError("Routes cannot be empty")
         if router_fn is None:
             raise ConfigurationError("router_fn is required with routes")
-        if not callable(router_fn):
-            raise ConfigurationError(f"router_fn must be a function, got {type(router_fn).__name__}")
+        check_callable("router_fn", router_fn)
         self._default_route = default if default is not None else default_route
         self.needs_context = _takes_context(router_fn)
         if self._default_route not in routes:

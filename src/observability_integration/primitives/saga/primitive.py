@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
+from observability_integration.checks import check_positive
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -76,9 +76,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         compensation_timeout_seconds: float = 30.0,
         operation_name: str = "saga",
     ) -> None:
-        limit: Any = compensation_timeout_seconds
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
-            raise ConfigurationError(f"compensation_timeout_seconds must be > 0, got {limit!r}")
+        check_positive("compensation_timeout_seconds", compensation_timeout_seconds)
         self._steps = _bound(steps)
         if not self._steps:
             raise ConfigurationError("a saga needs at least one step")

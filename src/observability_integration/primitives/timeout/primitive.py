@@ -9,6 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
+from observability_integration.checks import check_at_least, check_choice, check_positive
 from observability_integration.context import (
     Deadline,
     WorkflowContext,
@@ -136,18 +137,15 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             if grace_period_seconds != 5.0:
                 raise ConfigurationError("grace_period and grace_period_seconds are the same; give one of them")
             grace_period_seconds = grace_period
-        _check_limit("timeout_seconds", timeout_seconds)
+        check_positive("timeout_seconds", timeout_seconds)
         for knob, limit in (("first_chunk_seconds", first_chunk_seconds), ("idle_seconds", idle_seconds)):
-            if limit is not None:
-                _check_limit(knob, limit)
-        _check_grace(grace_period_seconds)
+            check_positive(knob, limit, optional=True)
+        check_at_least("grace_period_seconds", grace_period_seconds, 0, optional=True)
         self._grace = grace_period_seconds
-        if grace_mode not in ("cleanup", "finish"):
-            raise ConfigurationError(f"grace_mode must be 'cleanup' or 'finish', got {grace_mode!r}")
+        check_choice("grace_mode", grace_mode, ("cleanup", "finish"))
         if grace_mode == "finish" and self._grace is None:
             raise ConfigurationError("grace_mode='finish' needs a grace period: without one the limit would never fire")
-        if late_result not in ("raise", "return"):
-            raise ConfigurationError(f"late_result must be 'raise' or 'return', got {late_result!r}")
+        check_choice("late_result", late_result, ("raise", "return"))
         self.timeout_seconds = timeout_seconds
         self.first_chunk_seconds = first_chunk_seconds
         self.idle_seconds = idle_seconds
@@ -399,18 +397,6 @@ async def _run(start: Callable[[], Awaitable[Any]], ending: asyncio.Future[None]
         return await start()
     finally:
         announce(ending)
-
-
-def _check_limit(knob: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{knob} must be > 0, got {value!r}")
-
-
-def _check_grace(value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"grace_period_seconds must be a finite number >= 0 or None, got {value!r}")
 
 
 assert issubclass(TimeoutError, builtins.TimeoutError)  # noqa: S101 - what callers of the older interface catch

@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+from observability_integration.checks import check_at_least, check_choice, check_count
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 
@@ -121,15 +122,9 @@ class Fault:
     should_retry: bool | None = None
 
     def __post_init__(self) -> None:
-        kind, status, wait = cast("tuple[object, object, object]", (self.kind, self.status, self.retry_after_seconds))
-        if not isinstance(kind, str) or kind not in _POLICIES:
-            raise ConfigurationError(f"kind must be one of {', '.join(FAULT_KINDS)}, got {kind!r}")
-        if status is not None and (isinstance(status, bool) or not isinstance(status, int) or not 300 <= status <= 599):
-            raise ConfigurationError(f"status must be an HTTP status from 300 to 599 or None, got {status!r}")
-        if wait is not None and (
-            isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf
-        ):
-            raise ConfigurationError(f"retry_after_seconds must be a finite number >= 0 or None, got {wait!r}")
+        check_choice("kind", self.kind, FAULT_KINDS)
+        check_count("status", self.status, 300, maximum=599, optional=True)
+        check_at_least("retry_after_seconds", self.retry_after_seconds, 0, optional=True)
         if self.should_retry not in (None, True, False):
             raise ConfigurationError(f"should_retry must be True, False or None, got {self.should_retry!r}")
 
