@@ -8,12 +8,11 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry import environment as env
-from observability_integration.telemetry.settings import GenAIProfile, PrometheusSettings, Settings
+from observability_integration.telemetry.settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
 
 if TYPE_CHECKING:
     from observability_integration.telemetry.providers import Meter, Running, Tracer
@@ -118,7 +117,7 @@ def initialize_observability(
         resource_attributes: further attributes of the resource.
         prometheus_bearer_token: when given, a scrape must send ``Authorization: Bearer <token>``.
         prometheus_tls_certificate_file: PEM file; serves HTTPS.
-        prometheus_tls_key_file: PEM file of the certificate's key.
+        prometheus_tls_key_file: PEM file of the certificate's key; by default the key is in the certificate's file.
         prometheus_tls_client_ca_file: PEM file; scrapers must show a certificate signed by it.
         prometheus_scope_labels: whether each series carries ``otel_scope_*`` labels.
         gen_ai_profile: spelling of the gen_ai metrics: ``v1.41``, ``latest`` or ``both``.
@@ -131,17 +130,20 @@ def initialize_observability(
     Raises:
         ConfigurationError: an argument is wrong (never for a fault of the environment).
     """
-    _check_port(prometheus_port)
-    _check_host(prometheus_host)
-    _check_token(prometheus_bearer_token)
-    _check_tls(prometheus_tls_certificate_file, prometheus_tls_key_file, prometheus_tls_client_ca_file)
-    if otlp_endpoint is not None and not env.is_http_url(otlp_endpoint):
-        raise ConfigurationError(
-            f"otlp_endpoint must be a URL such as http://localhost:4318, with http or https; got {otlp_endpoint!r}"
-        )
-    _check_interval(otlp_metric_interval_seconds)
-    if gen_ai_profile not in get_args(GenAIProfile):
-        raise ConfigurationError(f"gen_ai_profile must be one of {get_args(GenAIProfile)}, got {gen_ai_profile!r}")
+    # A wrong argument is refused here, by the settings, in whatever state telemetry and the environment are.
+    prometheus = PrometheusSettings(
+        host="localhost" if prometheus_host is None else prometheus_host,
+        port=prometheus_port,
+        bearer_token=prometheus_bearer_token,
+        tls_certificate_file=prometheus_tls_certificate_file,
+        tls_key_file=prometheus_tls_key_file,
+        tls_client_ca_file=prometheus_tls_client_ca_file,
+        scope_labels=prometheus_scope_labels,
+    )
+    otlp = OtlpSettings(
+        endpoint=otlp_endpoint, headers=otlp_headers, metric_interval_seconds=otlp_metric_interval_seconds
+    )
+    settings = Settings(gen_ai_profile=gen_ai_profile)
     named = {
         "service.name": service_name,
         "service.version": None if service_version is _VERSION else service_version,
@@ -155,24 +157,18 @@ def initialize_observability(
         hindrance = env.hindrance() or _missing_packages()
         if hindrance is not None:
             return _off(hindrance)
-        prometheus = PrometheusSettings(
-            host=prometheus_host or env.prometheus_host(),
+        prometheus = replace(
+            prometheus,
+            host=env.prometheus_host() if prometheus_host is None else prometheus_host,
             port=env.prometheus_port() if prometheus_port is _PORT else prometheus_port,
-            bearer_token=prometheus_bearer_token,
-            tls_certificate_file=prometheus_tls_certificate_file,
-            tls_key_file=prometheus_tls_key_file,
-            tls_client_ca_file=prometheus_tls_client_ca_file,
-            scope_labels=prometheus_scope_labels,
         )
         return _start(
-            Settings(
+            replace(
+                settings,
                 resource_attributes=env.resource_attributes(given, _VERSION),
                 prometheus=prometheus if enable_prometheus else None,
-                otlp=env.otlp(
-                    otlp_endpoint, otlp_headers, otlp_metrics, otlp_metric_interval_seconds, scraped=enable_prometheus
-                ),
+                otlp=env.otlp(otlp, otlp_metrics, scraped=enable_prometheus),
                 console=env.is_development() if enable_console_traces is None else enable_console_traces,
-                gen_ai_profile=gen_ai_profile,
             )
         )
 
@@ -278,35 +274,6 @@ def _missing_packages() -> str | None:
     except ImportError:
         found = None
     return None if found else MISSING_OPENTELEMETRY
-
-
-def _check_port(port: Any) -> None:
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigurationError(f"prometheus_port must be an integer from 0 to 65535, got {port!r}")
-
-
-def _check_host(host: str | None) -> None:
-    if host is not None and not host.strip():
-        raise ConfigurationError("prometheus_host must not be empty; say 0.0.0.0 to listen on every address")
-
-
-def _check_token(token: str | None) -> None:
-    if token is not None and (not token or token != token.strip()):
-        raise ConfigurationError("prometheus_bearer_token must not be empty, nor begin or end with white space")
-
-
-def _check_tls(certificate: str | None, key: str | None, client_ca: str | None) -> None:
-    if (certificate is None) != (key is None):
-        raise ConfigurationError("prometheus_tls_certificate_file and prometheus_tls_key_file belong together")
-    if client_ca is not None and certificate is None:
-        raise ConfigurationError("prometheus_tls_client_ca_file needs prometheus_tls_certificate_file too")
-
-
-def _check_interval(seconds: Any) -> None:
-    if seconds is not None and (
-        isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
-    ):
-        raise ConfigurationError(f"otlp_metric_interval_seconds must be > 0 and finite, got {seconds!r}")
 
 
 def _after_fork_in_child() -> None:

@@ -229,7 +229,12 @@ def test_tracer_and_meter_are_opentelemetrys_own_while_on() -> None:
     [
         ({"prometheus_port": -1}, "prometheus_port"),
         ({"prometheus_bearer_token": ""}, "prometheus_bearer_token"),
-        ({"prometheus_tls_key_file": "key.pem"}, "belong together"),
+        ({"prometheus_bearer_token": "secret\n"}, "prometheus_bearer_token"),
+        ({"prometheus_host": 9464}, "prometheus_host"),
+        ({"prometheus_bearer_token": 5}, "prometheus_bearer_token"),
+        ({"prometheus_tls_key_file": "key.pem"}, "prometheus_tls_key_file needs prometheus_tls_certificate_file"),
+        ({"prometheus_tls_client_ca_file": "ca.pem"}, "prometheus_tls_client_ca_file needs"),
+        ({"prometheus_tls_key_file": "key.pem", "enable_prometheus": False}, "prometheus_tls_key_file"),
         ({"otlp_endpoint": ""}, "otlp_endpoint"),
         ({"otlp_endpoint": "grpc://localhost:4317"}, "otlp_endpoint"),
         ({"otlp_endpoint": "http://"}, "otlp_endpoint"),
@@ -251,6 +256,27 @@ def test_the_bearer_token_is_in_no_error() -> None:
     with pytest.raises(ConfigurationError) as caught:
         initialize_observability(prometheus_bearer_token="s3cret ")
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        initialize_observability(otlp_endpoint="grpc://collector:s3cret@localhost:4317")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.needs_otel
+def test_the_key_may_lie_in_the_certificates_file(settings: list[Any]) -> None:
+    """A PEM file often holds both; what the server takes, the switch must not refuse."""
+    initialize_observability(prometheus_tls_certificate_file="both.pem", prometheus_tls_client_ca_file="ca.pem")
+    assert ("both.pem", None) == (settings[0].prometheus.tls_certificate_file, settings[0].prometheus.tls_key_file)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_SDK_DISABLED", "OTEL_EXPORTER_PROMETHEUS_PORT"])
+def test_a_wrong_argument_is_refused_before_the_environment_is_read(
+    variable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The slip must not hide until the day when telemetry is switched on."""
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigurationError, match=r"^gen_ai_profile must be 'v1\.41', 'latest' or"):
+        initialize_observability(gen_ai_profile="v1.0")  # type: ignore[arg-type]
+    assert [] == _warnings(caplog)
 
 
 @pytest.mark.needs_otel

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from dataclasses import replace
 
-from .settings import OtlpSettings
+from .settings import OtlpSettings, is_http_url
 
 logger = logging.getLogger("observability_integration")
 
@@ -65,17 +65,6 @@ def resource_attributes(given: Mapping[str, str], default_version: str) -> dict[
     return {**{key: value for key, value in defaults.items() if value and key not in named}, **given}
 
 
-def is_http_url(text: object) -> bool:
-    """Whether `text` is a URL that OTLP can be sent to."""
-    if not isinstance(text, str):
-        return False
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        return False
-
-
 def _endpoint_for(signal: str) -> bool:
     """Whether there is an endpoint for a signal: its own variable decides, else the common one."""
     own = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
@@ -92,23 +81,15 @@ def _exporters(variable: str) -> set[str]:
     return {name.strip().lower() for name in _value(variable).split(",") if name.strip()}
 
 
-def otlp(
-    endpoint: str | None,
-    headers: Mapping[str, str] | None,
-    metrics: bool | None,
-    interval_seconds: float | None,
-    *,
-    scraped: bool,
-) -> OtlpSettings | None:
+def otlp(given: OtlpSettings, metrics: bool | None, *, scraped: bool) -> OtlpSettings | None:
     """What to push over OTLP, or None for nothing.
 
     Args:
-        endpoint: given by the caller; wins over the variables, also over ``OTEL_TRACES_EXPORTER=none``.
-        headers: given by the caller.
+        given: what the caller gave. Its endpoint wins over the variables, also over ``OTEL_TRACES_EXPORTER=none``.
         metrics: given by the caller; None leaves it to the variables and to whether metrics are scraped.
-        interval_seconds: given by the caller.
         scraped: whether metrics are served for scraping anyway.
     """
+    endpoint = given.endpoint
     traces = endpoint is not None or ("none" not in _exporters("OTEL_TRACES_EXPORTER") and _endpoint_for("TRACES"))
     if metrics is None:
         asked_for = _exporters("OTEL_METRICS_EXPORTER")
@@ -119,6 +100,4 @@ def otlp(
     protocol = _value("OTEL_EXPORTER_OTLP_PROTOCOL").lower()
     if protocol not in ("", "http/protobuf"):
         logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not supported; using http/protobuf (port 4318)", protocol)
-    return OtlpSettings(
-        endpoint=endpoint, headers=headers, traces=traces, metrics=metrics, metric_interval_seconds=interval_seconds
-    )
+    return replace(given, traces=traces, metrics=metrics)

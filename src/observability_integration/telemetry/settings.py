@@ -1,10 +1,17 @@
-"""What telemetry is to be switched on with, after arguments, environment and defaults have been weighed."""
+"""What telemetry is to be switched on with, after arguments, environment and defaults have been weighed.
+
+The settings refuse a wrong value when they are built, by the name of the argument of `initialize_observability`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from observability_integration.checks import check_choice, check_port, check_positive
+from observability_integration.errors import ConfigurationError
 
 GenAIProfile = Literal["v1.41", "latest", "both"]
 
@@ -18,9 +25,12 @@ class PrometheusSettings:
         port: 0 to 65535; 0 picks a free one.
         bearer_token: when set, a scrape must carry it.
         tls_certificate_file: PEM file; switches TLS on.
-        tls_key_file: PEM file of the private key.
+        tls_key_file: PEM file of the private key; None when the key is in the certificate's file.
         tls_client_ca_file: PEM file; when set, a scraper must show a certificate signed by it.
         scope_labels: whether each series carries ``otel_scope_*`` labels.
+
+    Raises:
+        ConfigurationError: a value is impossible, or needs another that is missing.
     """
 
     host: str = "localhost"
@@ -30,6 +40,20 @@ class PrometheusSettings:
     tls_key_file: str | None = None
     tls_client_ca_file: str | None = None
     scope_labels: bool = False
+
+    def __post_init__(self) -> None:
+        check_port("prometheus_port", self.port)
+        host, token = cast("tuple[object, object]", (self.host, self.bearer_token))
+        if not isinstance(host, str) or not host.strip():
+            raise ConfigurationError(
+                "prometheus_host must be a name or an address, and not empty; say 0.0.0.0 to listen on every address"
+            )
+        if token is not None and (not isinstance(token, str) or not token or token != token.strip()):
+            raise ConfigurationError("prometheus_bearer_token must not be empty, nor begin or end with white space")
+        if self.tls_certificate_file is None:
+            for knob in ("tls_key_file", "tls_client_ca_file"):
+                if getattr(self, knob) is not None:
+                    raise ConfigurationError(f"prometheus_{knob} needs prometheus_tls_certificate_file too")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +66,9 @@ class OtlpSettings:
         traces: whether spans are pushed.
         metrics: whether metrics are pushed.
         metric_interval_seconds: time between two pushes of metrics; None leaves it to the environment (60 s).
+
+    Raises:
+        ConfigurationError: the endpoint is no URL, or the interval is not a finite number > 0.
     """
 
     endpoint: str | None = None
@@ -49,6 +76,12 @@ class OtlpSettings:
     traces: bool = True
     metrics: bool = False
     metric_interval_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not is_http_url(self.endpoint):
+            # The message does not repeat the URL: it may hold a password.
+            raise ConfigurationError("otlp_endpoint must be a URL such as http://localhost:4318, with http or https")
+        check_positive("otlp_metric_interval_seconds", self.metric_interval_seconds, optional=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +94,9 @@ class Settings:
         otlp: push, or None for none.
         console: whether spans are printed.
         gen_ai_profile: which spelling of the gen_ai conventions metrics use.
+
+    Raises:
+        ConfigurationError: there is no such profile.
     """
 
     resource_attributes: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -68,3 +104,17 @@ class Settings:
     otlp: OtlpSettings | None = None
     console: bool = False
     gen_ai_profile: GenAIProfile = "v1.41"
+
+    def __post_init__(self) -> None:
+        check_choice("gen_ai_profile", self.gen_ai_profile, get_args(GenAIProfile))
+
+
+def is_http_url(text: object) -> bool:
+    """Whether `text` is a URL that OTLP can be sent to."""
+    if not isinstance(text, str):
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        return False

@@ -11,8 +11,6 @@ import ssl
 
 from prometheus_client.registry import Collector
 
-from observability_integration.errors import ConfigurationError
-
 from .acceptor import Acceptor
 from .pages import ScrapePages
 
@@ -100,17 +98,8 @@ class ScrapeServer:
             tls_key_file: PEM file with its key, not encrypted; by default the key is in the certificate's file.
             tls_client_ca_file: PEM file with the authorities one of which must have signed a client's certificate.
 
-        Raises:
-            ConfigurationError: an argument is impossible, or needs another that is missing.
+        `PrometheusSettings` has checked the arguments.
         """
-        if not host:
-            raise ConfigurationError("host must not be empty; say 0.0.0.0 to listen on every address")
-        if not 0 <= port <= 65535:
-            raise ConfigurationError(f"port must be between 0 and 65535, got {port}")
-        if bearer_token is not None and (not bearer_token or bearer_token != bearer_token.strip()):
-            raise ConfigurationError("bearer_token must not be empty, nor begin or end with white space")
-        if tls_certificate_file is None and (tls_key_file is not None or tls_client_ca_file is not None):
-            raise ConfigurationError("tls_key_file and tls_client_ca_file need tls_certificate_file")
         self.port = port
         self._host = host
         self._asked_port = port
