@@ -65,7 +65,7 @@ _TABLE: dict[str, tuple[Make, dict[str, Any]]] = {
             "prometheus_port": 65_536,
             "prometheus_host": "",
             "prometheus_bearer_token": "secret\n",
-            "prometheus_tls_certificate_file": "cert.pem",
+            "prometheus_tls_key_file": "key.pem",
             "prometheus_tls_client_ca_file": "ca.pem",
             "otlp_endpoint": "localhost:4318",
             "otlp_metric_interval_seconds": 0,

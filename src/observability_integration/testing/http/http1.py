@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from observability_integration.errors import MissingDependencyError
+from observability_integration.tasks import spawn, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,11 +121,18 @@ class Connection:
 
         Closing at once while the client still sends would reset the connection and could take the answer with it.
         """
-        with contextlib.suppress(OSError):  # a TimeoutError is one
+        with contextlib.suppress(OSError):
             self._writer.write_eof()
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while await self._reader.read(_READ_BYTES):
-                    pass
+        reading = spawn(self._read_to_end(), name="test provider lingering")
+        try:
+            await wait_done(reading, _LINGER_SECONDS)
+        finally:
+            reading.cancel()
+
+    async def _read_to_end(self) -> None:
+        with contextlib.suppress(OSError):
+            while await self._reader.read(_READ_BYTES):
+                pass
 
     def reset(self) -> None:
         """Drops the connection at once, so that the client gets an RST and not an end."""
