@@ -9,7 +9,8 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.trace import Tracer
 
 from observability_integration.telemetry import catalogue
-from observability_integration.telemetry.catalogue import Kind, MetricSpec
+from observability_integration.telemetry.catalogue import Kind
+from observability_integration.telemetry.metrics.instruments import Instrument
 
 from . import by_hand_limits as limits
 from . import by_hand_resilience as resilience
@@ -20,13 +21,16 @@ from .workload import Runnable, Work
 
 Level = tuple[Callable[[], float], Mapping[str, str]]
 
-_LEVELS = (
-    catalogue.resilience.BREAKER_STATE,
-    catalogue.resilience.CONCURRENCY_LIMIT,
-    catalogue.resilience.CONCURRENCY_IN_FLIGHT,
-    catalogue.resilience.CONCURRENCY_QUEUED,
-    catalogue.resilience.RATE_LIMIT_REMAINING,
-)
+_LEVELS = [
+    gauge.spec
+    for gauge in (
+        catalogue.resilience.BREAKER_STATE,
+        catalogue.resilience.CONCURRENCY_LIMIT,
+        catalogue.resilience.CONCURRENCY_IN_FLIGHT,
+        catalogue.resilience.CONCURRENCY_QUEUED,
+        catalogue.resilience.RATE_LIMIT_REMAINING,
+    )
+]
 
 
 class Instruments:
@@ -37,7 +41,8 @@ class Instruments:
     """
 
     def __init__(self, meter: Meter) -> None:
-        def make(spec: MetricSpec) -> Any:
+        def make(metric: Instrument[Any]) -> Any:
+            spec = metric.spec
             if spec.kind is Kind.COUNTER:
                 return meter.create_counter(spec.name, spec.unit, spec.description)
             return meter.create_histogram(

@@ -17,7 +17,7 @@ from observability_integration import (
     shutdown_observability,
 )
 from observability_integration.primitives import TimeoutPrimitive
-from observability_integration.telemetry.metrics.instruments import TIMEOUT_SUCCESSES
+from observability_integration.telemetry.catalogue.timeout import TIMEOUT_SUCCESSES
 from tests.otlp_receiver import OtlpReceiver
 from tests.processes import free_port
 from tests.scripts import run_script

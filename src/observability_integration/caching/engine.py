@@ -14,13 +14,13 @@ from typing import Any
 from observability_integration.context import Deadline, current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.tasks import wait_done
-from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.cache import (
     CACHE_DUPLICATES,
     CACHE_LOCK_WAIT,
     CACHE_STALE_SERVED,
     CACHE_TIER_LATENCY,
 )
+from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 
 from .codec import Codec

@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from observability_integration.errors import ConfigurationError
+from observability_integration.telemetry.catalogue.cache import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.metrics.instruments import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 
 from .codec import Codec, Kept, Uncopyable, Unreadable
 from .entry import Entry

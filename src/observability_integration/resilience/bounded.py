@@ -23,7 +23,7 @@ from typing import Any
 
 from observability_integration.errors import Cleanup
 from observability_integration.tasks import left_in_thread, own, wait_done
-from observability_integration.telemetry.metrics.instruments import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
+from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
 
 logger = logging.getLogger("observability_integration")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .metrics import instruments
+from .catalogue.own import TELEMETRY_FAULTS
 
 logger = logging.getLogger("observability_integration")
 
@@ -21,7 +21,7 @@ def note_fault(site: str, error: BaseException) -> None:
         site: where it happened, from a closed list (it becomes a label), e.g. ``cache.key_fn``.
         error: what was raised.
     """
-    instruments.TELEMETRY_FAULTS.series(site).add()
+    TELEMETRY_FAULTS.series(site).add()
     kind = type(error).__name__
     if (site, kind) in _logged or len(_logged) >= _MAX_REMEMBERED:
         return

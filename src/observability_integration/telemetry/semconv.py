@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .catalogue import Profile
-from .metrics import instruments
-from .metrics.instruments import (
+from .catalogue.gen_ai import (
     GEN_AI_CHUNK_GAP,
     GEN_AI_DURATION,
     GEN_AI_FIRST_CHUNK,
@@ -23,6 +22,7 @@ from .metrics.instruments import (
     GEN_AI_TOKEN_USAGE,
     GEN_AI_USAGE,
 )
+from .metrics import instruments
 
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from observability_integration.telemetry.metrics.instruments import TIMEOUT_ABANDONED_ACTIVE
+from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDONED_ACTIVE
 
 
 def abandoned_work() -> Counter[str]:

@@ -62,6 +62,7 @@ from observability_integration.errors import (
 from observability_integration.resilience.faults import FAULT_KINDS, Fault, FaultKind, classify
 from observability_integration.resilience.faults import classification as faults
 from observability_integration.telemetry.catalogue import Profile
+from observability_integration.telemetry.catalogue.own import TELEMETRY_FAULTS
 from observability_integration.telemetry.metrics import instruments
 
 pytestmark = pytest.mark.once
@@ -921,7 +922,7 @@ def test_a_used_up_quota_counts_against_its_target_and_another_may_serve() -> No
 def counted() -> Iterator[Callable[[], float]]:
     """How often the user's function has failed."""
     instruments.start(exemplars=False, profiles=frozenset({Profile.V1_41}))
-    yield lambda: instruments.TELEMETRY_FAULTS.series("faults.classifier").value
+    yield lambda: TELEMETRY_FAULTS.series("faults.classifier").value
     instruments.stop()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from observability_integration.telemetry.catalogue import CATALOGUE, Kind
+from observability_integration.telemetry.catalogue.timeout import TIMEOUT_SUCCESSES
 from observability_integration.telemetry.metrics import instruments
 
 ROOT = Path(__file__).parents[3]
@@ -68,6 +69,31 @@ def test_every_metric_has_its_instrument_or_is_derived_from_counters():
     for spec in CATALOGUE:
         assert (spec.name in instruments.ALL) != bool(spec.ratio)
         assert all(kinds[name] is Kind.COUNTER for name in spec.ratio)
+
+
+@pytest.mark.parametrize("name", ["timeout.successes", "timeout.rate"])
+def test_a_name_is_declared_once(name: str):
+    """A second metric of the name would take the first one's place at the exporters, which then lose its counts."""
+    declared = dict(instruments.ALL)
+    with pytest.raises(ValueError, match=name):
+        instruments.counter(name, ("operation",), "Another.")
+    with pytest.raises(ValueError, match=name):
+        instruments.ratio(name, ("operation",), "Another.", TIMEOUT_SUCCESSES, [TIMEOUT_SUCCESSES])
+    assert declared == instruments.ALL
+    assert TIMEOUT_SUCCESSES is instruments.ALL["timeout.successes"]
+
+
+@pytest.mark.parametrize("first", ["catalogue.timeout", "metrics.instruments", "metrics.snapshot", "guard"])
+def test_the_catalogue_is_whole_and_in_order_whatever_is_imported_first(first: str):
+    """A primitive imports the metrics of its own; a scrape and the documentation show all of them."""
+    code = (
+        f"import observability_integration.telemetry.{first}\n"
+        "from observability_integration.telemetry.metrics import snapshot\n"
+        "from observability_integration.telemetry.metrics.instruments import SPECS\n"
+        "print(*SPECS)"
+    )
+    names = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert [spec.name for spec in CATALOGUE] == names
 
 
 def test_the_documentation_is_what_the_catalogue_says():

@@ -10,6 +10,7 @@ import pytest
 
 from observability_integration.telemetry import guard
 from observability_integration.telemetry.catalogue import Profile
+from observability_integration.telemetry.catalogue.own import TELEMETRY_FAULTS
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.metrics import instruments
 
@@ -36,7 +37,7 @@ def test_a_fault_is_counted_each_time_and_logged_once(caplog: pytest.LogCaptureF
     """A hook that fails on every request must not fill the disk, and must still be seen on a dashboard."""
     for _ in range(1000):
         note_fault("a.site", _raised(KeyError("k")))
-    assert 1000 == instruments.TELEMETRY_FAULTS.series("a.site").value
+    assert 1000 == TELEMETRY_FAULTS.series("a.site").value
     (record,) = caplog.records
     assert logging.WARNING == record.levelno
     assert record.getMessage().startswith(f"a.site raised KeyError at {Path(__file__)}:")
@@ -64,4 +65,4 @@ def test_what_is_remembered_is_bounded(caplog: pytest.LogCaptureFixture) -> None
         note_fault("a.site", type(f"Error{number}", (Exception,), {})())
     assert 256 == len(guard._logged)
     assert 256 == len(caplog.records)
-    assert 1000 == instruments.TELEMETRY_FAULTS.series("a.site").value
+    assert 1000 == TELEMETRY_FAULTS.series("a.site").value

@@ -260,23 +260,23 @@ def test_a_ratio_is_absent_before_there_is_a_whole() -> None:
     """0 of 0 is not 0 %: an alert on a low hit rate must not fire on an idle service."""
     assert [] == points_of(catalogue.cache.CACHE_HIT_RATE)
     owner = _Owner()
-    instruments.CACHE_HITS.declare(owner, "ratio")
-    instruments.CACHE_MISSES.declare(owner, "ratio")
+    catalogue.cache.CACHE_HITS.declare(owner, "ratio")
+    catalogue.cache.CACHE_MISSES.declare(owner, "ratio")
     assert [] == points_of(catalogue.cache.CACHE_HIT_RATE)
-    instruments.CACHE_MISSES.series("ratio").add(1)
-    instruments.CACHE_HITS.series("ratio").add(3)
+    catalogue.cache.CACHE_MISSES.series("ratio").add(1)
+    catalogue.cache.CACHE_HITS.series("ratio").add(3)
     (point,) = points_of(catalogue.cache.CACHE_HIT_RATE)
     assert ({"operation": "ratio"}, 0.75) == (point.attributes, point.value)
 
 
 def test_a_ratio_sums_over_the_labels_that_it_does_not_have() -> None:
     """A timeout is a timeout, whichever clock fired; and what was added up beyond the cap has no operation to show."""
-    instruments.TIMEOUT_SUCCESSES.series("summed").add(2)
-    instruments.TIMEOUT_FAILURES.series("summed", "total").add(1)
-    instruments.TIMEOUT_FAILURES.series("summed", "idle").add(1)
+    catalogue.timeout.TIMEOUT_SUCCESSES.series("summed").add(2)
+    catalogue.timeout.TIMEOUT_FAILURES.series("summed", "total").add(1)
+    catalogue.timeout.TIMEOUT_FAILURES.series("summed", "idle").add(1)
     for number in range(MAX_SERIES):
-        instruments.TIMEOUT_SUCCESSES.series(f"filler {number}")
-    instruments.TIMEOUT_SUCCESSES.series("beyond").add(5)
+        catalogue.timeout.TIMEOUT_SUCCESSES.series(f"filler {number}")
+    catalogue.timeout.TIMEOUT_SUCCESSES.series("beyond").add(5)
     assert [({"operation": "summed"}, 0.5)] == [
         (point.attributes, point.value) for point in points_of(catalogue.timeout.TIMEOUT_RATE)
     ]
@@ -286,10 +286,10 @@ def test_a_snapshot_holds_what_has_something_to_show_in_the_order_of_the_catalog
     """A metric without a point is a HELP line without a number, and another profile's spelling is not asked for."""
     gc.collect()
     instruments.start(exemplars=False, profiles=frozenset({Profile.LATEST}))
-    instruments.GEN_AI_DURATION.series("chat", None, "m", None, None).record(1.0)
-    instruments.GEN_AI_INFERENCE_DURATION.series("chat", None, "m", None, None).record(1.0)
-    instruments.TELEMETRY_FAULTS.series("snapshot").add()
-    instruments.ROUTER_ERRORS.series("snapshot", "E").add()
+    catalogue.gen_ai.GEN_AI_DURATION.series("chat", None, "m", None, None).record(1.0)
+    catalogue.gen_ai.GEN_AI_INFERENCE_DURATION.series("chat", None, "m", None, None).record(1.0)
+    catalogue.own.TELEMETRY_FAULTS.series("snapshot").add()
+    catalogue.router.ROUTER_ERRORS.series("snapshot", "E").add()
     names = [spec.name for spec, points in snapshot() if points]
     assert names == [spec.name for spec in catalogue.CATALOGUE if spec.name in names]
     assert {"router.errors", "gen_ai.client.inference.duration", "telemetry.faults"} <= set(names)
@@ -299,17 +299,19 @@ def test_a_snapshot_holds_what_has_something_to_show_in_the_order_of_the_catalog
 def test_sums_of_dollars_carry_no_noise() -> None:
     """3 × 0.009 USD must not be shown as 0.026999999999999996."""
     for _ in range(3):
-        instruments.CACHE_COST_SAVINGS.series("noise").add(0.009)
-    values = [p.value for p in points_of(catalogue.cache.CACHE_COST_SAVINGS) if p.attributes == {"operation": "noise"}]
+        catalogue.cache.CACHE_COST_SAVINGS.series("noise").add(0.009)
+    values = [
+        p.value for p in points_of(catalogue.cache.CACHE_COST_SAVINGS.spec) if p.attributes == {"operation": "noise"}
+    ]
     assert [0.027] == values
 
 
 def test_a_start_counts_from_zero_and_says_when_it_began() -> None:
     """`rate()` over a restart is right only if the start time moves with the counts."""
     began = instruments.switch.started_ns
-    instruments.TELEMETRY_FAULTS.series("before").add()
+    catalogue.own.TELEMETRY_FAULTS.series("before").add()
     instruments.start(exemplars=True, profiles=frozenset({Profile.V1_41}))
     assert began < instruments.switch.started_ns
     assert instruments.switch.exemplars
     assert {Profile.ALWAYS, Profile.V1_41} == instruments.switch.profiles
-    assert "before" not in [series.attributes["site"] for series in instruments.TELEMETRY_FAULTS]
+    assert "before" not in [series.attributes["site"] for series in catalogue.own.TELEMETRY_FAULTS]

@@ -10,7 +10,7 @@ from observability_integration.caching.entry import Entry
 from observability_integration.caching.lookup import Asked
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.context import set_deadline
-from observability_integration.telemetry.metrics.instruments import CACHE_REFRESHES
+from observability_integration.telemetry.catalogue.cache import CACHE_REFRESHES
 from observability_integration.telemetry.tracing import spans
 
 from .single_flight import Flight, SingleFlight

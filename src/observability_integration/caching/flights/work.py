@@ -22,12 +22,8 @@ from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.shared.leases import Lease, Leases
 from observability_integration.caching.tiers import ABSENT, Found, Levels, Made
 from observability_integration.tasks import spawn
-from observability_integration.telemetry.metrics.instruments import (
-    CACHE_COMPUTE,
-    CACHE_LOCK_WAIT,
-    CACHE_STALE_SERVED,
-    switch,
-)
+from observability_integration.telemetry.catalogue.cache import CACHE_COMPUTE, CACHE_LOCK_WAIT, CACHE_STALE_SERVED
+from observability_integration.telemetry.metrics.instruments import switch
 
 from .single_flight import Flight, SingleFlight
 

@@ -23,7 +23,7 @@ from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
 from observability_integration.context import remaining
 from observability_integration.tasks import cancel_until_done, own, spawn, wait_done
-from observability_integration.telemetry.metrics.instruments import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
+from observability_integration.telemetry.catalogue.cache import CACHE_BACKEND_ERRORS, CACHE_BACKEND_UP
 from observability_integration.telemetry.tracing import spans
 
 from .recovery import Due

@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 from observability_integration.caching.entry import Entry
 from observability_integration.caching.freshness import TtlAdapter
 from observability_integration.caching.lookup import Served
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.cache import (
     CACHE_BYPASSES,
     CACHE_COST_SAVINGS,
     CACHE_HIT_AGE,
@@ -19,9 +19,8 @@ from observability_integration.telemetry.metrics.instruments import (
     CACHE_SAVED_TOKENS,
     CACHE_SERVED,
     CACHE_TIER_LATENCY,
-    CounterSeries,
-    switch,
 )
+from observability_integration.telemetry.metrics.instruments import CounterSeries, switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 

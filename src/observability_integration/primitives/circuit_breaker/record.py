@@ -7,12 +7,8 @@ import threading
 from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
 from observability_integration import events
-from observability_integration.telemetry.metrics.instruments import (
-    BREAKER_CALLS,
-    BREAKER_STATE,
-    BREAKER_TRANSITIONS,
-    GaugeSeries,
-)
+from observability_integration.telemetry.catalogue.resilience import BREAKER_CALLS, BREAKER_STATE, BREAKER_TRANSITIONS
+from observability_integration.telemetry.metrics.instruments import GaugeSeries
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .breaker import Breaker, State, Why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.resilience import (
     CONCURRENCY_IN_FLIGHT,
     CONCURRENCY_LIMIT,
     CONCURRENCY_QUEUE_WAIT,

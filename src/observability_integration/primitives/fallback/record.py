@@ -8,7 +8,7 @@ from typing import Literal
 
 from observability_integration import events
 from observability_integration.resilience.faults import FaultKind
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.resilience import (
     FALLBACK_FAILED,
     FALLBACK_FAILOVERS,
     FALLBACK_RESTARTS,

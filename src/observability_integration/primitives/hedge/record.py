@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from observability_integration import events
 from observability_integration.resilience.bounded import count_abandoned
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.resilience import (
     HEDGE_COST,
     HEDGE_DELAY,
     HEDGE_LAUNCHED,

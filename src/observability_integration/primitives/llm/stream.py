@@ -11,8 +11,8 @@ from observability_integration.primitives.chunks import chunk_text, is_content
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.resilience.faults import FaultKind, classify
 from observability_integration.telemetry import semconv
+from observability_integration.telemetry.catalogue.resilience import STREAM_MALFORMED_CHUNKS
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.metrics import instruments
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -175,7 +175,7 @@ class LLMStream(ObservedStream):
             span.set_attribute(semconv.OUTPUT_MESSAGES, streamed_content(self._text))
         if self._malformed:
             skipped = "fatal" if error is not None else "skipped"
-            instruments.STREAM_MALFORMED_CHUNKS.series(self._name, skipped).add(len(self._malformed))
+            STREAM_MALFORMED_CHUNKS.series(self._name, skipped).add(len(self._malformed))
             span.set_attribute("stream.malformed_chunks", len(self._malformed))
         error_type = self._error_type(outcome, error)
         if error_type is not None:

@@ -7,7 +7,7 @@ import math
 import weakref
 from typing import TYPE_CHECKING
 
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.resilience import (
     RATE_LIMIT_BACKEND_ERRORS,
     RATE_LIMIT_CALLS,
     RATE_LIMIT_REMAINING,

@@ -8,7 +8,7 @@ from typing import Literal
 from observability_integration import events
 from observability_integration.resilience.faults import Fault
 from observability_integration.resilience.faults.shapes import sdk_retries_of
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.resilience import (
     RETRY_ATTEMPTS,
     RETRY_GAVE_UP,
     RETRY_OPERATIONS,

@@ -12,8 +12,9 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift
+from observability_integration.telemetry.catalogue.router import ROUTER_ERRORS
 from observability_integration.telemetry.guard import note_fault
-from observability_integration.telemetry.metrics.instruments import ROUTER_ERRORS, switch
+from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 

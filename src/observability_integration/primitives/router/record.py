@@ -8,7 +8,7 @@ from typing import Any
 
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.router import (
     ROUTER_COST_SAVINGS,
     ROUTER_DECISIONS,
     ROUTER_ERRORS,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from observability_integration.resilience.bounded import count_abandoned
-from observability_integration.telemetry.metrics.instruments import SAGA_COMPENSATIONS, SAGA_OPERATIONS
+from observability_integration.telemetry.catalogue.resilience import SAGA_COMPENSATIONS, SAGA_OPERATIONS
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")

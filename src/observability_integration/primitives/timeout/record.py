@@ -8,7 +8,7 @@ from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.resilience.bounded import Expired, count_abandoned
-from observability_integration.telemetry.metrics.instruments import (
+from observability_integration.telemetry.catalogue.timeout import (
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
     TIMEOUT_ERRORS,

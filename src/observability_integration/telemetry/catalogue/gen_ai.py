@@ -2,86 +2,80 @@
 
 from __future__ import annotations
 
-from .spec import GEN_AI_SECONDS, GEN_AI_TOKENS, Kind, MetricSpec, Profile
+from observability_integration.telemetry.metrics.instruments import counter, histogram
+from observability_integration.telemetry.metrics.spec import Profile
+
+from .common import GEN_AI_SECONDS, GEN_AI_TOKENS
 
 _GEN_AI = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model")
 _GEN_AI_RESULT = (*_GEN_AI, "gen_ai.response.model")
 
-GEN_AI_DURATION = MetricSpec(
+GEN_AI_DURATION = histogram(
     "gen_ai.client.operation.duration",
-    Kind.HISTOGRAM,
     (*_GEN_AI_RESULT, "error.type"),
     "GenAI operation duration.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.V1_41,
 )
-GEN_AI_TOKEN_USAGE = MetricSpec(
+GEN_AI_TOKEN_USAGE = histogram(
     "gen_ai.client.token.usage",
-    Kind.HISTOGRAM,
     (*_GEN_AI_RESULT, "gen_ai.token.type"),
     "Number of input and output tokens used.",
     "{token}",
     GEN_AI_TOKENS,
     profile=Profile.V1_41,
 )
-GEN_AI_FIRST_CHUNK = MetricSpec(
+GEN_AI_FIRST_CHUNK = histogram(
     "gen_ai.client.operation.time_to_first_chunk",
-    Kind.HISTOGRAM,
     _GEN_AI,
     "Time from the request to the first chunk of a streamed answer.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.V1_41,
 )
-GEN_AI_CHUNK_GAP = MetricSpec(
+GEN_AI_CHUNK_GAP = histogram(
     "gen_ai.client.operation.time_per_output_chunk",
-    Kind.HISTOGRAM,
     _GEN_AI,
     "Time between two chunks of a streamed answer, after the first.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.V1_41,
 )
-GEN_AI_INFERENCE_DURATION = MetricSpec(
+GEN_AI_INFERENCE_DURATION = histogram(
     "gen_ai.client.inference.duration",
-    Kind.HISTOGRAM,
     (*_GEN_AI_RESULT, "error.type"),
     "GenAI inference duration.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.LATEST,
 )
-GEN_AI_INFERENCE_FIRST_CHUNK = MetricSpec(
+GEN_AI_INFERENCE_FIRST_CHUNK = histogram(
     "gen_ai.client.inference.time_to_first_chunk",
-    Kind.HISTOGRAM,
     _GEN_AI,
     "Time from the request to the first chunk of a streamed answer.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.LATEST,
 )
-GEN_AI_INFERENCE_CHUNK_GAP = MetricSpec(
+GEN_AI_INFERENCE_CHUNK_GAP = histogram(
     "gen_ai.client.inference.time_per_output_chunk",
-    Kind.HISTOGRAM,
     _GEN_AI,
     "Time between two chunks of a streamed answer, after the first.",
     "s",
     GEN_AI_SECONDS,
     profile=Profile.LATEST,
 )
-GEN_AI_INPUT_TOKENS = MetricSpec(
+GEN_AI_INPUT_TOKENS = histogram(
     "gen_ai.client.inference.operation.input_tokens",
-    Kind.HISTOGRAM,
     (*_GEN_AI_RESULT, "error.type"),
     "Input tokens of one inference.",
     "{token}",
     GEN_AI_TOKENS,
     profile=Profile.LATEST,
 )
-GEN_AI_OUTPUT_TOKENS = MetricSpec(
+GEN_AI_OUTPUT_TOKENS = histogram(
     "gen_ai.client.inference.operation.output_tokens",
-    Kind.HISTOGRAM,
     (*_GEN_AI_RESULT, "error.type"),
     "Output tokens of one inference.",
     "{token}",
@@ -96,9 +90,8 @@ _USAGE_COUNTERS = {
     "reasoning.output_tokens": "Output tokens spent on reasoning.",
 }
 GEN_AI_USAGE = {
-    part: MetricSpec(
+    part: counter(
         f"gen_ai.client.inference.usage.{part}",
-        Kind.COUNTER,
         (*_GEN_AI_RESULT, "gen_ai.token.modality"),
         description,
         "{token}",

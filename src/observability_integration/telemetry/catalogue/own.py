@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from .spec import Kind, MetricSpec
+from observability_integration.telemetry.metrics.instruments import counter
 
-TELEMETRY_FAULTS = MetricSpec(
+TELEMETRY_FAULTS = counter(
     "telemetry.faults",
-    Kind.COUNTER,
     ("site",),
     "Faults in telemetry or in a user's hook that were kept away from the caller, by place.",
 )

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from .spec import LLM_SECONDS, Kind, MetricSpec
+from observability_integration.telemetry.metrics.instruments import counter, histogram
 
-ROUTER_DECISIONS = MetricSpec(
-    "router.decisions", Kind.COUNTER, ("route", "reason"), "Routing decisions, by chosen route and why it was chosen."
+from .common import LLM_SECONDS
+
+ROUTER_DECISIONS = counter(
+    "router.decisions", ("route", "reason"), "Routing decisions, by chosen route and why it was chosen."
 )
-ROUTER_EXECUTION = MetricSpec(
-    "router.execution", Kind.HISTOGRAM, ("route",), "Time a routed call took, success or not.", "s", LLM_SECONDS
+ROUTER_EXECUTION = histogram(
+    "router.execution", ("route",), "Time a routed call took, success or not.", "s", LLM_SECONDS
 )
-ROUTER_COST_SAVINGS = MetricSpec(
+ROUTER_COST_SAVINGS = counter(
     "router.cost_savings_usd",
-    Kind.COUNTER,
     ("route",),
     "Estimated USD saved by successful calls against always taking the dearest route.",
 )
-ROUTER_ERRORS = MetricSpec(
+ROUTER_ERRORS = counter(
     "router.errors",
-    Kind.COUNTER,
     ("route", "error_type"),
     "Errors of the routing function (counted under the default route) and of the routed calls.",
 )

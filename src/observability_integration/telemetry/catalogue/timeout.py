@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from .spec import LLM_SECONDS, OPERATION, UTILIZATION, Kind, MetricSpec
+from observability_integration.telemetry.metrics.instruments import counter, gauge, histogram, ratio
 
-TIMEOUT_SUCCESSES = MetricSpec("timeout.successes", Kind.COUNTER, OPERATION, "Calls that finished in time.")
-TIMEOUT_FAILURES = MetricSpec(
-    "timeout.failures", Kind.COUNTER, ("operation", "kind"), "Calls that ran out of time, by the clock that fired."
+from .common import LLM_SECONDS, OPERATION, UTILIZATION
+
+TIMEOUT_SUCCESSES = counter("timeout.successes", OPERATION, "Calls that finished in time.")
+TIMEOUT_FAILURES = counter(
+    "timeout.failures", ("operation", "kind"), "Calls that ran out of time, by the clock that fired."
 )
-TIMEOUT_ERRORS = MetricSpec(
-    "timeout.errors",
-    Kind.COUNTER,
-    ("operation", "error_type"),
-    "Calls that failed in time, with an error of their own.",
+TIMEOUT_ERRORS = counter(
+    "timeout.errors", ("operation", "error_type"), "Calls that failed in time, with an error of their own."
 )
-TIMEOUT_CANCELLATIONS = MetricSpec("timeout.cancellations", Kind.COUNTER, OPERATION, "Calls cancelled by their caller.")
-TIMEOUT_EXECUTION = MetricSpec(
-    "timeout.execution",
-    Kind.HISTOGRAM,
-    OPERATION,
-    "Time until the caller had control back, whatever the outcome.",
-    "s",
-    LLM_SECONDS,
+TIMEOUT_CANCELLATIONS = counter("timeout.cancellations", OPERATION, "Calls cancelled by their caller.")
+TIMEOUT_EXECUTION = histogram(
+    "timeout.execution", OPERATION, "Time until the caller had control back, whatever the outcome.", "s", LLM_SECONDS
 )
-TIMEOUT_RATE = MetricSpec(
+TIMEOUT_RATE = ratio(
     "timeout.rate",
-    Kind.GAUGE,
     OPERATION,
     "Failures / (successes + failures) since start, 0 to 1; absent before the first call.",
-    ratio=("timeout.failures", "timeout.successes", "timeout.failures"),
+    TIMEOUT_FAILURES,
+    (TIMEOUT_SUCCESSES, TIMEOUT_FAILURES),
 )
-TIMEOUT_UTILIZATION = MetricSpec(
+TIMEOUT_UTILIZATION = histogram(
     "timeout.utilization",
-    Kind.HISTOGRAM,
     OPERATION,
     "Elapsed time as a share of the limit: shows limits that are set too tight or too loose.",
-    buckets=UTILIZATION,
+    "",
+    UTILIZATION,
 )
-TIMEOUT_CLEANUP = MetricSpec(
+TIMEOUT_CLEANUP = histogram(
     "timeout.cleanup",
-    Kind.HISTOGRAM,
     ("operation", "cleanup"),
     "Time between the cancel and the end of the work's clean-up, by how it ended.",
     "s",
     LLM_SECONDS,
 )
-TIMEOUT_LATE_RESULTS = MetricSpec(
-    "timeout.late_results", Kind.COUNTER, OPERATION, "Values that arrived after the limit."
+TIMEOUT_LATE_RESULTS = counter("timeout.late_results", OPERATION, "Values that arrived after the limit.")
+TIMEOUT_ABANDONED = counter(
+    "timeout.abandoned", OPERATION, "Calls whose work ignored its cancellation and was left behind."
 )
-TIMEOUT_ABANDONED = MetricSpec(
-    "timeout.abandoned", Kind.COUNTER, OPERATION, "Calls whose work ignored its cancellation and was left behind."
-)
-TIMEOUT_ABANDONED_ACTIVE = MetricSpec(
-    "timeout.abandoned_active", Kind.GAUGE, OPERATION, "Abandoned work that is still running."
-)
+TIMEOUT_ABANDONED_ACTIVE = gauge("timeout.abandoned_active", OPERATION, "Abandoned work that is still running.")

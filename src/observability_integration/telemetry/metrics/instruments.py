@@ -18,8 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from observability_integration.telemetry import catalogue
-from observability_integration.telemetry.catalogue import Kind, MetricSpec, Profile
+from .spec import Kind, MetricSpec, Profile
 
 MAX_SERIES = 2000  # the default cardinality limit of the OpenTelemetry metrics SDK specification
 MAX_LABEL_LENGTH = 128  # the longest model and operation names in use are well below; a caller may send anything
@@ -250,103 +249,78 @@ class Instrument(Generic[S]):
         return iter(series)
 
 
-def _counter(spec: MetricSpec) -> Instrument[CounterSeries]:
-    instrument = Instrument(spec, CounterSeries)
-    ALL[spec.name] = instrument
+SPECS: dict[str, MetricSpec] = {}  # by name, in the order of declaration
+ALL: dict[str, Instrument[Any]] = {}  # the same without ratios, which have no series of their own
+
+
+def _declare(spec: MetricSpec) -> MetricSpec:
+    if spec.name in SPECS:
+        raise ValueError(f"metric {spec.name!r} is already declared")
+    SPECS[spec.name] = spec
+    return spec
+
+
+def _instrument(spec: MetricSpec, make: Callable[[Attributes, Forward | None], S]) -> Instrument[S]:
+    with lock:
+        instrument = ALL[spec.name] = Instrument(_declare(spec), make)
     return instrument
 
 
-def _gauge(spec: MetricSpec) -> Instrument[GaugeSeries]:
-    instrument = Instrument(spec, GaugeSeries)
-    ALL[spec.name] = instrument
-    return instrument
+def counter(
+    name: str, labels: tuple[str, ...], description: str, unit: str = "", *, profile: Profile = Profile.ALWAYS
+) -> Instrument[CounterSeries]:
+    """Declares a counter; `MetricSpec` explains the arguments.
+
+    Raises:
+        ValueError: a metric of this name exists.
+    """
+    return _instrument(MetricSpec(name, Kind.COUNTER, labels, description, unit, profile=profile), CounterSeries)
 
 
-def _histogram(spec: MetricSpec) -> Instrument[HistogramSeries]:
+def gauge(name: str, labels: tuple[str, ...], description: str) -> Instrument[GaugeSeries]:
+    """Declares a gauge without a unit; `MetricSpec` explains the arguments.
+
+    Raises:
+        ValueError: a metric of this name exists.
+    """
+    return _instrument(MetricSpec(name, Kind.GAUGE, labels, description), GaugeSeries)
+
+
+def histogram(
+    name: str,
+    labels: tuple[str, ...],
+    description: str,
+    unit: str,
+    buckets: tuple[float, ...],
+    *,
+    profile: Profile = Profile.ALWAYS,
+) -> Instrument[HistogramSeries]:
+    """Declares a histogram; `MetricSpec` explains the arguments.
+
+    Raises:
+        ValueError: a metric of this name exists.
+    """
+
     def make(attributes: Attributes, forward: Forward | None) -> HistogramSeries:
-        return HistogramSeries(attributes, forward, spec.buckets)
+        return HistogramSeries(attributes, forward, buckets)
 
-    instrument = Instrument(spec, make)
-    ALL[spec.name] = instrument
-    return instrument
+    return _instrument(MetricSpec(name, Kind.HISTOGRAM, labels, description, unit, buckets, profile=profile), make)
 
 
-ALL: dict[str, Instrument[Any]] = {}
+def ratio(
+    name: str,
+    labels: tuple[str, ...],
+    description: str,
+    part: Instrument[CounterSeries],
+    whole: Sequence[Instrument[CounterSeries]],
+) -> MetricSpec:
+    """Declares a gauge that each snapshot computes as `part` / sum of `whole`.
 
-ROUTER_DECISIONS = _counter(catalogue.router.ROUTER_DECISIONS)
-ROUTER_EXECUTION = _histogram(catalogue.router.ROUTER_EXECUTION)
-ROUTER_COST_SAVINGS = _counter(catalogue.router.ROUTER_COST_SAVINGS)
-ROUTER_ERRORS = _counter(catalogue.router.ROUTER_ERRORS)
-CACHE_HITS = _counter(catalogue.cache.CACHE_HITS)
-CACHE_MISSES = _counter(catalogue.cache.CACHE_MISSES)
-CACHE_LATENCY = _histogram(catalogue.cache.CACHE_LATENCY)
-CACHE_COST_SAVINGS = _counter(catalogue.cache.CACHE_COST_SAVINGS)
-CACHE_BYPASSES = _counter(catalogue.cache.CACHE_BYPASSES)
-CACHE_BACKEND_ERRORS = _counter(catalogue.cache.CACHE_BACKEND_ERRORS)
-CACHE_BACKEND_UP = _gauge(catalogue.cache.CACHE_BACKEND_UP)
-CACHE_SERVED = _counter(catalogue.cache.CACHE_SERVED)
-CACHE_MISSED = _counter(catalogue.cache.CACHE_MISSED)
-CACHE_TIER_LATENCY = _histogram(catalogue.cache.CACHE_TIER_LATENCY)
-CACHE_COMPUTE = _histogram(catalogue.cache.CACHE_COMPUTE)
-CACHE_LOCK_WAIT = _histogram(catalogue.cache.CACHE_LOCK_WAIT)
-CACHE_ENTRY_SIZE = _histogram(catalogue.cache.CACHE_ENTRY_SIZE)
-CACHE_HIT_AGE = _histogram(catalogue.cache.CACHE_HIT_AGE)
-CACHE_REFRESHES = _counter(catalogue.cache.CACHE_REFRESHES)
-CACHE_STALE_SERVED = _counter(catalogue.cache.CACHE_STALE_SERVED)
-CACHE_REFUSALS = _counter(catalogue.cache.CACHE_REFUSALS)
-CACHE_DUPLICATES = _counter(catalogue.cache.CACHE_DUPLICATES)
-CACHE_SAVED_TOKENS = _counter(catalogue.cache.CACHE_SAVED_TOKENS)
-TIMEOUT_SUCCESSES = _counter(catalogue.timeout.TIMEOUT_SUCCESSES)
-TIMEOUT_FAILURES = _counter(catalogue.timeout.TIMEOUT_FAILURES)
-TIMEOUT_ERRORS = _counter(catalogue.timeout.TIMEOUT_ERRORS)
-TIMEOUT_CANCELLATIONS = _counter(catalogue.timeout.TIMEOUT_CANCELLATIONS)
-TIMEOUT_EXECUTION = _histogram(catalogue.timeout.TIMEOUT_EXECUTION)
-TIMEOUT_UTILIZATION = _histogram(catalogue.timeout.TIMEOUT_UTILIZATION)
-TIMEOUT_CLEANUP = _histogram(catalogue.timeout.TIMEOUT_CLEANUP)
-TIMEOUT_LATE_RESULTS = _counter(catalogue.timeout.TIMEOUT_LATE_RESULTS)
-TIMEOUT_ABANDONED = _counter(catalogue.timeout.TIMEOUT_ABANDONED)
-TIMEOUT_ABANDONED_ACTIVE = _gauge(catalogue.timeout.TIMEOUT_ABANDONED_ACTIVE)
-RETRY_OPERATIONS = _counter(catalogue.resilience.RETRY_OPERATIONS)
-RETRY_ATTEMPTS = _counter(catalogue.resilience.RETRY_ATTEMPTS)
-RETRY_RETRIES = _counter(catalogue.resilience.RETRY_RETRIES)
-RETRY_GAVE_UP = _counter(catalogue.resilience.RETRY_GAVE_UP)
-RETRY_WAIT = _histogram(catalogue.resilience.RETRY_WAIT)
-FALLBACK_SERVED = _counter(catalogue.resilience.FALLBACK_SERVED)
-FALLBACK_FAILED = _counter(catalogue.resilience.FALLBACK_FAILED)
-FALLBACK_FAILOVERS = _counter(catalogue.resilience.FALLBACK_FAILOVERS)
-FALLBACK_RESTARTS = _counter(catalogue.resilience.FALLBACK_RESTARTS)
-BREAKER_STATE = _gauge(catalogue.resilience.BREAKER_STATE)
-BREAKER_TRANSITIONS = _counter(catalogue.resilience.BREAKER_TRANSITIONS)
-BREAKER_CALLS = _counter(catalogue.resilience.BREAKER_CALLS)
-CONCURRENCY_LIMIT = _gauge(catalogue.resilience.CONCURRENCY_LIMIT)
-CONCURRENCY_IN_FLIGHT = _gauge(catalogue.resilience.CONCURRENCY_IN_FLIGHT)
-CONCURRENCY_QUEUED = _gauge(catalogue.resilience.CONCURRENCY_QUEUED)
-CONCURRENCY_QUEUE_WAIT = _histogram(catalogue.resilience.CONCURRENCY_QUEUE_WAIT)
-CONCURRENCY_REFUSALS = _counter(catalogue.resilience.CONCURRENCY_REFUSALS)
-RATE_LIMIT_CALLS = _counter(catalogue.resilience.RATE_LIMIT_CALLS)
-RATE_LIMIT_WAIT = _histogram(catalogue.resilience.RATE_LIMIT_WAIT)
-RATE_LIMIT_REMAINING = _gauge(catalogue.resilience.RATE_LIMIT_REMAINING)
-RATE_LIMIT_TOKENS = _counter(catalogue.resilience.RATE_LIMIT_TOKENS)
-RATE_LIMIT_BACKEND_ERRORS = _counter(catalogue.resilience.RATE_LIMIT_BACKEND_ERRORS)
-HEDGE_OPERATIONS = _counter(catalogue.resilience.HEDGE_OPERATIONS)
-HEDGE_LAUNCHED = _counter(catalogue.resilience.HEDGE_LAUNCHED)
-HEDGE_SUPPRESSED = _counter(catalogue.resilience.HEDGE_SUPPRESSED)
-HEDGE_DELAY = _histogram(catalogue.resilience.HEDGE_DELAY)
-HEDGE_COST = _counter(catalogue.resilience.HEDGE_COST)
-SAGA_OPERATIONS = _counter(catalogue.resilience.SAGA_OPERATIONS)
-SAGA_COMPENSATIONS = _counter(catalogue.resilience.SAGA_COMPENSATIONS)
-STREAM_MALFORMED_CHUNKS = _counter(catalogue.resilience.STREAM_MALFORMED_CHUNKS)
-GEN_AI_DURATION = _histogram(catalogue.gen_ai.GEN_AI_DURATION)
-GEN_AI_TOKEN_USAGE = _histogram(catalogue.gen_ai.GEN_AI_TOKEN_USAGE)
-GEN_AI_FIRST_CHUNK = _histogram(catalogue.gen_ai.GEN_AI_FIRST_CHUNK)
-GEN_AI_CHUNK_GAP = _histogram(catalogue.gen_ai.GEN_AI_CHUNK_GAP)
-GEN_AI_INFERENCE_DURATION = _histogram(catalogue.gen_ai.GEN_AI_INFERENCE_DURATION)
-GEN_AI_INFERENCE_FIRST_CHUNK = _histogram(catalogue.gen_ai.GEN_AI_INFERENCE_FIRST_CHUNK)
-GEN_AI_INFERENCE_CHUNK_GAP = _histogram(catalogue.gen_ai.GEN_AI_INFERENCE_CHUNK_GAP)
-GEN_AI_INPUT_TOKENS = _histogram(catalogue.gen_ai.GEN_AI_INPUT_TOKENS)
-GEN_AI_OUTPUT_TOKENS = _histogram(catalogue.gen_ai.GEN_AI_OUTPUT_TOKENS)
-GEN_AI_USAGE = {part: _counter(spec) for part, spec in catalogue.gen_ai.GEN_AI_USAGE.items()}
-TELEMETRY_FAULTS = _counter(catalogue.own.TELEMETRY_FAULTS)
+    Raises:
+        ValueError: a metric of this name exists.
+    """
+    counters = tuple(instrument.spec.name for instrument in (part, *whole))
+    return _declare(MetricSpec(name, Kind.GAUGE, labels, description, ratio=counters))
 
 
 def start(*, exemplars: bool, profiles: frozenset[Profile]) -> None:
@@ -384,6 +358,3 @@ def _after_fork_in_child() -> None:
 # Held while forking: no other thread is then half-way through a measurement, and the child can let go of the lock.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-
-assert set(ALL) == {spec.name for spec in catalogue.CATALOGUE if not spec.ratio}  # noqa: S101 - the table is complete
-assert all(ALL[name].spec.kind is Kind.COUNTER for spec in catalogue.CATALOGUE for name in spec.ratio)  # noqa: S101
