@@ -82,6 +82,31 @@ def _flow(call: Callable[..., Any], *, timeout_seconds: float = 5.0) -> RouterPr
     return RouterPrimitive({"fast": cached}, lambda request, context: "fast", name="tree")
 
 
+async def test_an_sdk_that_is_not_supported_makes_the_spans_itself(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our span sets private fields of the SDK's: where a later version keeps them otherwise, no trace may be lost."""
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    initialise = ReadableSpan.__init__
+
+    def with_another_field(span: Any, *args: Any, **kwargs: Any) -> None:
+        initialise(span, *args, **kwargs)
+        span._span_name = span._name
+
+    monkeypatch.setattr(ReadableSpan, "__init__", with_another_field)
+    monkeypatch.setattr(ReadableSpan, "name", property(lambda span: span._span_name))
+
+    async def call(request: Any) -> Any:
+        return _answer()
+
+    _switch_on(receiver)
+    await _flow(call).execute(_REQUEST)
+    assert ["internal", "internal", "internal", "client"] == [span.kind for span in _chain(receiver)]
+    (warning,) = [record.getMessage() for record in caplog.records if "SDK is not supported" in record.getMessage()]
+    assert "_span_name" in warning
+
+
 async def test_success(receiver: OtlpReceiver) -> None:
     """Nested as the primitives are, named and attributed as the conventions have it."""
 

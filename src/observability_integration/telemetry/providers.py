@@ -32,7 +32,6 @@ from .delegates import tracer_provider as delegating_tracers
 from .metrics import instruments, sdk_bridge
 from .settings import GenAIProfile, OtlpSettings, PrometheusSettings, Settings
 from .tracing import spans
-from .tracing.lean_span import LeanTracing
 from .tracing.otel_tracing import ForeignTracing
 from .tracing.processors import GuardedProcessor
 
@@ -196,7 +195,7 @@ def _start_traces(running: Running, settings: Settings, resource: Resource, scop
         return
     fan_out = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
     provider = TracerProvider(resource=resource, active_span_processor=fan_out, shutdown_on_exit=False)
-    tracing = LeanTracing(provider, fan_out, scope)
+    tracing = _tracing(provider, fan_out, scope)  # before there are processors, which would see its check
     for processor in _span_processors(running, settings):
         provider.add_span_processor(processor)
     running.on_stop(lambda _: provider.shutdown())
@@ -204,6 +203,20 @@ def _start_traces(running: Running, settings: Settings, resource: Resource, scop
     if isinstance(current, trace_api.ProxyTracerProvider):
         trace_api.set_tracer_provider(delegating_tracers)
     spans.install(tracing)
+
+
+def _tracing(provider: TracerProvider, fan_out: SpanProcessor, scope: InstrumentationScope) -> spans.Tracing:
+    try:
+        from .tracing.lean_span import LeanTracing, check_sdk
+
+        tracing = LeanTracing(provider, fan_out, scope)
+        check_sdk(tracing)
+    except Exception as error:  # noqa: BLE001 - an SDK that is newer than this library; its own spans always fit
+        logger.warning(
+            "Spans are slower and exemplars missing, because this OpenTelemetry SDK is not supported: %s", error
+        )
+        return ForeignTracing(provider.get_tracer(SCOPE_NAME, __version__))
+    return tracing
 
 
 def _span_processors(running: Running, settings: Settings) -> list[SpanProcessor]:

@@ -30,7 +30,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from observability_integration.telemetry.tracing import lean_span
-from observability_integration.telemetry.tracing.lean_span import LeanSpan, LeanTracing
+from observability_integration.telemetry.tracing.lean_span import LeanSpan, LeanTracing, check_sdk
 
 pytestmark = [pytest.mark.needs_otel, pytest.mark.promise("X5")]
 
@@ -375,3 +375,37 @@ def test_its_attributes_cannot_be_changed_from_outside() -> None:
     with pytest.raises(TypeError):
         span.attributes["b"] = 2
     assert {"a": 1} == dict(span.attributes)
+
+
+@pytest.mark.parametrize("limits", _LIMITS)
+def test_the_installed_sdk_reads_our_span(limits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that cut the checked span down must not be taken for an SDK that does not fit."""
+    for variable, value in _LIMITS[limits].items():
+        monkeypatch.setenv(variable, value)
+    check_sdk(_Pair().tracing)
+
+
+@pytest.mark.parametrize("name", ["name", "parent", "attributes", "events", "links", "end_time"])
+def test_an_sdk_that_reads_another_field_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fields are private: a later version may rename one, and exporters would then fail on every span of ours."""
+    tracing = _Pair().tracing
+    monkeypatch.setattr(ReadableSpan, name, property(lambda span: span._renamed))
+    with pytest.raises(AttributeError, match="_renamed"):
+        check_sdk(tracing)
+    monkeypatch.setattr(ReadableSpan, name, property(lambda _: ("other",)))
+    with pytest.raises(RuntimeError, match=name):
+        check_sdk(tracing)
+
+
+def test_an_sdk_that_keeps_another_field_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that does not exist today may read it."""
+    tracing = _Pair().tracing
+    initialise = ReadableSpan.__init__
+
+    def with_another(span: Any, *args: Any, **kwargs: Any) -> None:
+        initialise(span, *args, **kwargs)
+        span._added = None
+
+    monkeypatch.setattr(ReadableSpan, "__init__", with_another)
+    with pytest.raises(RuntimeError, match="_added"):
+        check_sdk(tracing)

@@ -36,6 +36,20 @@ _UNSET = Status(StatusCode.UNSET)
 _NO_STATE = TraceState()
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SAMPLED_RANDOM = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
+# Properties that the base class reads from private fields of the same names.
+_READ = (
+    "name",
+    "context",
+    "parent",
+    "kind",
+    "attributes",
+    "status",
+    "start_time",
+    "end_time",
+    "resource",
+    "instrumentation_scope",
+)
+_READ_AS_TUPLE = ("events", "links")
 _MOST_TO_BEGIN_WITH = 32  # no span of ours begins with as many attributes, so a higher limit need not be looked at
 
 
@@ -258,3 +272,29 @@ class LeanTracing(OtelTracing):
             return NonRecordingSpan(context)
         kept: dict[str, Any] = dict(cast("Any", result).attributes)
         return LeanSpan(name, context, parent if parent.is_valid else None, kind, kept, links, self)
+
+
+def check_sdk(tracing: LeanTracing) -> None:
+    """Checks that the installed SDK reads a `LeanSpan` as this module expects, which its version does not promise.
+
+    Args:
+        tracing: begins the span that is checked; its processor sees the span too.
+
+    Raises:
+        RuntimeError: `ReadableSpan` has a field that `LeanSpan` does not set, or a property that reads another field.
+        AttributeError: `ReadableSpan` reads a field that `LeanSpan` does not set.
+    """
+    context = SpanContext(1, 1, False)
+    span = LeanSpan("check", context, context, SpanKind.CLIENT, {"key": "value"}, [Link(context)], tracing)
+    span.add_event("event")
+    span.set_status(StatusCode.ERROR)
+    span.end()
+    fields = vars(span)
+    unset = vars(ReadableSpan("check", resource=tracing.resource)).keys() - fields.keys()
+    if unset:
+        raise RuntimeError(f"ReadableSpan has the unknown fields {sorted(unset)}")
+    misread = [name for name in _READ if getattr(span, name) != fields[f"_{name}"]]
+    misread += [name for name in _READ_AS_TUPLE if getattr(span, name) != tuple(fields[f"_{name}"])]
+    if misread:
+        raise RuntimeError(f"ReadableSpan reads {misread} from unknown fields")
+    span.to_json()
