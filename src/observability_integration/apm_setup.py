@@ -1,4 +1,4 @@
-"""Switches telemetry on and off: weighs arguments against the environment, and says what came of it."""
+"""Switches telemetry on and off: resolves arguments and environment, and reports the status."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MISSING_OPENTELEMETRY = (
     "Install with: uv add opentelemetry-api opentelemetry-sdk opentelemetry-exporter-prometheus"
 )
 _EXIT_SECONDS = 5.0
-_CHILD_SECONDS = 1.0  # for what a forked child has gathered before it was initialised itself
+_CHILD_SECONDS = 1.0  # to flush inherited telemetry, before a forked child starts its own
 
 
 class _DefaultPort(int):
-    """The default port, told apart from the same number given by the caller."""
+    """Marks the default port, as callers may pass the same number."""
 
 
 class _DefaultVersion(str):
-    """The default version, told apart from the same text given by the caller."""
+    """Marks the default version, as callers may pass the same text."""
 
     __slots__ = ()
 
@@ -43,17 +43,17 @@ _VERSION = _DefaultVersion("0.1.0")
 
 @dataclass(frozen=True, slots=True)
 class ObservabilityStatus:
-    """What telemetry is doing, and why.
+    """The state of telemetry.
 
     Attributes:
-        enabled: whether something is being exported.
-        reason: one sentence: what is on, or why nothing is.
-        traces: where spans go: ``otlp``, ``console``.
-        metrics: where metrics go: ``prometheus``, ``otlp``.
-        attached: the signals (``traces``, ``metrics``) that also go where the application's own providers send them.
-        prometheus_url: where to scrape, or None.
-        prometheus_port: the port that is really open, or None.
-        problems: what was asked for and could not be had.
+        enabled: whether any signal is exported.
+        reason: one sentence: the active exporters, or why telemetry is off.
+        traces: exporters of spans: ``otlp``, ``console``.
+        metrics: exporters of metrics: ``prometheus``, ``otlp``.
+        attached: the signals (``traces``, ``metrics``) that the application's own providers export too.
+        prometheus_url: URL to scrape; None without a scrape endpoint.
+        prometheus_port: the open port; None without a scrape endpoint.
+        problems: sentences about requested parts that failed to start.
     """
 
     enabled: bool
@@ -68,7 +68,7 @@ class ObservabilityStatus:
 
 _lock = threading.RLock()
 _running: Running | None = None
-_inherited = False  # whether what is running was switched on by the process that this one was forked from
+_inherited = False  # whether `_running` was started by the parent, before it forked this process
 _status = ObservabilityStatus(False, "initialize_observability() has not been called")
 _atexit_registered = False
 
@@ -94,41 +94,41 @@ def initialize_observability(
     prometheus_scope_labels: bool = False,
     gen_ai_profile: GenAIProfile = "v1.41",
 ) -> bool:
-    """Switches telemetry on. May be called again after a shutdown; a second call while on changes nothing.
+    """Switches telemetry on, also again after a shutdown. A call while it is on changes nothing.
 
-    An argument wins over the standard ``OTEL_*`` variable, which wins over the default. If the application has set
-    OpenTelemetry SDK providers already, they are used and left running at shutdown.
+    An argument overrides the standard ``OTEL_*`` variable, which overrides the default. If the application has set
+    OpenTelemetry SDK providers before, they are used, and keep running after the shutdown.
 
     Args:
         service_name: ``service.name``; else ``OTEL_SERVICE_NAME``, else ``unknown_service:python``.
         service_version: ``service.version``.
         enable_prometheus: whether to serve metrics for Prometheus to scrape.
         enable_console_traces: whether to print spans; None means only if ``ENVIRONMENT=development`` is set.
-        prometheus_port: 0 to 65535, 0 picks a free one (see `observability_status`); else
+        prometheus_port: 0 to 65535; 0 picks a free one (see `observability_status`); else
             ``OTEL_EXPORTER_PROMETHEUS_PORT``, else 9464.
-        prometheus_host: interface to listen on; else ``OTEL_EXPORTER_PROMETHEUS_HOST``, else ``localhost``.
+        prometheus_host: name or address to listen on; else ``OTEL_EXPORTER_PROMETHEUS_HOST``, else ``localhost``.
         otlp_endpoint: base URL of an OTLP receiver (http/protobuf), e.g. ``http://localhost:4318`` for Jaeger or a
             Collector; else ``OTEL_EXPORTER_OTLP_ENDPOINT``, else none.
         otlp_headers: headers for the receiver, e.g. for authentication.
-        otlp_metrics: whether metrics are pushed too; None means only when they are not served for scraping, or
+        otlp_metrics: whether metrics are pushed too; None means only if they are not served for scraping, or
             ``OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`` is set, or ``OTEL_METRICS_EXPORTER`` names ``otlp``.
         otlp_metric_interval_seconds: time between two pushes; else ``OTEL_METRIC_EXPORT_INTERVAL``, else 60.
         environment: ``deployment.environment.name``; else ``ENVIRONMENT``.
         resource_attributes: further attributes of the resource.
-        prometheus_bearer_token: when given, a scrape must send ``Authorization: Bearer <token>``.
+        prometheus_bearer_token: if given, a scrape must send ``Authorization: Bearer <token>``.
         prometheus_tls_certificate_file: PEM file; serves HTTPS.
         prometheus_tls_key_file: PEM file of the certificate's key; by default the key is in the certificate's file.
-        prometheus_tls_client_ca_file: PEM file; scrapers must show a certificate signed by it.
+        prometheus_tls_client_ca_file: PEM file; scrapers must present a certificate signed by it.
         prometheus_scope_labels: whether each series carries ``otel_scope_*`` labels.
-        gen_ai_profile: spelling of the gen_ai metrics: ``v1.41``, ``latest`` or ``both``.
+        gen_ai_profile: version of the gen_ai metrics: ``v1.41``, ``latest`` or ``both``.
 
     Returns:
-        True when something is being exported, if only through providers that the application has set. False when
-        nothing is: OpenTelemetry is missing or disabled, or the port is taken and there is no other signal;
-        `observability_status` and one log line say why.
+        True if any signal is exported, by this library or by the application's providers. False if none is:
+        OpenTelemetry is missing or disabled, or the port is taken and there is no other exporter;
+        `observability_status` and one log line have the reason.
 
     Raises:
-        ConfigurationError: an argument is wrong (never for a fault of the environment).
+        ConfigurationError: an argument is invalid. An invalid environment never raises.
     """
     # A wrong argument is refused here, by the settings, in whatever state telemetry and the environment are.
     prometheus = PrometheusSettings(
@@ -154,9 +154,9 @@ def initialize_observability(
         if _running is not None and not _inherited:
             logger.info("Observability already initialized")
             return True
-        hindrance = env.hindrance() or _missing_packages()
-        if hindrance is not None:
-            return _off(hindrance)
+        reason = env.disabled_reason() or _missing_packages()
+        if reason is not None:
+            return _off(reason)
         prometheus = replace(
             prometheus,
             host=env.prometheus_host() if prometheus_host is None else prometheus_host,
@@ -176,9 +176,9 @@ def initialize_observability(
 def _start(settings: Settings) -> bool:
     global _running, _inherited, _status, _atexit_registered
     try:
-        from observability_integration.telemetry import providers  # imports OpenTelemetry, which takes a while
+        from observability_integration.telemetry import providers  # imports OpenTelemetry, which is slow
 
-        if _running is not None:  # the parent's, as far as it went on in this child
+        if _running is not None:  # inherited from the parent
             _running.stop(_CHILD_SECONDS)
         _running, _inherited = None, False
         running = providers.start(settings)
@@ -200,7 +200,7 @@ def _start(settings: Settings) -> bool:
 
 
 def shutdown_observability(timeout_seconds: float = 5.0) -> None:
-    """Flushes and ends telemetry; back within `timeout_seconds` even when a collector does not answer. Never raises."""
+    """Flushes and ends telemetry within `timeout_seconds`, even if a collector does not answer. Never raises."""
     global _running, _inherited, _status
     with _lock:
         running, _running, _inherited = _running, None, False
@@ -212,17 +212,17 @@ def shutdown_observability(timeout_seconds: float = 5.0) -> None:
 
 
 def is_observability_enabled() -> bool:
-    """Whether something is being exported."""
+    """Whether any signal is exported."""
     return _running is not None
 
 
 def observability_status() -> ObservabilityStatus:
-    """What telemetry is doing, and why."""
+    """The state of telemetry."""
     return _status
 
 
 def get_tracer(name: str = "observability_integration") -> Tracer | None:
-    """An OpenTelemetry tracer, or None while telemetry is off."""
+    """Returns an OpenTelemetry tracer; None while telemetry is off."""
     if _running is None:
         return None
     from observability_integration.telemetry import providers
@@ -231,7 +231,7 @@ def get_tracer(name: str = "observability_integration") -> Tracer | None:
 
 
 def get_meter(name: str = "observability_integration") -> Meter | None:
-    """An OpenTelemetry meter, or None while telemetry is off."""
+    """Returns an OpenTelemetry meter; None while telemetry is off."""
     if _running is None:
         return None
     from observability_integration.telemetry import providers
@@ -277,7 +277,7 @@ def _missing_packages() -> str | None:
 
 
 def _after_fork_in_child() -> None:
-    # Spans and pushed metrics go on, because the SDK restarts its threads; the scrape port stays with the parent.
+    # Spans and pushed metrics continue, as the SDK restarts its threads; only the parent serves the scrape port.
     global _lock, _running, _inherited, _status
     _lock = threading.RLock()
     if _running is None:

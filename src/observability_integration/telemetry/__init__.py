@@ -1,1 +1,1 @@
-"""What is measured, and how it leaves the process. The only package that knows OpenTelemetry."""
+"""Metrics and spans, and their export. The only package that imports OpenTelemetry."""

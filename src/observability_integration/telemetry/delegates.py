@@ -1,8 +1,8 @@
-"""Providers that are installed once and delegate to whatever is in force.
+"""Global providers that delegate to a replaceable inner provider.
 
-OpenTelemetry accepts a global provider only once in a process. Ours stays there for good; `initialise`, `shutdown` and
-`initialise` again exchange what stands behind it. A tracer, meter or instrument may be made at any time: it works
-while something is in force and is silent otherwise.
+OpenTelemetry accepts a global provider only once per process. These stay installed; `initialize_observability` sets
+their inner provider and `shutdown_observability` removes it. A tracer, meter or instrument may be created at any time:
+it uses the current inner provider, and does nothing while there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 from opentelemetry.util._decorator import (
-    _agnosticcontextmanager,  # pyright: ignore[reportPrivateUsage] - there is no public way to the same behaviour
+    _agnosticcontextmanager,  # pyright: ignore[reportPrivateUsage] - the API has no public equivalent
 )
 
 from .guard import note_fault
@@ -23,7 +23,7 @@ from .tracing.processors import GuardedProcessor
 
 
 class DelegatingTracerProvider(trace_api.TracerProvider):
-    """The tracer provider this library installs globally."""
+    """The tracer provider that this library installs globally."""
 
     def __init__(self) -> None:
         self.inner: Any = None
@@ -35,23 +35,23 @@ class DelegatingTracerProvider(trace_api.TracerProvider):
         schema_url: str | None = None,
         attributes: Any = None,
     ) -> trace_api.Tracer:
-        """A tracer that follows what is in force."""
+        """Creates a tracer that delegates to the current provider."""
         identity = (instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
         return _DelegatingTracer(self, identity)
 
     def add_span_processor(self, span_processor: Any) -> None:
-        """Adds a processor to the provider in force, until the next shutdown. What it raises is logged, not raised."""
+        """Adds a processor to the current provider, until the next shutdown. Its exceptions are logged, not raised."""
         inner = self.inner
         if inner is not None:
             inner.add_span_processor(GuardedProcessor(span_processor))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Flushes the provider in force."""
+        """Flushes the current provider."""
         inner = self.inner
         return True if inner is None else bool(inner.force_flush(timeout_millis))
 
     def shutdown(self) -> None:
-        """Flushes only: `shutdown_observability` is what ends a provider that may be needed again."""
+        """Only flushes: the provider may be needed again, and `shutdown_observability` ends it."""
         self.force_flush()
 
 
@@ -59,7 +59,7 @@ class _DelegatingTracer(trace_api.Tracer):
     def __init__(self, provider: DelegatingTracerProvider, identity: tuple[Any, ...]) -> None:
         self._provider = provider
         self._identity = identity
-        # One attribute, so that no other thread sees the tracer of one provider beside another provider.
+        # One attribute, so that no thread reads a provider together with the tracer of another.
         self._bound: tuple[Any, trace_api.Tracer] = (None, trace_api.NoOpTracer())
 
     def _current(self) -> trace_api.Tracer:
@@ -70,29 +70,29 @@ class _DelegatingTracer(trace_api.Tracer):
         return tracer
 
     def start_span(self, *args: Any, **kwargs: Any) -> trace_api.Span:
-        """Starts a span with the tracer in force."""
+        """Starts a span with the tracer of the current provider."""
         return self._current().start_span(*args, **kwargs)
 
-    # Also used as a decorator, and then the tracer in force is the one at each call.
+    # As a decorator it looks the current provider up at each call.
     @_agnosticcontextmanager
     def start_as_current_span(self, *args: Any, **kwargs: Any) -> Iterator[trace_api.Span]:
-        """Starts a span with the tracer in force and makes it current."""
+        """Starts a span with the tracer of the current provider and makes it current."""
         with self._current().start_as_current_span(*args, **kwargs) as span:
             yield span
 
 
 class _Delegating:
-    """An instrument that records into the one in force."""
+    """An instrument that delegates to one of the current provider."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
         self._real: Any = None
 
     def follow(self, meter: metrics_api.Meter | None) -> None:
-        """Takes the place of the same instrument of `meter`."""
+        """Creates the instrument on `meter` and delegates to it; None: to nothing."""
         try:
             self._real = None if meter is None else self._make(meter)
-        except Exception as error:  # noqa: BLE001 - the SDK refuses some names; that must not end the whole telemetry
+        except Exception as error:  # noqa: BLE001 - the SDK refuses some names; all other instruments must go on
             note_fault("metrics.instrument", error)
             self._real = None
 
@@ -113,7 +113,7 @@ class _Delegating:
 
 
 class DelegatingMeterProvider(metrics_api.MeterProvider):
-    """The meter provider this library installs globally."""
+    """The meter provider that this library installs globally."""
 
     def __init__(self) -> None:
         self.inner: Any = None
@@ -127,7 +127,7 @@ class DelegatingMeterProvider(metrics_api.MeterProvider):
         schema_url: str | None = None,
         attributes: Any = None,
     ) -> metrics_api.Meter:
-        """A meter that follows what is in force."""
+        """Returns the meter of that identity, which delegates to the current provider."""
         # Attributes may hold lists, which cannot be part of a key.
         key = (name, version, schema_url, repr(attributes and sorted(attributes.items())))
         with self._lock:
@@ -138,22 +138,22 @@ class DelegatingMeterProvider(metrics_api.MeterProvider):
             return meter
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Flushes the provider in force."""
+        """Flushes the current provider."""
         inner = self.inner
         return True if inner is None else bool(inner.force_flush(timeout_millis))
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
-        """Flushes only: `shutdown_observability` is what ends a provider that may be needed again."""
+        """Only flushes: the provider may be needed again, and `shutdown_observability` ends it."""
         self.force_flush(timeout_millis)
 
     def renew_locks(self) -> None:
-        """In a forked child: another thread of the parent may have held them, and that thread is not here."""
+        """Replaces the locks in a forked child: a thread of the parent, which the child lacks, may hold them."""
         self._lock = threading.Lock()
         for meter in self._meters.values():
             meter.renew_lock()
 
     def install(self, inner: Any) -> None:
-        """Puts `inner` in force (None: nothing) and moves every instrument made so far to it."""
+        """Makes `inner` the current provider (None: none) and moves every existing instrument to it."""
         with self._lock:
             self.inner = inner
             for meter in self._meters.values():
@@ -192,15 +192,15 @@ class _DelegatingMeter(metrics_api.Meter):
             return instrument
 
     def create_counter(self, name: str, unit: str = "", description: str = "") -> Any:
-        """A counter that follows what is in force."""
+        """Creates a counter that delegates to the current provider."""
         return self._instrument(("counter", name, unit), lambda m: m.create_counter(name, unit, description))
 
     def create_up_down_counter(self, name: str, unit: str = "", description: str = "") -> Any:
-        """An up-down counter that follows what is in force."""
+        """Creates an up-down counter that delegates to the current provider."""
         return self._instrument(("updown", name, unit), lambda m: m.create_up_down_counter(name, unit, description))
 
     def create_gauge(self, name: str, unit: str = "", description: str = "") -> Any:
-        """A gauge that follows what is in force."""
+        """Creates a gauge that delegates to the current provider."""
         return self._instrument(("gauge", name, unit), lambda m: m.create_gauge(name, unit, description))
 
     def create_histogram(
@@ -211,7 +211,7 @@ class _DelegatingMeter(metrics_api.Meter):
         *,
         explicit_bucket_boundaries_advisory: Sequence[float] | None = None,
     ) -> Any:
-        """A histogram that follows what is in force."""
+        """Creates a histogram that delegates to the current provider."""
         bounds = explicit_bucket_boundaries_advisory
 
         def make(meter: Any) -> Any:
@@ -220,22 +220,22 @@ class _DelegatingMeter(metrics_api.Meter):
         return self._instrument(("histogram", name, unit), make)
 
     def create_observable_counter(self, name: str, callbacks: Any = None, unit: str = "", description: str = "") -> Any:
-        """An observable counter that follows what is in force."""
+        """Creates an observable counter that delegates to the current provider."""
         return self._observable("create_observable_counter", name, callbacks, unit, description)
 
     def create_observable_up_down_counter(
         self, name: str, callbacks: Any = None, unit: str = "", description: str = ""
     ) -> Any:
-        """An observable up-down counter that follows what is in force."""
+        """Creates an observable up-down counter that delegates to the current provider."""
         return self._observable("create_observable_up_down_counter", name, callbacks, unit, description)
 
     def create_observable_gauge(self, name: str, callbacks: Any = None, unit: str = "", description: str = "") -> Any:
-        """An observable gauge that follows what is in force."""
+        """Creates an observable gauge that delegates to the current provider."""
         return self._observable("create_observable_gauge", name, callbacks, unit, description)
 
     def _observable(self, method: str, name: str, callbacks: Any, unit: str, description: str) -> Any:
         kept = list(callbacks or ())
-        # Keyed by its callbacks too: the SDK drops those of a second instrument of the same name without a word.
+        # The callbacks are part of the key: the SDK silently drops those of a second instrument of the same name.
         key = (method, name, unit, tuple(map(id, kept)))
         return self._instrument(key, lambda meter: getattr(meter, method)(name, kept, unit, description))
 

@@ -1,6 +1,6 @@
-"""What the environment says about telemetry. A variable that makes no sense is named in the log and left aside.
+"""Reads the environment variables of telemetry. An invalid value is logged and ignored.
 
-Empty variables count as unset, as the OpenTelemetry specification has it.
+Empty variables count as unset, as the OpenTelemetry specification requires.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _value(variable: str) -> str:
     return os.environ.get(variable, "").strip()
 
 
-def hindrance() -> str | None:
-    """Why telemetry must stay off, or None when nothing speaks against it."""
+def disabled_reason() -> str | None:
+    """The reason why the environment disables telemetry; None if it does not."""
     if _value("OTEL_SDK_DISABLED").lower() == "true":
         return "OTEL_SDK_DISABLED is set"
     if _value("ENABLE_APM").lower() in _NO:
@@ -33,12 +33,12 @@ def hindrance() -> str | None:
 
 
 def prometheus_host() -> str:
-    """The interface to serve Prometheus on."""
+    """The host of the scrape endpoint."""
     return _value("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
 
 
 def prometheus_port() -> int:
-    """The port to serve Prometheus on."""
+    """The port of the scrape endpoint."""
     text = _value("OTEL_EXPORTER_PROMETHEUS_PORT")
     if text.isdecimal() and int(text) <= 65535:
         return int(text)
@@ -48,12 +48,12 @@ def prometheus_port() -> int:
 
 
 def is_development() -> bool:
-    """Whether ``ENVIRONMENT`` says so."""
+    """Whether ``ENVIRONMENT`` is ``development``."""
     return _value("ENVIRONMENT").lower() == "development"
 
 
 def resource_attributes(given: Mapping[str, str], default_version: str) -> dict[str, str]:
-    """The attributes of the resource: those given, and defaults for what neither they nor ``OTEL_*`` name."""
+    """The attributes of the resource: `given`, and defaults for those set neither there nor by ``OTEL_*``."""
     named = {pair.partition("=")[0].strip() for pair in _value("OTEL_RESOURCE_ATTRIBUTES").split(",")}
     if _value("OTEL_SERVICE_NAME"):
         named.add("service.name")
@@ -66,7 +66,7 @@ def resource_attributes(given: Mapping[str, str], default_version: str) -> dict[
 
 
 def _endpoint_for(signal: str) -> bool:
-    """Whether there is an endpoint for a signal: its own variable decides, else the common one."""
+    """Whether the environment has a valid endpoint for a signal: in its own variable, else in the common one."""
     own = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
     variable = own if _value(own) else _OTLP_ENDPOINT
     if not _value(variable):
@@ -82,12 +82,12 @@ def _exporters(variable: str) -> set[str]:
 
 
 def otlp(given: OtlpSettings, metrics: bool | None, *, scraped: bool) -> OtlpSettings | None:
-    """What to push over OTLP, or None for nothing.
+    """The OTLP settings; None if nothing is pushed.
 
     Args:
-        given: what the caller gave. Its endpoint wins over the variables, also over ``OTEL_TRACES_EXPORTER=none``.
-        metrics: given by the caller; None leaves it to the variables and to whether metrics are scraped.
-        scraped: whether metrics are served for scraping anyway.
+        given: arguments of the caller. The endpoint overrides the variables, ``OTEL_TRACES_EXPORTER=none`` included.
+        metrics: argument of the caller; None means that the variables and `scraped` decide.
+        scraped: whether the scrape endpoint serves metrics.
     """
     endpoint = given.endpoint
     traces = endpoint is not None or ("none" not in _exporters("OTEL_TRACES_EXPORTER") and _endpoint_for("TRACES"))

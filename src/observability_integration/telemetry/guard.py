@@ -1,4 +1,4 @@
-"""Keeps the faults of telemetry, and of users' hooks, away from the user's call."""
+"""Counts and logs errors of telemetry and of users' hooks, which must not reach the caller."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _logged: set[tuple[str, str]] = set()
 
 
 def note_fault(site: str, error: BaseException) -> None:
-    """Counts a fault that was kept away from the caller, and logs it the first time it is seen.
+    """Counts an error that the caller does not see, and logs it the first time.
 
-    The message of the error is not logged, because a prompt may stand in it; its type and origin are.
+    The log line has its type and origin but not its message, which may quote a prompt.
 
     Args:
-        site: where it happened, from a closed list (it becomes a label), e.g. ``cache.key_fn``.
-        error: what was raised.
+        site: the place, from a closed set because it becomes a label, e.g. ``cache.key_fn``.
+        error: the exception.
     """
     TELEMETRY_FAULTS.series(site).add()
     kind = type(error).__name__
@@ -30,7 +30,7 @@ def note_fault(site: str, error: BaseException) -> None:
 
 
 def _origin_of(error: BaseException) -> str:
-    # By hand, because `traceback` reads the source files, and this may be the event loop's thread.
+    # Without `traceback`, which reads source files: this may run in the event loop's thread.
     place = error.__traceback__
     if place is None:
         return ""

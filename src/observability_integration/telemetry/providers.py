@@ -1,6 +1,6 @@
-"""Builds the SDK's providers behind the delegating ones, or attaches to those the application has set.
+"""Builds the SDK's providers behind the delegating ones, or attaches to the application's.
 
-`start` makes everything the settings ask for and returns a `Running`, which knows how to take it down again.
+`start` builds everything in the settings and returns a `Running`, which stops it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _PROFILES: dict[GenAIProfile, frozenset[Profile]] = {
 
 
 class Running:
-    """Telemetry in force: what is exported, and how to end it.
+    """Running telemetry: its exporters and their shutdown.
 
     Attributes:
-        traces: where spans go, e.g. ``("otlp", "console")``.
-        metrics: where metrics go, e.g. ``("prometheus",)``.
-        attached: the signals for which the application's own provider is used.
-        problems: what was asked for and could not be had, in words.
-        scrape_url: where Prometheus is served, or None.
-        scrape_port: the port of it, or None.
+        traces: exporters of spans, e.g. ``("otlp", "console")``.
+        metrics: exporters of metrics, e.g. ``("prometheus",)``.
+        attached: the signals that use the application's own provider.
+        problems: sentences about parts of the settings that failed to start.
+        scrape_url: URL of the scrape endpoint; None without one.
+        scrape_port: port of the scrape endpoint; None without one.
     """
 
     def __init__(self) -> None:
@@ -75,24 +75,24 @@ class Running:
 
     @property
     def exporting(self) -> bool:
-        """Whether anything leaves the process, by ways of ours or through the application's own providers."""
+        """Whether any signal is exported, by this library or through the application's own providers."""
         return bool(self.traces or self.metrics or self.attached)
 
     def on_stop(self, ender: Callable[[float], object]) -> None:
-        """Registers what ends a part within the seconds it is given."""
+        """Registers `ender`, which `stop` calls with the seconds that are left."""
         self._enders.append(ender)
 
-    def on_late(self, interrupt: Callable[[], object]) -> None:
-        """Registers what makes a part give up, when the time for its end is over."""
+    def on_timeout(self, interrupt: Callable[[], object]) -> None:
+        """Registers `interrupt`, which `stop` calls when its time is over; it makes a pending flush give up."""
         self._interrupts.append(interrupt)
 
     def cannot(self, what: str, error: BaseException) -> None:
-        """Notes that something that was asked for could not be had."""
+        """Adds a problem: "cannot `what`", with the reason."""
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         self.problems = (*self.problems, f"cannot {what}: {why}")
 
     def serve(self, server: ScrapeServer) -> None:
-        """Takes over a scrape server that has started."""
+        """Registers a started scrape server."""
         self._server = server
         self.scrape_url = server.url
         self.scrape_port = server.port
@@ -105,14 +105,14 @@ class Running:
         return server
 
     def without_metrics(self) -> None:
-        """Takes back what was begun of the metrics."""
+        """Closes the exporters of metrics that have started."""
         server = self._unserve()
         self.metrics = ()
         if server is not None:
             server.close(0.0)
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Flushes and ends everything; whether that was done within the time."""
+        """Flushes and ends everything; returns whether that took no longer than `timeout_seconds`."""
         deadline = time.monotonic() + min(timeout_seconds, threading.TIMEOUT_MAX)
 
         def left() -> float:
@@ -124,11 +124,11 @@ class Running:
         server = self._unserve()
         if server is not None:
             server.close(min(1.0, left()))
-        # The SDK's own flushes do not keep to a time limit, so they run beside us and are left behind if need be.
+        # The SDK's flushes may exceed their time limit, so they run in threads of their own, which may be abandoned.
         threads = [thread for ender in self._enders if (thread := _in_thread(ender, left())) is not None]
         for thread in threads:
             thread.join(left())
-        instruments.stop()  # not before: the last push observes the gauges
+        instruments.stop()  # after the flushes: the last push observes the gauges
         in_time = not any(thread.is_alive() for thread in threads)
         if not in_time:
             for interrupt in self._interrupts:
@@ -136,7 +136,7 @@ class Running:
         return in_time
 
     def forget_after_fork(self) -> None:
-        """In a forked child: the scrape thread stayed with the parent, so the socket is let go."""
+        """In a forked child: closes the inherited scrape socket, as its thread runs in the parent only."""
         server = self._unserve()
         if server is not None:
             server.release_after_fork()
@@ -152,24 +152,24 @@ def _in_thread(ender: Callable[[float], object], seconds: float) -> threading.Th
     thread = threading.Thread(target=run, name="observability-shutdown", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread any more while the interpreter goes down
+    except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread during interpreter shutdown
         run()
         return None
     return thread
 
 
 def tracer(name: str) -> Tracer:
-    """A tracer of the global provider."""
+    """Returns a tracer of the global provider."""
     return trace_api.get_tracer(name)
 
 
 def meter(name: str) -> Meter:
-    """A meter of the global provider."""
+    """Returns a meter of the global provider."""
     return metrics_api.get_meter(name)
 
 
 def start(settings: Settings) -> Running:
-    """Builds and installs what `settings` ask for. Faults of the environment end up in ``Running.problems``."""
+    """Builds and installs everything in `settings`. Errors of the environment end up in ``Running.problems``."""
     running = Running()
     resource = Resource.create(dict(settings.resource_attributes))
     scope = InstrumentationScope(SCOPE_NAME, __version__)
@@ -224,7 +224,7 @@ def _span_processors(running: Running, settings: Settings) -> list[SpanProcessor
     if settings.otlp is not None and settings.otlp.traces:
         makers.append(("otlp", "send spans over OTLP", partial(_otlp_span_exporter, settings.otlp)))
     if settings.console:
-        # Named, because the exporter's own default is the standard output at the time of its import.
+        # The exporter's own default would be the standard output at the time of its import.
         makers.append(("console", "print spans", partial(ConsoleSpanExporter, out=sys.stdout)))
     processors: list[SpanProcessor] = []
     for way, what, make in makers:
@@ -234,7 +234,7 @@ def _span_processors(running: Running, settings: Settings) -> list[SpanProcessor
         except Exception as error:  # noqa: BLE001 - the SDK refuses some environment variables; the rest goes on
             running.cannot(what, error)
         else:
-            running.on_late(exporter.shutdown)
+            running.on_timeout(exporter.shutdown)
             running.traces = (*running.traces, way)
     return processors
 
@@ -249,8 +249,8 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
     current = metrics_api.get_meter_provider()
     attached = isinstance(current, MeterProvider)
     push = settings.otlp is not None and settings.otlp.metrics
-    # Pushed metrics, and those for the application's own readers, must go through the SDK's instruments; a scrape of
-    # ours reads the process's own series, which is far cheaper.
+    # A push, and the application's own readers, need the SDK's instruments; the scrape endpoint reads this library's
+    # series, which is far cheaper.
     through_sdk = attached or push
     readers: list[MetricReader] = []
     if settings.otlp is not None and push:
@@ -261,7 +261,7 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
     if isinstance(current, MeterProvider):
         for reader in readers:
             current.add_metric_reader(reader)
-            running.on_stop(partial(_let_go, current, reader))
+            running.on_stop(partial(_detach, current, reader))
         running.attached = (*running.attached, "metrics")
         sdk_bridge.feed(current.get_meter(SCOPE_NAME, __version__))
         return
@@ -274,7 +274,7 @@ def _start_metrics(running: Running, settings: Settings, resource: Resource, sco
         raise
     running.on_stop(lambda seconds: provider.shutdown(timeout_millis=seconds * 1000))
     delegating_meters.install(provider)
-    if type(current).__name__ == "_ProxyMeterProvider":  # the API's own, not public: the slot is free
+    if type(current).__name__ == "_ProxyMeterProvider":  # a private class of the API: no global provider is set yet
         metrics_api.set_meter_provider(delegating_meters)
     if through_sdk:
         sdk_bridge.feed(provider.get_meter(SCOPE_NAME, __version__))
@@ -284,8 +284,8 @@ def _end(reader: MetricReader, seconds: float) -> None:
     reader.shutdown(seconds * 1000)  # pyright: ignore[reportUnknownMemberType] - kwargs are untyped there
 
 
-def _let_go(provider: MeterProvider, reader: MetricReader, seconds: float) -> None:
-    _end(reader, seconds)  # flushes, which it can no longer do once it is removed
+def _detach(provider: MeterProvider, reader: MetricReader, seconds: float) -> None:
+    _end(reader, seconds)  # before the removal, after which it cannot flush
     provider.remove_metric_reader(reader)
 
 
@@ -298,7 +298,7 @@ def _otlp_metric_readers(running: Running, settings: OtlpSettings) -> list[Metri
     except Exception as error:  # noqa: BLE001 - the SDK refuses some environment variables; the rest goes on
         running.cannot("send metrics over OTLP", error)
         return []
-    running.on_late(partial(exporter.shutdown, 0.0))  # pyright: ignore[reportUnknownMemberType] - as above
+    running.on_timeout(partial(exporter.shutdown, 0.0))  # pyright: ignore[reportUnknownMemberType] - as above
     running.metrics = (*running.metrics, "otlp")
     return [reader]
 

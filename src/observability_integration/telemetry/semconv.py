@@ -1,7 +1,7 @@
-"""The gen_ai conventions: names, values, and which metrics each profile emits.
+"""The gen_ai semantic conventions: attribute names, and the metrics that each profile emits.
 
-v1.41 is what the OpenTelemetry GenAI instrumentations ship; the conventions have since moved to a repository of their
-own, where most client metrics are being renamed (``latest``). Every gen_ai convention is still in development.
+The OpenTelemetry GenAI instrumentations ship v1.41. The conventions have since moved to a repository of their own,
+which renames most client metrics (``latest``). All gen_ai conventions are still in development.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OUTPUT_MESSAGES = "gen_ai.output.messages"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 
-# Request parameters that go on the span under gen_ai.request.*; none of them is content.
+# Request parameters that the span carries as gen_ai.request.*; none of them is content.
 REQUEST_PARAMETERS: Mapping[str, str] = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -61,7 +61,7 @@ def _profiles() -> frozenset[Profile]:
 
 
 def token_attributes(usage: Any) -> dict[str, int]:
-    """The span attributes for a `Usage`, in the profile in force."""
+    """The span attributes for a `Usage`, in the current profiles."""
     profiles = _profiles()
     pairs: list[tuple[str, int | None]] = [
         (INPUT_TOKENS, usage.input_tokens),
@@ -82,25 +82,25 @@ Call = tuple[str, str | None, str | None]  # operation, provider, request model
 def record_call(
     call: Call, response_model: str | None, seconds: float, error_type: str | None, usage: Any, span: object
 ) -> None:
-    """Duration and tokens of one finished call, success or not."""
+    """Records duration and tokens of one finished call, successful or not."""
     if not instruments.switch.on:
         return
     profiles = _profiles()
-    who = (*call, response_model)
+    labels = (*call, response_model)
     if Profile.V1_41 in profiles:
-        GEN_AI_DURATION.series(*who, error_type).record(seconds, span)
+        GEN_AI_DURATION.series(*labels, error_type).record(seconds, span)
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if tokens is not None:
-                GEN_AI_TOKEN_USAGE.series(*who, kind).record(tokens, span)
+                GEN_AI_TOKEN_USAGE.series(*labels, kind).record(tokens, span)
     if Profile.LATEST in profiles:
-        GEN_AI_INFERENCE_DURATION.series(*who, error_type).record(seconds, span)
+        GEN_AI_INFERENCE_DURATION.series(*labels, error_type).record(seconds, span)
         for histogram, tokens in (
             (GEN_AI_INPUT_TOKENS, usage.input_tokens),
             (GEN_AI_OUTPUT_TOKENS, usage.output_tokens),
         ):
-            # The convention wants 0 for a failed call, and nothing where the count is unknown.
+            # The convention: 0 for a failed call, nothing where the count is unknown.
             if tokens is not None or error_type is not None:
-                histogram.series(*who, error_type).record(tokens or 0, span)
+                histogram.series(*labels, error_type).record(tokens or 0, span)
         for part, tokens in (
             ("input_tokens", usage.input_tokens),
             ("output_tokens", usage.output_tokens),
@@ -109,11 +109,11 @@ def record_call(
             ("reasoning.output_tokens", usage.reasoning_tokens),
         ):
             if tokens:
-                GEN_AI_USAGE[part].series(*who, "unknown").add(tokens)
+                GEN_AI_USAGE[part].series(*labels, "unknown").add(tokens)
 
 
 def record_first_chunk(call: Call, seconds: float, span: object) -> None:
-    """Time to the first chunk of a streamed answer."""
+    """Records the time to the first chunk of a streamed answer."""
     profiles = _profiles()
     if Profile.V1_41 in profiles:
         GEN_AI_FIRST_CHUNK.series(*call).record(seconds, span)
@@ -122,7 +122,7 @@ def record_first_chunk(call: Call, seconds: float, span: object) -> None:
 
 
 def record_chunk_gap(call: Call, seconds: float, span: object) -> None:
-    """Time between two chunks of a streamed answer."""
+    """Records the time between two chunks of a streamed answer."""
     profiles = _profiles()
     if Profile.V1_41 in profiles:
         GEN_AI_CHUNK_GAP.series(*call).record(seconds, span)

@@ -1,6 +1,6 @@
-"""What telemetry is to be switched on with, after arguments, environment and defaults have been weighed.
+"""Settings of telemetry, resolved from arguments, environment and defaults.
 
-The settings refuse a wrong value when they are built, by the name of the argument of `initialize_observability`.
+They refuse an invalid value when they are built, by the name of the argument of `initialize_observability`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class PrometheusSettings:
     Attributes:
         host: interface to listen on; ``localhost`` means the loopback addresses only.
         port: 0 to 65535; 0 picks a free one.
-        bearer_token: when set, a scrape must carry it.
-        tls_certificate_file: PEM file; switches TLS on.
-        tls_key_file: PEM file of the private key; None when the key is in the certificate's file.
-        tls_client_ca_file: PEM file; when set, a scraper must show a certificate signed by it.
+        bearer_token: if set, a scrape must send it.
+        tls_certificate_file: PEM file; enables TLS.
+        tls_key_file: PEM file of the private key; None if the key is in the certificate's file.
+        tls_client_ca_file: PEM file; if set, a scraper must present a certificate signed by it.
         scope_labels: whether each series carries ``otel_scope_*`` labels.
 
     Raises:
@@ -61,11 +61,11 @@ class OtlpSettings:
     """Push over OTLP (http/protobuf).
 
     Attributes:
-        endpoint: base URL given by the caller; None leaves all endpoints to the ``OTEL_EXPORTER_OTLP_*`` variables.
+        endpoint: base URL; None means the ``OTEL_EXPORTER_OTLP_*`` variables.
         headers: extra headers, e.g. for authentication.
         traces: whether spans are pushed.
         metrics: whether metrics are pushed.
-        metric_interval_seconds: time between two pushes of metrics; None leaves it to the environment (60 s).
+        metric_interval_seconds: time between two pushes of metrics; None means ``OTEL_METRIC_EXPORT_INTERVAL`` (60 s).
 
     Raises:
         ConfigurationError: the endpoint is no URL, or the interval is not a finite number > 0.
@@ -86,14 +86,14 @@ class OtlpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything `providers.start` needs.
+    """The input of `providers.start`.
 
     Attributes:
-        resource_attributes: what the resource says beyond ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``.
-        prometheus: the scrape endpoint, or None for none.
-        otlp: push, or None for none.
+        resource_attributes: of the resource, beside ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``.
+        prometheus: the scrape endpoint; None means none.
+        otlp: the push over OTLP; None means none.
         console: whether spans are printed.
-        gen_ai_profile: which spelling of the gen_ai conventions metrics use.
+        gen_ai_profile: version of the gen_ai conventions for metrics.
 
     Raises:
         ConfigurationError: there is no such profile.

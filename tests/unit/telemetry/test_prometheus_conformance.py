@@ -791,7 +791,7 @@ class TestReader:
 
         Official exporter: lets scrapes run into each other.
         """
-        monkeypatch.setattr(prometheus_reader, "_TURN_SECONDS", 0.01)
+        monkeypatch.setattr(prometheus_reader, "_LOCK_SECONDS", 0.01)
         inside, leave = threading.Event(), threading.Event()
 
         def own() -> list[ScopeMetrics]:

@@ -1,4 +1,4 @@
-"""What the library counts about itself."""
+"""Metrics of the library itself."""
 
 from __future__ import annotations
 

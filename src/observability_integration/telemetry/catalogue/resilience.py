@@ -1,4 +1,4 @@
-"""Metrics of the primitives that repeat, replace, refuse and limit calls, and of broken streams."""
+"""Metrics of retry, fallback, circuit breaker, concurrency limit, rate limit, hedge, saga, malformed chunks."""
 
 from __future__ import annotations
 

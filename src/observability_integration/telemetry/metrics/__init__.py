@@ -1,1 +1,1 @@
-"""Series that primitives add to, and the ways they leave the process."""
+"""Instruments that primitives record into, and their snapshots for exporters."""

@@ -1,11 +1,11 @@
-"""Instruments bound to the catalogue: counted here, in the process, and read by whatever exports.
+"""Instruments: they aggregate measurements in the process, and exporters read them through `snapshot`.
 
-A synchronous instrument of the OpenTelemetry SDK costs 5 to 10 µs a measurement, most of it spent on finding the
-attribute set again. Here a primitive holds its series and adds to it; the exporters take a `snapshot` when asked.
-Nothing in this file needs OpenTelemetry: without it, or before it is switched on, a measurement returns at once.
+A synchronous instrument of the OpenTelemetry SDK costs 5 to 10 µs a measurement, mostly to look up the attribute set.
+Here a primitive looks its series up once and adds to it. Nothing in this file needs OpenTelemetry: while telemetry is
+off, a measurement returns at once.
 
-Every instrument is capped at `MAX_SERIES` label sets. What comes after is added up in one series with the attribute
-``otel.metric.overflow`` = true, as the OpenTelemetry metrics SDK specification has it.
+Every instrument is capped at `MAX_SERIES` label sets. Further ones share one overflow series with the attribute
+``otel.metric.overflow`` = true, as the OpenTelemetry metrics SDK specification requires.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from .spec import Kind, MetricSpec, Profile
 
 MAX_SERIES = 2000  # the default cardinality limit of the OpenTelemetry metrics SDK specification
-MAX_LABEL_LENGTH = 128  # the longest model and operation names in use are well below; a caller may send anything
+MAX_LABEL_LENGTH = 128  # real model and operation names are shorter; callers may pass any text
 OVERFLOW = "otel.metric.overflow"
 
 Labels = tuple[str | None, ...]
@@ -34,7 +34,7 @@ lock = threading.RLock()
 
 
 class _Switch:
-    """Whether measurements are kept; read on every one of them."""
+    """Global state that every measurement reads: whether to record, with exemplars, and for which gen_ai profiles."""
 
     __slots__ = ("exemplars", "on", "profiles", "started_ns")
 
@@ -59,14 +59,14 @@ class Series:
         self.owners: weakref.WeakSet[Any] | None = None
 
     def show(self) -> None:
-        """Makes the series known where measurements are forwarded to, if it can be without one."""
+        """Forwards the initial value, where the kind has one."""
 
     def reset(self) -> None:
-        """Starts again from nothing."""
+        """Drops all measurements."""
 
     @property
     def in_use(self) -> bool:
-        """Whether something alive declared this series, so that it outlives a reset."""
+        """Whether a live owner declared this series; if so, `Instrument.reset` keeps it."""
         return bool(self.owners)
 
 
@@ -97,12 +97,12 @@ class CounterSeries(Series):
             self.forward(0, self.attributes)
 
     def reset(self) -> None:
-        """Starts again from 0."""
+        """Sets the sum to 0."""
         self.value = 0
 
 
 class GaugeSeries(Series):
-    """A level that is true whether or not anyone looks, hence kept while telemetry is off and across resets."""
+    """A current value. It is kept while telemetry is off and across resets, because it stays true."""
 
     __slots__ = ("value",)
 
@@ -111,11 +111,11 @@ class GaugeSeries(Series):
         self.value: float = 0
 
     def set(self, value: float) -> None:
-        """Sets the level."""
+        """Sets the value."""
         self.value = value
 
     def add(self, amount: float) -> None:
-        """Moves the level by `amount`, which may be negative."""
+        """Changes the value by `amount`, which may be negative."""
         lock.acquire()  # at half the cost of a with statement
         try:
             self.value += amount
@@ -124,12 +124,12 @@ class GaugeSeries(Series):
 
     @property
     def in_use(self) -> bool:
-        """Whether something alive declared it, or it still stands above 0."""
+        """Whether a live owner declared it, or its value is not 0."""
         return bool(self.owners) or self.value != 0
 
 
 class HistogramSeries(Series):
-    """A distribution over fixed buckets, with the last exemplar of each."""
+    """A distribution over fixed buckets, with the last exemplar per bucket."""
 
     __slots__ = ("bounds", "count", "counts", "exemplars", "maximum", "minimum", "total")
 
@@ -165,7 +165,7 @@ class HistogramSeries(Series):
             self.forward(value, self.attributes)
 
     def reset(self) -> None:
-        """Starts again from nothing."""
+        """Drops all measurements."""
         self.counts = [0] * (len(self.bounds) + 1)
         self.exemplars = {}
         self.count = 0
@@ -216,7 +216,7 @@ class Instrument(Generic[S]):
             return made
 
     def declare(self, owner: object, *values: str | None) -> S:
-        """The same, shown from the start at 0 for as long as `owner` lives, so that ``rate()`` sees the first event."""
+        """Like `series`, but exported from 0 on while `owner` lives, so that ``rate()`` sees the first event."""
         series = self.series(*values)
         with lock:
             if series.owners is None:
@@ -226,7 +226,7 @@ class Instrument(Generic[S]):
         return series
 
     def reset(self) -> None:
-        """Starts every declared series again and forgets the others."""
+        """Resets every series that is in use and removes the others."""
         with lock:
             self._series = {values: series for values, series in self._series.items() if series.in_use}
             if self._overflow is not None and not self._overflow.in_use:
@@ -235,7 +235,7 @@ class Instrument(Generic[S]):
                 series.reset()
 
     def set_forward(self, forward: Forward | None) -> None:
-        """Also passes each measurement on to `forward` from now on."""
+        """Passes each further measurement on to `forward` too; None ends that."""
         with lock:
             self.forward = forward
             for series in self:
@@ -324,7 +324,7 @@ def ratio(
 
 
 def start(*, exemplars: bool, profiles: frozenset[Profile]) -> None:
-    """Starts keeping measurements, from zero."""
+    """Starts recording, from zero."""
     with lock:
         for instrument in ALL.values():
             instrument.reset()
@@ -335,7 +335,7 @@ def start(*, exemplars: bool, profiles: frozenset[Profile]) -> None:
 
 
 def stop() -> None:
-    """Stops keeping measurements; what was kept stays readable until the next start."""
+    """Stops recording; the series stay readable until the next start."""
     switch.on = False
     for instrument in ALL.values():
         instrument.set_forward(None)
@@ -351,10 +351,10 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for instrument in ALL.values():
-        instrument.reset()  # the parent's counts are the parent's
+        instrument.reset()  # the parent exports its own counts
     lock.release()
 
 
-# Held while forking: no other thread is then half-way through a measurement, and the child can let go of the lock.
+# Held while forking: no other thread is then inside a measurement, and the child can release the lock.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

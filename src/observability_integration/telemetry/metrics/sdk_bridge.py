@@ -1,4 +1,4 @@
-"""Our own measurements as OpenTelemetry sees them: exported data, or a feed into the application's own provider."""
+"""This library's metrics as OpenTelemetry data: for its own exporters, or recorded into an SDK meter."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _metric(spec: MetricSpec, points: Sequence[Point], now_ns: int) -> Metric:
 
 
 def collect(scope: InstrumentationScope) -> list[ScopeMetrics]:
-    """A snapshot of all our metrics, as one scope."""
+    """A snapshot of all metrics of this library, as one instrumentation scope."""
     now_ns = time.time_ns()
     metrics = [_metric(spec, points, now_ns) for spec, points in snapshot()]
     return [ScopeMetrics(scope, metrics, scope.schema_url or "")] if metrics else []
@@ -79,10 +79,10 @@ def _observe(spec: MetricSpec) -> Callable[[CallbackOptions], Iterable[Observati
 
 
 def feed(meter: Meter) -> None:
-    """Makes every measurement also go to an instrument of `meter`, so that the application's readers see it.
+    """Forwards every measurement to an instrument of `meter` too, so that the readers of its provider see it.
 
-    Needed where the provider is the application's, or where a reader wants deltas: a finished distribution cannot be
-    handed to the SDK, so each measurement is recorded there as well, at the SDK's usual cost.
+    Needed for the application's provider and for readers of deltas: the SDK takes measurements, not finished
+    distributions. Each measurement then also costs what the SDK's costs.
     """
     for spec in CATALOGUE:
         if spec.profile not in instruments.switch.profiles:
@@ -109,8 +109,8 @@ def _guarded(record: Callable[[float, Any], None]) -> Forward:
         nonlocal noting
         try:
             record(amount, attributes)
-        except Exception as error:  # noqa: BLE001 - the provider is somebody else's, and this is the user's call
-            if not noting:  # the count of faults may be what is being forwarded
+        except Exception as error:  # noqa: BLE001 - the application's provider, inside the user's call
+            if not noting:  # the measurement may be the count of faults itself
                 noting = True
                 note_fault("metrics.forward", error)
                 noting = False

@@ -1,4 +1,4 @@
-"""What the instruments hold at one moment, and what follows from it."""
+"""Snapshots: the state of all instruments at one moment, and the ratios computed from it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Point:
     """The state of one series at one moment.
 
     Attributes:
-        attributes: its labels.
-        value: of a counter or gauge; the sum of a histogram.
-        counts: of a histogram, one more than it has bounds.
+        attributes: the labels.
+        value: the value of a counter or gauge; the sum of a histogram.
+        counts: the bucket counts of a histogram; one more than its bounds.
         minimum: smallest value of a histogram.
         maximum: largest value of a histogram.
-        exemplars: of a histogram: (value, Unix time in ns, span context), one a bucket at most.
+        exemplars: at most one per bucket of a histogram: (value, Unix time in ns, span context).
     """
 
     attributes: Attributes
@@ -60,13 +60,13 @@ def _ratio_points(spec: MetricSpec) -> Iterable[Point]:
 
 
 def points_of(spec: MetricSpec) -> list[Point]:
-    """The points of one metric, now."""
+    """The current points of one metric."""
     with lock:
         return list(_ratio_points(spec)) if spec.ratio else [_point(series) for series in instruments.ALL[spec.name]]
 
 
 def snapshot() -> list[tuple[MetricSpec, list[Point]]]:
-    """Every metric that has something to show, with its points, in the order of the catalogue."""
+    """Every metric that has points, with them, in the order of the catalogue."""
     result: list[tuple[MetricSpec, list[Point]]] = []
     with lock:
         for spec in catalogue.CATALOGUE:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-# As the reader spells them (prometheus_names.unit_word, which needs OpenTelemetry); {token} is no word.
+# The same words as prometheus.names.unit_word, which needs OpenTelemetry; an annotation such as {token} adds none.
 _UNIT_WORDS = {"s": "seconds", "By": "bytes"}
 
 
 class Kind(Enum):
-    """What an instrument counts."""
+    """The kind of an instrument."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -18,7 +18,7 @@ class Kind(Enum):
 
 
 class Profile(Enum):
-    """Which spelling of the gen_ai conventions a metric belongs to."""
+    """The version of the gen_ai conventions that a metric belongs to."""
 
     ALWAYS = "always"
     V1_41 = "v1.41"
@@ -32,12 +32,12 @@ class MetricSpec:
     Attributes:
         name: OpenTelemetry instrument name.
         kind: counter, gauge or histogram.
-        labels: attribute keys, in the order in which values are given.
+        labels: attribute keys, in the order of the values given to `Instrument.series`.
         description: one sentence, shown as HELP.
         unit: UCUM unit; empty for plain numbers and ratios.
         buckets: upper bounds of a histogram.
-        ratio: for a gauge derived from counters: (part, whole...), summed over the labels the gauge does not have.
-        profile: the gen_ai profile in which it is emitted.
+        ratio: for a gauge derived from counters, their names: (part, whole...), summed over labels it lacks.
+        profile: the gen_ai profile that emits it.
     """
 
     name: str
@@ -51,7 +51,7 @@ class MetricSpec:
 
     @property
     def prometheus_name(self) -> str:
-        """The family name in a scrape (a histogram adds ``_bucket``, ``_sum`` and ``_count``)."""
+        """The family name in a scrape; a histogram adds ``_bucket``, ``_sum`` and ``_count``."""
         counts = self.kind is Kind.COUNTER
         name = self.name.replace(".", "_")
         if counts:

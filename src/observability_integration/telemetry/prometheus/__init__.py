@@ -1,1 +1,1 @@
-"""The scrape endpoint: a reader that is right on the wire, and the HTTP server in front of it."""
+"""The Prometheus scrape endpoint: metric reader and HTTP server."""

@@ -1,6 +1,6 @@
 """The threads of the scrape server.
 
-One accepts, for all addresses, and hands every connection to a thread of its own, so that a slow client delays nobody.
+One thread accepts connections on all addresses. Each connection has its own thread, so a slow client delays no other.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from contextlib import suppress
 from .connection import serve
 from .pages import ScrapePages
 
-_CLIENT_SECONDS = 10.0  # silence after which a client is dropped; Prometheus's default scrape_timeout
-_MAX_CONNECTIONS = 64  # each holds a thread; a pair of Prometheus servers needs two
+_CLIENT_SECONDS = 10.0  # a client that is silent for longer is dropped; Prometheus's default scrape_timeout
+_MAX_CONNECTIONS = 64  # each has a thread; a pair of Prometheus servers needs two
 
 
 def _shut(connection: socket.socket, how: int) -> None:
-    """Ends one or both directions, from whichever thread; an SSLSocket's own method would pull TLS from under it."""
-    with suppress(OSError):  # it is closed already
+    """Shuts one or both directions down, from any thread; an SSLSocket's own method would remove its TLS layer."""
+    with suppress(OSError):  # closed already
         socket.socket.shutdown(connection, how)
 
 
 class Acceptor:
-    """The sockets and threads of a server between one start and its end."""
+    """The sockets and threads of a server, from its start to its end."""
 
     def __init__(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, pages: ScrapePages) -> None:
         self._listeners = listeners
@@ -34,15 +34,15 @@ class Acceptor:
         self._pages = pages
         self._closing = threading.Event()
         self._changed = threading.Condition()
-        self._connections: dict[socket.socket, None] = {}  # the oldest first
-        self._alarm, self._bell = socket.socketpair()
+        self._connections: dict[socket.socket, None] = {}  # oldest first
+        self._wakeup, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
-        for source in (*listeners, self._alarm):
+        for source in (*listeners, self._wakeup):
             self._selector.register(source, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="observability-scrape", daemon=True)
 
     def start(self) -> None:
-        """Begins to accept.
+        """Starts to accept connections.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -53,36 +53,36 @@ class Acceptor:
         try:
             while not self._closing.is_set():
                 for key, _ in self._selector.select():
-                    if key.fileobj is not self._alarm and isinstance(key.fileobj, socket.socket):
+                    if key.fileobj is not self._wakeup and isinstance(key.fileobj, socket.socket):
                         self._accept(key.fileobj)
         finally:
             self._selector.close()
-            self._alarm.close()
+            self._wakeup.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, address = listener.accept()
         except BlockingIOError:
-            return  # the client left before we got to it
+            return  # the client left before
         except OSError:
-            self._closing.wait(0.1)  # no file descriptor is free: the listener stays ready, and this would spin
+            self._closing.wait(0.1)  # no file descriptor is free; the listener stays ready, so the loop would spin
             return
         try:
             connection.settimeout(_CLIENT_SECONDS)
             if self._tls is not None:
-                # Sends and awaits nothing yet: the handshake is for the connection's own thread.
+                # Without the handshake, which blocks: the connection's own thread does it.
                 connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             self._admit(connection)
             threading.Thread(
                 target=self._serve, args=(connection, address), name="observability-scrape-client", daemon=True
             ).start()
-        except (OSError, RuntimeError):  # it has hung up already, or no thread can be started
+        except (OSError, RuntimeError):  # the client left, or no thread can be started
             self._dismiss(connection)
 
     def _admit(self, connection: socket.socket) -> None:
         with self._changed:
             if len(self._connections) >= _MAX_CONNECTIONS:
-                # Whoever has been here longest is stuck, or means to be.
+                # The oldest connection is stuck, or kept open on purpose.
                 oldest = next(iter(self._connections))
                 del self._connections[oldest]
                 _shut(oldest, socket.SHUT_RDWR)
@@ -100,27 +100,27 @@ class Acceptor:
             self._changed.notify_all()
 
     def close(self, timeout_seconds: float) -> None:
-        """Stops accepting, lets answers under way finish, cuts off what is left after `timeout_seconds`."""
+        """Stops accepting, lets responses finish, and closes the rest after `timeout_seconds`."""
         deadline = time.monotonic() + timeout_seconds
         self._closing.set()
         with suppress(OSError):
-            self._bell.send(b"\0")
+            self._waker.send(b"\0")
         self._thread.join(timeout_seconds)
         for listener in self._listeners:
             listener.close()
         with self._changed:
-            # Who has not finished asking sees the end at once; who is being answered may finish.
+            # Ends incomplete requests at once; responses may finish.
             for connection in self._connections:
                 _shut(connection, socket.SHUT_RD)
             self._changed.wait_for(lambda: not self._connections, max(0.0, deadline - time.monotonic()))
             for connection in self._connections:
                 _shut(connection, socket.SHUT_RDWR)
-        self._bell.close()
+        self._waker.close()
 
     def release(self) -> None:
-        """In a forked child: closes its copies, without a word to the peers or to the parent's threads and locks."""
-        # Connections too: as long as one copy is open, the client of the parent sees no end.
-        for inherited in (*self._listeners, *self._connections, self._alarm, self._bell):
+        """In a forked child: closes its copies of the sockets, which affects neither the peers nor the parent."""
+        # Connections too: the parent's client sees no end while a copy is open.
+        for inherited in (*self._listeners, *self._connections, self._wakeup, self._waker):
             with suppress(OSError):
                 socket.close(inherited.detach())
         self._selector.close()

@@ -1,4 +1,4 @@
-"""Keeps the last exemplar of every bucket: the SDK hands each one out once, and there may be several scrapers."""
+"""Keeps the last exemplar of every bucket: the SDK returns each one once, and there may be several scrapers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .names import number_of
 
 LabelKey = tuple[tuple[str, str], ...]
 
-MAX_EXEMPLARS = 10_000  # about 5 MB: 15 buckets of 650 series; beyond it the exemplar that is oldest here makes room
+MAX_EXEMPLARS = 10_000  # about 5 MB: 15 buckets of 650 series; beyond it the oldest is dropped
 
 
 class ExemplarKey(NamedTuple):
-    """Where an exemplar belongs.
+    """The bucket or counter of an exemplar.
 
     Attributes:
         family: name of the metric family.
         labels: the labels of the series, sorted.
-        le: upper bound of the bucket as it is written; empty for a counter.
+        le: upper bound of the bucket, as exported; empty for a counter.
     """
 
     family: str
@@ -30,20 +30,20 @@ class ExemplarKey(NamedTuple):
 
 
 def _rendered(exemplar: OTelExemplar, trace_id: int, span_id: int) -> Exemplar:
-    # Only the ids: filtered attributes were taken off the metric on purpose, be it for their number or their content.
+    # Only the ids: a View removed the filtered attributes on purpose, for their number or their content.
     labels = {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}"}
     return Exemplar(labels, number_of(exemplar.value), Timestamp(*divmod(exemplar.time_unix_nano, 1_000_000_000)))
 
 
 class ExemplarStore:
-    """Exemplars by bucket. Not thread-safe: the scrape that uses it holds the reader's lock."""
+    """Exemplars by bucket. Not thread-safe: a scrape holds the reader's lock."""
 
     def __init__(self, limit: int = MAX_EXEMPLARS) -> None:
         self._limit = limit
         self._kept: dict[ExemplarKey, tuple[int, Exemplar]] = {}
 
     def offer(self, key: ExemplarKey, exemplars: Iterable[OTelExemplar]) -> None:
-        """Takes the latest of `exemplars` that leads to a span, unless the one that is kept is as recent."""
+        """Keeps the latest of `exemplars` that has a span, if it is newer than the present one."""
         traced = [exemplar for exemplar in exemplars if exemplar.trace_id and exemplar.span_id]
         if not traced:
             return
@@ -57,6 +57,6 @@ class ExemplarStore:
             del self._kept[next(iter(self._kept))]
 
     def get(self, key: ExemplarKey) -> Exemplar | None:
-        """The exemplar of a bucket or counter, if one was seen."""
+        """The exemplar of a bucket or counter; None if it has none."""
         kept = self._kept.get(key)
         return None if kept is None else kept[1]

@@ -1,8 +1,7 @@
-"""Turns OpenTelemetry metrics of any number of scopes into Prometheus families that are legal together in one scrape.
+"""Translates OpenTelemetry metrics of several scopes into Prometheus families that are valid together in one scrape.
 
-A family has one HELP and one TYPE, and a series appears once: what would appear twice is added up (counters,
-histograms, up-down counters) or overwritten (gauges). A metric that cannot share the exposition with an earlier one is
-left out and named in the log.
+A family has one HELP and one TYPE, and each series appears once: duplicates are added up (counters, histograms,
+up-down counters) or overwritten (gauges). A metric that conflicts with an earlier one is logged and left out.
 """
 
 from __future__ import annotations
@@ -37,25 +36,25 @@ logger = logging.getLogger("observability_integration")
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
-# What a family may put on the wire, in either format: no two families may share any of these names.
+# The exported names of a family, in either format; two families must not share one.
 _SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "counter": ("", "_total", "_created"),
     "gauge": ("",),
     "histogram": ("", "_bucket", "_count", "_sum", "_created"),
     "info": ("", "_info"),
 }
-_NS_PER_SECOND = 1_000_000_000  # an int, as a float would first round the time to some 200 ns
+_NS_PER_SECOND = 1_000_000_000  # an int: a float would first round the time to about 200 ns
 _MAX_NOTICES = 1000
 
 
 class Notices:
-    """Warnings that are logged once each, however often the same metric is scraped."""
+    """Logs each warning once, however often its metric is scraped."""
 
     def __init__(self) -> None:
         self._given: set[tuple[str, str]] = set()
 
     def once(self, message: str, name: str) -> None:
-        """Logs `message`, which has one placeholder, for the metric `name`."""
+        """Logs `message`, which has one placeholder for the metric's `name`."""
         if (message, name) in self._given or len(self._given) >= _MAX_NOTICES:
             return
         self._given.add((message, name))
@@ -64,7 +63,7 @@ class Notices:
 
 @dataclass(slots=True)
 class _Series:
-    """One label set: a number, or a distribution whose sum is `value` (None when it has none)."""
+    """One label set: a number, or a distribution with the sum `value` (None without one)."""
 
     labels: dict[str, str]
     value: float | None
@@ -74,7 +73,7 @@ class _Series:
     counts: list[int] = field(default_factory=list[int])
 
     def merge(self, other: _Series) -> bool:
-        """Takes in a second point with the same labels; False when its buckets are not the same."""
+        """Merges a second point with the same labels; False if its buckets differ."""
         if self.bounds != other.bounds:
             return False
         if not (self.additive and other.additive):
@@ -86,7 +85,7 @@ class _Series:
         return True
 
     def created(self, family: str) -> list[Sample]:
-        """The sample with the time at which counting began, if that is known."""
+        """The sample with the start time, if that is known."""
         if not self.start_ns:
             return []
         return [Sample(f"{family}_created", self.labels, self.start_ns / _NS_PER_SECOND)]
@@ -102,7 +101,7 @@ class _Family:
 
 
 def _kind_of(data: object) -> Kind | None:
-    """The kind of family for the data of a metric; None for what Prometheus has no form for."""
+    """The kind of family for the data of a metric; None if Prometheus has none for it."""
     if isinstance(data, Gauge):
         return "gauge"
     if not isinstance(data, Sum | Histogram | ExponentialHistogram):
@@ -128,7 +127,7 @@ def _distribution(point: HistogramDataPoint | ExponentialHistogramDataPoint, lab
         counts = [point.count]
     if len(counts) != len(bounds) + 1:
         raise ValueError(f"{len(counts)} bucket counts for {len(bounds)} bounds")
-    # OpenMetrics: with negative buckets the sum is no counter and must not be there.
+    # OpenMetrics: with negative buckets the sum is not a counter and must be absent.
     total = None if bounds and bounds[0] < 0 else number_of(point.sum)
     return _Series(labels, total, point.start_time_unix_nano, bounds=bounds, counts=list(counts))
 
@@ -140,7 +139,7 @@ def _le(bounds: Sequence[float], index: int) -> str:
 
 
 class FamilySet:
-    """The families of one scrape, in the order in which they were first seen."""
+    """The families of one scrape, in the order of their first metrics."""
 
     def __init__(self, exemplars: ExemplarStore, notices: Notices, *, scope_labels: bool) -> None:
         self._exemplars = exemplars
@@ -150,7 +149,7 @@ class FamilySet:
         self._taken: set[str] = set()
 
     def add_target(self, resource: Resource) -> None:
-        """Adds ``target_info``, which describes the process by its resource."""
+        """Adds ``target_info`` with the attributes of the resource."""
         labels = labels_of(resource.attributes)
         family = self._family("target", "info", "", "Target metadata")
         if labels and family is not None:
@@ -160,7 +159,7 @@ class FamilySet:
         """Adds the metrics of one instrumentation scope.
 
         Raises:
-            Exception: whatever a broken point leads to; the log then names its metric.
+            Exception: a point is broken; the log names its metric.
         """
         scope = scope_labels_of(scope_metrics.scope) if self._scope_labels else {}
         for metric in scope_metrics.metrics:
@@ -232,7 +231,7 @@ class FamilySet:
             self._exemplars.offer(ExemplarKey(family.name, labels, le), [exemplar])
 
     def render(self) -> list[Family]:
-        """The families as prometheus_client writes them out."""
+        """The families in the form of prometheus_client."""
         return [self._rendered(family) for family in self._families.values() if family.series]
 
     def _rendered(self, family: _Family) -> Family:
@@ -254,7 +253,7 @@ class FamilySet:
     def _histogram_samples(self, name: str, labels: LabelKey, series: _Series) -> list[Sample]:
         samples: list[Sample] = []
         running = 0
-        buckets: dict[str, int] = {}  # a bound that is given twice makes one bucket
+        buckets: dict[str, int] = {}  # a duplicate bound makes one bucket
         for index, count in enumerate(series.counts):
             running += count
             buckets[_le(series.bounds, index)] = running

@@ -1,7 +1,7 @@
-"""How OpenTelemetry names, units, attributes and values are spelled in Prometheus.
+"""Translates OpenTelemetry names, units, attributes and values to Prometheus.
 
-The rules are those of the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility". Names and units come
-out as the official Python exporter spells them, so that dashboards and rules work with either.
+Follows the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility". Names and units equal those of the
+official Python exporter, so that dashboards and rules work with either.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-# UCUM, as far as the OpenTelemetry Collector translates it (pkg/translator/prometheus, normalize_name.go). The
-# specification would have "1" be "ratio"; the official exporters leave it out, and so do we.
+# The UCUM units that the OpenTelemetry Collector translates (pkg/translator/prometheus, normalize_name.go). By the
+# specification "1" is "ratio"; the official exporters omit it, as this one does.
 _UNITS = {
     "1": "",
     "d": "days",
@@ -59,7 +59,7 @@ def _spell(word: str, forbidden: re.Pattern[str]) -> str:
 
 @lru_cache(maxsize=256)
 def unit_word(unit: str) -> str:
-    """The word for a UCUM unit that becomes the suffix of a name; empty for plain numbers and annotations."""
+    """The suffix of a name for a UCUM unit; empty for plain numbers and annotations."""
     bare = _ANNOTATION.sub("", unit)
     if bare in _UNITS:
         return _UNITS[bare]
@@ -78,7 +78,7 @@ def family_name(name: str, unit: str, *, counter: bool) -> str:
     Args:
         name: name of the instrument.
         unit: what `unit_word` returned.
-        counter: whether a ``_total`` at the end stands for the kind, which then comes after the unit.
+        counter: whether a final ``_total`` is the suffix of the kind, which comes after the unit, and is removed.
     """
     spelled = _spell(name, _NOT_IN_NAMES)
     if counter:
@@ -94,8 +94,8 @@ def _label_name(key: str) -> str:
 
 
 def text(value: object) -> str:
-    """A value as text that can be encoded: strings as they are, anything else as JSON, no lone surrogates."""
-    # A str enum's own __str__ would give its name.
+    """A value as encodable text: a string unchanged, any other value as JSON; without lone surrogates."""
+    # The __str__ of a str enum returns its name.
     words = str.__str__(value) if isinstance(value, str) else json.dumps(value, default=str)
     if words.isascii():
         return words
@@ -103,7 +103,7 @@ def text(value: object) -> str:
 
 
 def number_of(value: float) -> float:
-    """A value as a float; an int that is larger than any float is infinite."""
+    """A value as a float; infinite if the int is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -113,13 +113,13 @@ def number_of(value: float) -> float:
 def labels_of(attributes: Mapping[str, Any] | None, *, reserved: str = "") -> dict[str, str]:
     """The labels for attributes.
 
-    Values whose keys become the same label are joined with ``;`` in the order of the original keys. A value that is
-    empty makes no label, since to Prometheus that is the same; keeping it would make two series of one.
+    If several keys become the same label, their values are joined with ``;`` in the order of the keys. An empty value
+    makes no label: Prometheus treats the two alike, so that keeping it could export one series twice.
 
     Args:
         attributes: attributes of a point, a scope or a resource.
-        reserved: a label that the family needs for itself; an attribute of that name gets the prefix ``exported_``,
-            as Prometheus does with labels that clash with its own.
+        reserved: a label of the family itself; an attribute of that name gets the prefix ``exported_``, as in
+            Prometheus for labels that conflict with its own.
     """
     labels: dict[str, str] = {}
     for key, value in sorted((attributes or {}).items(), key=lambda item: str(item[0])):
@@ -136,7 +136,7 @@ def labels_of(attributes: Mapping[str, Any] | None, *, reserved: str = "") -> di
 def scope_labels_of(scope: InstrumentationScope) -> dict[str, str]:
     """The ``otel_scope_*`` labels of an instrumentation scope.
 
-    Scope attributes called name, version or schema_url are left out, since they would pass for the scope's own.
+    Omits scope attributes called name, version or schema_url: they would conflict with those of the scope.
     """
     own = {"name": scope.name, "version": scope.version, "schema_url": scope.schema_url}
     prefixed = {f"otel_scope_{key}": value for key, value in {**(scope.attributes or {}), **own}.items()}

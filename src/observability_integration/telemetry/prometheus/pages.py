@@ -1,4 +1,4 @@
-"""What the scrape endpoint answers, apart from how the answer travels."""
+"""The responses of the scrape endpoint, without their transport."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Answer(NamedTuple):
 
     Attributes:
         status: the HTTP status.
-        headers: in the order in which they are sent, without ``Content-Length``.
-        body: the bytes, already compressed if so announced.
+        headers: in sending order, without ``Content-Length``.
+        body: the bytes, compressed if the headers say so.
     """
 
     status: HTTPStatus
@@ -38,22 +38,22 @@ def _plain(status: HTTPStatus, body: bytes, *headers: tuple[str, str]) -> Answer
 
 
 def _format(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    with suppress(TypeError):  # prometheus_client compares versions as numbers without looking whether they are
+    with suppress(TypeError):  # prometheus_client compares versions as numbers without checking that they are
         encode, content_type = choose_encoder(accept)
-        if content_type.isprintable():  # it repeats the version that was asked for, which may come in a folded line
+        if content_type.isprintable():  # it repeats the requested version, which may hold a folded line
             return encode, content_type
     return choose_encoder("")
 
 
 class ScrapePages:
-    """The pages of one registry, behind a bearer token if one is set."""
+    """The pages of one registry, protected by a bearer token if one is set."""
 
     def __init__(self, registry: Collector, bearer_token: str | None) -> None:
         self._registry = registry
         self._token = None if bearer_token is None else bearer_token.encode("utf-8")
 
     def answer(self, method: str, target: str, headers: Message) -> Answer:
-        """The response to a request; never raises, and never has a part of the metrics only."""
+        """Returns the response to a request. It never raises, and never has only part of the metrics."""
         if not self._is_allowed(headers.get("Authorization", "")):
             return _plain(HTTPStatus.UNAUTHORIZED, b"a bearer token is needed\n", ("WWW-Authenticate", "Bearer"))
         if method not in {"GET", "HEAD"}:
@@ -69,7 +69,7 @@ class ScrapePages:
         if self._token is None:
             return True
         scheme, _, credentials = authorization.partition(" ")
-        # Header bytes arrive decoded as Latin-1, whatever they were; turned back, they are compared as bytes.
+        # http.server decodes headers as Latin-1; encoding them again restores the bytes to compare.
         given = credentials.strip().encode("latin-1", "replace")
         return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
 
@@ -77,7 +77,7 @@ class ScrapePages:
         encode, content_type = _format(headers.get("Accept", ""))
         try:
             body = encode(self._registry)
-        except Exception as error:  # noqa: BLE001 - whatever a callback or a point raises fails this scrape and no more
+        except Exception as error:  # noqa: BLE001 - a broken callback or point fails this scrape only
             note_fault("prometheus.scrape", error)
             reason = b"the metrics could not be collected; the log of the application says why\n"
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, reason)

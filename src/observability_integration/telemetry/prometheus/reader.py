@@ -1,8 +1,8 @@
 """The metric reader behind the scrape endpoint.
 
-It is the official reader with the translation replaced. The official one shifts label values when two scopes share a
+Extends the official reader and replaces its translation. The official one shifts label values when two scopes share a
 metric name, fails the whole scrape on an exponential histogram, repeats HELP and TYPE, and exports neither exemplars
-nor start times; what it decides about temporality and about its identity towards the SDK stays in force.
+nor start times. Its temporality, and its type as the SDK sees it, are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics import (
     ObservableGauge,
     ObservableUpDownCounter,
     UpDownCounter,
-    _Gauge,  # pyright: ignore[reportPrivateUsage] - underscored, yet the one public place to get it from
+    _Gauge,  # pyright: ignore[reportPrivateUsage] - there is no other public import
 )
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
@@ -39,11 +39,11 @@ _INSTRUMENTS = (
     UpDownCounter,
     _Gauge,
 )
-_TURN_SECONDS = 10.0  # Prometheus gives up on a scrape after 10 s by default, so there is no one left to wait for
+_LOCK_SECONDS = 10.0  # the default scrape_timeout of Prometheus: after it no client waits for this scrape
 
 
 class _Collector:
-    """What the registry asks; apart from the reader because there ``collect`` already means something else."""
+    """The collector in the registry; the reader cannot be it, because its ``collect`` does something else."""
 
     def __init__(self, families: Callable[[], list[Family]]) -> None:
         self._families = families
@@ -53,11 +53,11 @@ class _Collector:
 
 
 class PrometheusReader(PrometheusMetricReader):
-    """Translates what the SDK, and whoever else is asked, has measured; once per scrape of `registry`.
+    """Translates the metrics of the SDK and of `own_metrics`, once per scrape of `registry`.
 
     Attributes:
-        registry: where the metrics can be scraped; this reader's own, never prometheus_client's global one. Collecting
-            from it raises what a broken callback or point raises, and yields nothing partial.
+        registry: the registry to scrape; this reader's own, never prometheus_client's global one. If a callback or
+            point is broken, collecting from it raises that exception and yields no metrics.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class PrometheusReader(PrometheusMetricReader):
         target_info: bool = True,
         cardinality_limit: int | None = None,
     ) -> None:
-        """Creates a reader to be given to a MeterProvider.
+        """Creates a reader for a MeterProvider.
 
         Args:
-            own_metrics: called at each scrape for cumulative metrics that no MeterProvider knows of.
-            scope_labels: whether every series says by ``otel_scope_*`` which library measured it.
-            resource: what ``target_info`` tells; by default the resource of the MeterProvider, which is known only
-                once an instrument has reported.
+            own_metrics: returns cumulative metrics outside of any MeterProvider; called at each scrape.
+            scope_labels: whether every series has ``otel_scope_*`` labels, which name the library that measured it.
+            resource: the labels of ``target_info``; by default the resource of the MeterProvider, which is known
+                only after the first measurement.
             target_info: whether ``target_info`` is exported.
-            cardinality_limit: label sets kept of one instrument before the rest is added up in one series; by default
-                2000, as the SDK specification has it. Needs opentelemetry-exporter-prometheus 0.66b2 or later.
+            cardinality_limit: label sets of one instrument; further ones share one overflow series. By default 2000,
+                as in the SDK specification. Needs opentelemetry-exporter-prometheus 0.66b2 or later.
 
         Raises:
             ValueError: `cardinality_limit` is not a positive number.
@@ -86,7 +86,7 @@ class PrometheusReader(PrometheusMetricReader):
         limits: dict[str, Any] = {}
         if cardinality_limit is not None:
             limits["cardinality_limits"] = dict.fromkeys(_INSTRUMENTS, cardinality_limit)
-        # The parent registers its own translation somewhere; here it is a registry that nobody scrapes.
+        # The base class registers its own translation; this registry is not scraped.
         super().__init__(registry=CollectorRegistry(), **limits)
         self.registry = CollectorRegistry()
         self._own_metrics = own_metrics
@@ -96,23 +96,23 @@ class PrometheusReader(PrometheusMetricReader):
         self._exemplars = ExemplarStore()
         self._notices = Notices()
         self._delivered: MetricsData | None = None
-        self._turn = Lock()
+        self._scrape_lock = Lock()
         self._scraped = _Collector(self._scrape)
         self.registry.register(self._scraped)
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        # Not translated yet: a flush of the provider ends here as well, and whatever comes last is complete.
+        # Translated later: a flush of the provider calls this too, and the last data is complete.
         self._delivered = metrics_data
 
     def _scrape(self) -> list[Family]:
-        if not self._turn.acquire(timeout=_TURN_SECONDS):
+        if not self._scrape_lock.acquire(timeout=_LOCK_SECONDS):
             raise TimeoutError("an earlier scrape is still being collected")
         try:
             self.collect()
             delivered, self._delivered = self._delivered, None
             return self._translated(delivered)
         finally:
-            self._turn.release()
+            self._scrape_lock.release()
 
     def _translated(self, delivered: MetricsData | None) -> list[Family]:
         resource_metrics: Sequence[ResourceMetrics] = () if delivered is None else delivered.resource_metrics
@@ -131,8 +131,8 @@ class PrometheusReader(PrometheusMetricReader):
         return families.render()
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Withdraws from the registry, so that scrapes come back empty; more than once does no harm."""
-        with suppress(KeyError):  # it was withdrawn before
+        """Unregisters, so that scrapes are empty; a second call does nothing."""
+        with suppress(KeyError):  # unregistered before
             self.registry.unregister(self._scraped)
         with suppress(KeyError):
             super().shutdown(timeout_millis, **kwargs)  # pyright: ignore[reportUnknownMemberType] - kwargs are untyped there

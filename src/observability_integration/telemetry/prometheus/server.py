@@ -1,6 +1,6 @@
-"""The HTTP server that Prometheus scrapes: where it listens, and behind which guards.
+"""The HTTP server that Prometheus scrapes: addresses, bearer token and TLS.
 
-Token and TLS are in place before the first socket listens.
+Token and TLS are configured before the first socket listens.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPO
 
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:
     if host.lower() == "localhost":
-        # A client may resolve the name to either, and on its own machine what /etc/hosts says may differ from here.
+        # Clients may resolve the name to either address, whatever this machine's /etc/hosts says.
         return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [(found[0][0], str(found[0][4][0]))]
 
 
 def _bind(addresses: list[tuple[int, str]], port: int) -> list[socket.socket]:
-    """Listens on all of `addresses` that the machine has, on one port.
+    """Listens on those of `addresses` that the machine has, on one port.
 
     Raises:
-        OSError: the port is taken on one of them, or there is none.
+        OSError: the port is taken on one of them, or the machine has none of them.
     """
     listeners: list[socket.socket] = []
     missing: OSError | None = None
@@ -63,7 +63,7 @@ def _listen(host: str, port: int) -> list[socket.socket]:
         try:
             return _bind(addresses, port)
         except OSError as error:
-            # A port that was free on the first address may be taken on the second: ask for another.
+            # The port that was free on the first address may be taken on the second: try another.
             if port != 0 or error.errno != errno.EADDRINUSE:
                 raise
     return _bind(addresses, port)
@@ -73,7 +73,7 @@ class ScrapeServer:
     """Serves ``/metrics`` of a registry.
 
     Attributes:
-        port: the port it listens on; before `start`, the one that was asked for.
+        port: the port it listens on; before `start`, the requested one.
     """
 
     def __init__(
@@ -87,22 +87,22 @@ class ScrapeServer:
         tls_key_file: str | None = None,
         tls_client_ca_file: str | None = None,
     ) -> None:
-        """Prepares a server; nothing is opened or read yet.
+        """Prepares a server; opens and reads nothing yet.
 
         Args:
-            registry: what is collected at every scrape.
-            host: name or address to listen on. ``localhost`` means 127.0.0.1 and, where the machine has it, ::1.
-            port: 0 takes a free one. 9464 is the default of the OpenTelemetry specification.
-            bearer_token: what clients must send as ``Authorization: Bearer``; None lets everybody read.
-            tls_certificate_file: PEM file with the server's certificate chain; makes it HTTPS, with TLS 1.2 or later.
-            tls_key_file: PEM file with its key, not encrypted; by default the key is in the certificate's file.
-            tls_client_ca_file: PEM file with the authorities one of which must have signed a client's certificate.
+            registry: collected at every scrape.
+            host: name or address to listen on. ``localhost`` means 127.0.0.1 and, if the machine has it, ::1.
+            port: 0 picks a free one. 9464 is the default of the OpenTelemetry specification.
+            bearer_token: token that clients must send as ``Authorization: Bearer``; None means no authentication.
+            tls_certificate_file: PEM file with the server's certificate chain; enables HTTPS, with TLS 1.2 or later.
+            tls_key_file: PEM file with its unencrypted key; by default the key is in the certificate's file.
+            tls_client_ca_file: PEM file of authorities; one of them must have signed the client's certificate.
 
         `PrometheusSettings` has checked the arguments.
         """
         self.port = port
         self._host = host
-        self._asked_port = port
+        self._requested_port = port
         self._pages = ScrapePages(registry, bearer_token)
         self._certificate_file = tls_certificate_file
         self._key_file = tls_key_file
@@ -111,23 +111,23 @@ class ScrapeServer:
 
     @property
     def url(self) -> str:
-        """Where the metrics are, for a client on this machine."""
+        """The URL of the metrics, for a client on this machine."""
         scheme = "http" if self._certificate_file is None else "https"
-        host = "localhost" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104 - recognised, not bound
+        host = "localhost" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104 - compared, not bound
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/metrics"
 
     def start(self) -> None:
-        """Listens and serves, from a daemon thread.
+        """Listens and serves in daemon threads.
 
         Raises:
             OSError: the port is taken on one of the addresses, the host is not this machine's, a TLS file cannot be
-                used, or no thread can be started. Nothing is left open then.
-            RuntimeError: it is running already.
+                used, or no thread can be started. All sockets are closed then.
+            RuntimeError: the server is running.
         """
         if self._acceptor is not None:
             raise RuntimeError("the scrape server is running already")
         tls = self._tls_context()
-        listeners = _listen(self._host, self._asked_port)
+        listeners = _listen(self._host, self._requested_port)
         acceptor = Acceptor(listeners, tls, self._pages)
         try:
             acceptor.start()
@@ -142,7 +142,7 @@ class ScrapeServer:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Without a password to offer, OpenSSL would ask for one on the terminal and wait.
+        # Without a password OpenSSL would ask for one on the terminal and wait.
         context.load_cert_chain(self._certificate_file, self._key_file, password="")
         if self._client_ca_file is not None:
             context.load_verify_locations(self._client_ca_file)
@@ -150,16 +150,16 @@ class ScrapeServer:
         return context
 
     def close(self, timeout_seconds: float = 1.0) -> None:
-        """Stops listening, lets answers under way finish, and cuts off what is left after `timeout_seconds`.
+        """Stops listening, lets responses finish, and closes the rest after `timeout_seconds`.
 
-        The port is free when it returns. More than once does no harm, and `start` opens it again.
+        Frees the port. A second call does nothing; `start` opens it again.
         """
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.close(timeout_seconds)
 
     def release_after_fork(self) -> None:
-        """In a forked child: lets go of the inherited sockets; the parent goes on serving."""
+        """In a forked child: closes the inherited sockets; the parent goes on serving."""
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.release()

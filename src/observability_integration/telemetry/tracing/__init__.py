@@ -1,1 +1,1 @@
-"""Spans of the primitives: ours, the application's, or none."""
+"""Spans of the primitives: from this library's provider, from the application's, or none."""

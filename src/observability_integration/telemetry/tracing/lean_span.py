@@ -1,10 +1,10 @@
-"""A span that costs a quarter of the SDK's, for the primitives' own use.
+"""A span for the primitives that costs a quarter of the SDK's.
 
-The SDK's ``Span`` copies and checks every attribute, takes a lock for each change and is copied once more when it
-ends: about 14 µs. Ours are written by this library, few and well-typed, so `LeanSpan` keeps a plain dict and is itself
-the ``ReadableSpan`` that processors and exporters receive. It goes through the provider's sampler, id generator,
-resource, limits and span processors like any other, and a caller who picks it up with ``trace.get_current_span()``
-finds the whole interface. Used only where this library built the provider; an application's own makes its own spans.
+The SDK's ``Span`` copies and checks every attribute, takes a lock for each change and is copied when it ends: about
+14 µs. The attributes of this library are few and well-typed, so `LeanSpan` keeps a plain dict, and is itself the
+``ReadableSpan`` that processors and exporters receive. It uses the provider's sampler, id generator, resource, limits
+and span processors, and has the whole interface of a span for callers of ``trace.get_current_span()``. Only providers
+that this library built use it; the application's provider makes spans of its own.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ _READ = (
     "instrumentation_scope",
 )
 _READ_AS_TUPLE = ("events", "links")
-_MOST_TO_BEGIN_WITH = 32  # no span of ours begins with as many attributes, so a higher limit need not be looked at
+_MAX_INITIAL_ATTRIBUTES = 32  # primitives begin spans with fewer, so a higher limit needs no check
 
 
-def _bounded(links: Sequence[Link], most: int | None) -> Sequence[Link]:
-    if most is None or len(links) <= most:
+def _bounded(links: Sequence[Link], limit: int | None) -> Sequence[Link]:
+    if limit is None or len(links) <= limit:
         return links
-    bounded = BoundedList[Link](most)
+    bounded = BoundedList[Link](limit)
     bounded.extend(links)
     return bounded
 
 
-def _appended(items: Sequence[Any], item: object, most: int | None) -> BoundedList[Any]:
+def _appended(items: Sequence[Any], item: object, limit: int | None) -> BoundedList[Any]:
     if isinstance(items, BoundedList):
         bounded = items
-    else:  # still the tuple it began as
-        bounded = BoundedList[Any](most)
+    else:  # the initial tuple
+        bounded = BoundedList[Any](limit)
         bounded.extend(items)
     bounded.append(item)
     return bounded
 
 
 class LeanSpan(trace_api.Span, ReadableSpan):
-    """One operation of one primitive. Not meant to be shared between threads while it is open."""
+    """One operation of one primitive. Not thread-safe while it is open."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         links: Sequence[Link],
         origin: LeanTracing,
     ) -> None:
-        # The base class's constructor is not called: these are the fields it would set, under the names it reads.
+        # Sets the fields of the base class directly, instead of calling its constructor; see `check_sdk`.
         self._name = name
         self._context: SpanContext = context
         self._parent = parent
@@ -110,32 +110,32 @@ class LeanSpan(trace_api.Span, ReadableSpan):
 
     @property
     def exemplar_context(self) -> SpanContext | None:
-        """What an exemplar recorded under this span points to; None where nobody will find the span."""
+        """The context for exemplars of this span; None if it is not sampled, and so not exported."""
         return self._context if self._context.trace_flags.sampled else None
 
     def get_span_context(self) -> SpanContext:
-        """The span's identity."""
+        """The ids, flags and state of the span."""
         return self._context
 
     @property
     def dropped_attributes(self) -> int:
-        """How many attributes were dropped, because they were too many or had no valid key."""
+        """The number of attributes that were over the limit or had an invalid key."""
         return self._dropped
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Sets one attribute; ignored once the span has ended. The oldest goes when there are more than the limit."""
+        """Sets one attribute, unless the span has ended. Beyond the limit the oldest is dropped."""
         if self._end_time is not None:
             return
         origin, attributes = self._origin, self._attributes
         if type(value) not in origin.plain or type(key) is not str or not key:
-            # Not ours: whatever a caller gives is cleaned as the SDK cleans it.
+            # The value of another caller: cleaned as by the SDK.
             cleaned = BoundedAttributes(1, {key: value}, max_value_len=origin.limits.max_span_attribute_length)
             if key not in cleaned:
                 self._dropped += 1
                 return
             value = cleaned[key]
         if key in attributes:
-            del attributes[key]  # the SDK counts it as the youngest from now on
+            del attributes[key]  # the SDK moves it to the end
         elif len(attributes) >= origin.max_attributes:
             self._dropped += 1
             if not attributes:
@@ -149,7 +149,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Adds an event; the oldest goes when there are more than the limits allow."""
+        """Adds an event. Beyond the limit the oldest is dropped."""
         if self._end_time is not None:
             return
         limits = self._origin.limits
@@ -157,7 +157,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         self._events = _appended(self._events, Event(name, kept, timestamp), limits.max_events)
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        """Adds a link to another span; the oldest goes when there are more than the limits allow."""
+        """Adds a link to another span. Beyond the limit the oldest is dropped."""
         if self._end_time is not None or not (context.is_valid or attributes or context.trace_state):
             return
         limits = self._origin.limits
@@ -174,7 +174,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         return self._end_time is None
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Sets the status; OK is final, and UNSET changes nothing."""
+        """Sets the status. OK is final; UNSET is ignored."""
         code = status.status_code if isinstance(status, Status) else status
         if self._end_time is not None or self._status.status_code is StatusCode.OK or code is StatusCode.UNSET:
             return
@@ -187,7 +187,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Adds an ``exception`` event with message and stack, as the API has it. Only a caller's own code does this."""
+        """Adds an ``exception`` event with message and stack, as the API requires; only callers' code uses it."""
         details = {
             "exception.type": error_type(exception),
             "exception.message": str(exception),
@@ -197,7 +197,7 @@ class LeanSpan(trace_api.Span, ReadableSpan):
         self.add_event("exception", {**details, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
-        """Ends the span and hands it to the processors; only the first call counts."""
+        """Ends the span and passes it to the processors; only the first call counts."""
         if self._end_time is None:
             self._end_time = time_ns() if end_time is None else end_time
             self._origin.processor.on_end(self)
@@ -213,12 +213,12 @@ class LeanTracing(OtelTracing):
     """Begins lean spans for a provider that this library built.
 
     Attributes:
-        processor: where spans go when they begin and end.
+        processor: receives the spans when they begin and end.
         scope: the instrumentation scope of the spans.
-        limits: how much a span may hold.
-        max_attributes: the same, of attributes, as a number.
-        plain: types of attribute values that need no look at them.
-        tight: whether even the attributes that a span begins with must be held against the limits.
+        limits: limits of the number and length of attributes, events and links.
+        max_attributes: limit of attributes; `sys.maxsize` without one.
+        plain: types of attribute values that need no cleaning.
+        tight: whether the attributes that a span begins with may exceed the limits.
     """
 
     def __init__(self, provider: TracerProvider, processor: SpanProcessor, scope: InstrumentationScope) -> None:
@@ -226,11 +226,11 @@ class LeanTracing(OtelTracing):
         self.processor = processor
         self.scope = scope
         self.limits = limits = SpanLimits()
-        most = limits.max_span_attributes
-        self.max_attributes = sys.maxsize if most is None else most
+        limit = limits.max_span_attributes
+        self.max_attributes = sys.maxsize if limit is None else limit
         unlimited = limits.max_span_attribute_length is None
         self.plain: frozenset[type] = frozenset({str, int, float, bool} if unlimited else {int, float, bool})
-        self.tight = not unlimited or self.max_attributes < _MOST_TO_BEGIN_WITH
+        self.tight = not unlimited or self.max_attributes < _MAX_INITIAL_ATTRIBUTES
         self._provider = provider
         self._sampler = provider.sampler
         self._always = provider.sampler is DEFAULT_ON
@@ -240,11 +240,11 @@ class LeanTracing(OtelTracing):
 
     @property
     def resource(self) -> Resource:
-        """The provider's resource (it changes after a fork)."""
+        """The provider's resource, which changes after a fork."""
         return self._provider.resource
 
     def begin(self, name: str, attributes: dict[str, Any], *, client: bool = False, links: Any = ()) -> OperationSpan:
-        """Begins a lean span under the current one, or one that records nothing where the sampler says so."""
+        """Begins a lean child of the current span, or a span that records nothing if the sampler drops it."""
         kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
         parent = trace_api.get_current_span().get_span_context()
         if self._always and (not parent.is_valid or parent.trace_flags.sampled):
@@ -255,7 +255,7 @@ class LeanTracing(OtelTracing):
             return LeanSpan(name, context, None, kind, attributes, links, self)
         try:
             return self._begin_sampled(name, attributes, kind, links, parent)
-        except Exception as error:  # noqa: BLE001 - a sampler of the application, on the path of its call
+        except Exception as error:  # noqa: BLE001 - a user's sampler, inside the user's call
             note_fault("tracing.begin", error)
             return NonRecordingSpan(parent)
 
@@ -275,7 +275,7 @@ class LeanTracing(OtelTracing):
 
 
 def check_sdk(tracing: LeanTracing) -> None:
-    """Checks that the installed SDK reads a `LeanSpan` as this module expects, which its version does not promise.
+    """Checks that the installed SDK reads a `LeanSpan` as this module expects; the fields are private to the SDK.
 
     Args:
         tracing: begins the span that is checked; its processor sees the span too.

@@ -1,4 +1,4 @@
-"""Operation spans where the provider is the application's own: its spans, with its faults kept away from the call."""
+"""Spans of the application's provider; exceptions of its processors and samplers do not reach the user's call."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from observability_integration.telemetry.guard import note_fault
 
 from .spans import NO_SPAN, OperationSpan, Tracing, error_type
 
-# "true" is what instrumentations older than the three-valued variable took.
+# Older instrumentations, before the variable had three values, take "true".
 _CAPTURE = ("SPAN_ONLY", "SPAN_AND_EVENT", "TRUE")
 
 
 class OtelTracing(Tracing):
-    """What lean and foreign spans have in common: OpenTelemetry's context and status."""
+    """The common part of lean and foreign spans: OpenTelemetry's context and status."""
 
     enabled = True
 
@@ -29,40 +29,40 @@ class OtelTracing(Tracing):
 
     def activate(self, span: OperationSpan) -> Any:
         """Makes `span` current and returns a token for `deactivate`."""
-        if span is NO_SPAN:  # begun while tracing was off
+        if span is NO_SPAN:  # it began while tracing was off
             return None
         return context_api.attach(trace_api.set_span_in_context(cast("trace_api.Span", span)))
 
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`."""
         if isinstance(token, Token):
-            # `detach` does the same, and logs an error with its stack where that fails: in another context, which is
-            # where a coroutine ends that died with its loop. There is nothing to undo there.
-            try:  # noqa: SIM105 - `suppress` would cost as much as the whole
-                token.var.reset(token)  # pyright: ignore[reportUnknownMemberType] - whatever the variable holds
+            # `detach` does the same, but logs an error with its stack if that fails. It fails in another context, which
+            # is where a coroutine ends whose loop was closed; there is nothing to undo there.
+            try:  # noqa: SIM105 - `suppress` would double the cost
+                token.var.reset(token)  # pyright: ignore[reportUnknownMemberType] - the token's type is open
             except ValueError:
                 pass
-        elif token is not None:  # of an application whose OpenTelemetry keeps its contexts elsewhere
+        elif token is not None:  # OpenTelemetry has another implementation of contexts
             context_api.detach(token)
 
     def mark_failed(self, span: OperationSpan, error: BaseException) -> None:
-        """Status ERROR and ``error.type``. No message: a provider's error may quote the prompt."""
+        """Sets the status ERROR and ``error.type``, without the message, which may quote the prompt."""
         if span is not NO_SPAN:
             span.set_attribute("error.type", error_type(error))
             cast("trace_api.Span", span).set_status(StatusCode.ERROR)
 
     def link_to(self, span: OperationSpan) -> Any:
-        """A link to `span`; None where there is no span."""
+        """Creates a link to `span`; None if that began while tracing was off."""
         return None if span is NO_SPAN else Link(cast("trace_api.Span", span).get_span_context())
 
     def link(self, span: OperationSpan, other: OperationSpan) -> None:
-        """Links `span`, which is open, to another one."""
+        """Adds a link to `other` to `span`, which is open."""
         if span is not NO_SPAN and other is not NO_SPAN:
             cast("trace_api.Span", span).add_link(cast("trace_api.Span", other).get_span_context())
 
 
 class ForeignSpan:
-    """A span of the application's provider, whose processors may raise when it ends."""
+    """Wraps a span of the application's provider, whose processors may raise when it ends."""
 
     __slots__ = ("add_link", "get_span_context", "inner", "set_attribute", "set_status")
 
@@ -74,7 +74,7 @@ class ForeignSpan:
         self.get_span_context = inner.get_span_context
 
     def add_event(self, name: str, attributes: Any = None, /) -> None:
-        """Adds an event that happened now."""
+        """Adds an event with the current time."""
         self.inner.add_event(name, attributes)
 
     def end(self) -> None:
@@ -83,23 +83,23 @@ class ForeignSpan:
             return
         try:
             self.inner.end()
-        except Exception as error:  # noqa: BLE001 - a processor of the application, on the path of its call
+        except Exception as error:  # noqa: BLE001 - the application's processor, inside the user's call
             note_fault("tracing.processor", error)
 
 
 class ForeignTracing(OtelTracing):
-    """Begins spans of the application's own provider."""
+    """Begins spans with the tracer of the application's provider."""
 
     def __init__(self, tracer: trace_api.Tracer) -> None:
         super().__init__()
         self._tracer = tracer
 
     def begin(self, name: str, attributes: dict[str, Any], *, client: bool = False, links: Any = ()) -> OperationSpan:
-        """Begins a span of the application's provider under the current one."""
+        """Begins a span of the application's provider as a child of the current one."""
         kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
         try:
             return ForeignSpan(self._tracer.start_span(name, kind=kind, attributes=attributes, links=links))
-        except Exception as error:  # noqa: BLE001 - a sampler or processor of the application, on the path of its call
+        except Exception as error:  # noqa: BLE001 - the application's sampler or processor, inside the user's call
             note_fault("tracing.begin", error)
             return ForeignSpan(NonRecordingSpan(trace_api.get_current_span().get_span_context()))
 

@@ -1,4 +1,4 @@
-"""Span processors on the path of the user's call: what they raise is kept away from it, and they can be let go."""
+"""A wrapper of span processors: their exceptions do not reach the user's call, and a provider can drop them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SITE = "tracing.processor"
 
 
 class GuardedProcessor(SpanProcessor):
-    """A span processor that never raises, and that forwards nothing any more once it was shut down.
+    """A span processor that never raises, and forwards nothing after its shutdown.
 
-    The latter is how a processor leaves a provider that is the application's, which has no way to remove one.
+    So it can leave the application's provider, from which the SDK cannot remove a processor.
     """
 
     def __init__(self, inner: SpanProcessor) -> None:
@@ -26,7 +26,7 @@ class GuardedProcessor(SpanProcessor):
         if inner is not None:
             try:
                 inner.on_start(span, parent_context)
-            except Exception as error:  # noqa: BLE001 - the processor may be anybody's
+            except Exception as error:  # noqa: BLE001 - the processor is foreign code
                 note_fault(_SITE, error)
 
     def _on_ending(self, span: Any) -> None:
@@ -34,7 +34,7 @@ class GuardedProcessor(SpanProcessor):
         if inner is not None:
             try:
                 inner._on_ending(span)
-            except Exception as error:  # noqa: BLE001 - the processor may be anybody's
+            except Exception as error:  # noqa: BLE001 - the processor is foreign code
                 note_fault(_SITE, error)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -43,7 +43,7 @@ class GuardedProcessor(SpanProcessor):
         if inner is not None:
             try:
                 inner.on_end(span)
-            except Exception as error:  # noqa: BLE001 - the processor may be anybody's
+            except Exception as error:  # noqa: BLE001 - the processor is foreign code
                 note_fault(_SITE, error)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -51,7 +51,7 @@ class GuardedProcessor(SpanProcessor):
         inner = self._inner
         try:
             return True if inner is None else inner.force_flush(timeout_millis)
-        except Exception as error:  # noqa: BLE001 - the processor may be anybody's
+        except Exception as error:  # noqa: BLE001 - the processor is foreign code
             note_fault(_SITE, error)
             return False
 
@@ -61,5 +61,5 @@ class GuardedProcessor(SpanProcessor):
         try:
             if inner is not None:
                 inner.shutdown()
-        except Exception as error:  # noqa: BLE001 - the processor may be anybody's
+        except Exception as error:  # noqa: BLE001 - the processor is foreign code
             note_fault(_SITE, error)

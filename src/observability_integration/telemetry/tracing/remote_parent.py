@@ -1,6 +1,6 @@
-"""The span in another process under which this one goes on, as W3C trace context writes it; without OpenTelemetry.
+"""A parent span in another process: reads and writes W3C trace context headers, without OpenTelemetry.
 
-Grammar and limits: https://www.w3.org/TR/trace-context/, the tracestate grammar as level 1 has it.
+Grammar and limits: https://www.w3.org/TR/trace-context/, with the tracestate grammar of level 1.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# version, trace id, span id, flags; what follows is for versions that are still to come
+# version, trace id, span id, flags; further fields belong to future versions
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x20-\x7e]{0,457})?")
 _MEMBER = re.compile(
     r"([a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     r"=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
 )
-_MOST_MEMBERS = 32
-_MOST_STATE_CHARACTERS = 8192  # the standard asks for 512 or more; this is what OpenTelemetry takes
+_MAX_MEMBERS = 32
+_MAX_STATE_CHARACTERS = 8192  # the standard requires at least 512; OpenTelemetry's limit
 _KNOWN_FLAGS = 0x03  # sampled, random trace id
 
 
@@ -26,8 +26,8 @@ class RemoteParent(NamedTuple):
     Attributes:
         trace_id: id of the trace, not 0.
         span_id: id of the span, not 0.
-        flags: 0 to 255; 1 is sampled, 2 says that the trace id is random.
-        state: what tracing systems keep with the trace, in order.
+        flags: 0 to 255; 0x01: sampled, 0x02: random trace id.
+        state: the members of ``tracestate``, in order.
     """
 
     trace_id: int
@@ -37,11 +37,11 @@ class RemoteParent(NamedTuple):
 
     @property
     def known_flags(self) -> int:
-        """The flags without those that have no meaning yet, which a new span must not take over."""
+        """The flags that the standard defines; a new span must not copy others."""
         return self.flags & _KNOWN_FLAGS
 
     def headers(self) -> dict[str, str]:
-        """``traceparent``, and ``tracestate`` where there is any."""
+        """The header ``traceparent``, and ``tracestate`` if there is a state."""
         written = {"traceparent": f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.flags:02x}"}
         if self.state:
             written["tracestate"] = ",".join(f"{key}={value}" for key, value in self.state)
@@ -49,11 +49,11 @@ class RemoteParent(NamedTuple):
 
 
 def read(traceparents: Sequence[str], tracestates: Sequence[str]) -> tuple[RemoteParent | None, bool]:
-    """The parent that the headers name, and whether all of what they say was sound.
+    """Parses the headers into a parent (None if there is no valid one) and whether all of them are valid.
 
     Args:
-        traceparents: the values of all ``traceparent`` headers; sound is only one.
-        tracestates: the values of all ``tracestate`` headers; what is not sound loses the state, not the parent.
+        traceparents: the values of all ``traceparent`` headers; more than one is invalid.
+        tracestates: the values of all ``tracestate`` headers; an invalid one loses the state, not the parent.
     """
     if not traceparents:
         return None, True
@@ -69,12 +69,12 @@ def read(traceparents: Sequence[str], tracestates: Sequence[str]) -> tuple[Remot
 
 
 def _state(text: str) -> tuple[tuple[str, str], ...] | None:
-    if len(text) > _MOST_STATE_CHARACTERS:
+    if len(text) > _MAX_STATE_CHARACTERS:
         return None
     members: dict[str, str] = {}
     for member in filter(None, (part.strip(" \t") for part in text.split(","))):
         match = _MEMBER.fullmatch(member)
-        if match is None or match[1] in members or len(members) == _MOST_MEMBERS:
+        if match is None or match[1] in members or len(members) == _MAX_MEMBERS:
             return None
         members[match[1]] = match[2]
     return tuple(members.items())

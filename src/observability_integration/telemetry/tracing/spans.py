@@ -1,7 +1,7 @@
-"""Operation spans: begun, made current, failed and ended the same way everywhere, at no cost when tracing is off.
+"""The tracing interface of the primitives: begin a span, make it current, mark it failed, end it.
 
-The primitives know this file only. What a span really is (nothing, our own lean span, or one of the application's
-SDK) is decided by `install`, which the providers call.
+The primitives import this file only. `install`, which the providers call, decides what a span is: nothing, a
+`LeanSpan` or a span of the application's SDK. While tracing is off, a span costs nothing.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ Attributes = Mapping[str, AttributeValue]
 
 
 class OperationSpan(Protocol):
-    """What the primitives use of a span; every OpenTelemetry span has it."""
+    """The part of OpenTelemetry's span interface that the primitives use."""
 
     def set_attribute(self, key: str, value: Any, /) -> None:
         """Sets one attribute."""
 
     def add_event(self, name: str, attributes: Any = None, /) -> None:
-        """Adds an event that happened now."""
+        """Adds an event with the current time."""
 
     def end(self) -> None:
         """Ends the span; only the first call counts."""
 
 
 class _NoSpan:
-    """Stands in for a span while tracing is off."""
+    """The span of all operations while tracing is off."""
 
     __slots__ = ()
 
@@ -47,18 +47,18 @@ NO_SPAN: OperationSpan = _NoSpan()
 
 
 class Tracing:
-    """Tracing switched off: the interface that an active one replaces.
+    """Tracing that is off; subclasses make spans.
 
     Attributes:
-        enabled: whether spans are made at all.
-        captures_content: whether prompts and answers may be put on them; off unless the user said so.
+        enabled: whether spans are made.
+        captures_content: whether spans may carry prompts and answers; only if the user enabled it.
     """
 
     enabled = False
     captures_content = False
 
     def begin(self, name: str, attributes: dict[str, Any], *, client: bool = False, links: Any = ()) -> OperationSpan:
-        """Begins a span under the current one; `attributes` is taken over, not copied."""
+        """Begins a child of the current span; it keeps `attributes` itself, not a copy."""
         return NO_SPAN
 
     def activate(self, span: OperationSpan) -> Any:
@@ -67,27 +67,27 @@ class Tracing:
 
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`, in the same task and with no ``yield`` in between."""
-        if token is not None and _latest is not None:  # switched off in between
+        if token is not None and _latest is not None:  # activated before tracing was switched off
             _latest.deactivate(token)
 
     def mark_failed(self, span: OperationSpan, error: BaseException) -> None:
-        """Gives the span the status ERROR and says of which type the error is."""
+        """Sets the status ERROR and the attribute ``error.type``."""
 
     def link_to(self, span: OperationSpan) -> Any:
-        """A link to `span`, for `begin`."""
+        """Creates a link to `span`, for `begin`."""
         return None
 
     def link(self, span: OperationSpan, other: OperationSpan) -> None:
-        """Links `span`, which is open, to another one."""
+        """Adds a link to `other` to `span`, which is open."""
 
 
 off = Tracing()
 tracing: Tracing = off
-_latest: Tracing | None = None  # the last one that was on
+_latest: Tracing | None = None  # the last one that was enabled
 
 
 def install(active: Tracing | None) -> None:
-    """Makes `active` the tracing of every primitive from the next span on; None switches it off."""
+    """Makes `active` the tracing of all primitives, from the next span on; None switches tracing off."""
     global tracing, _latest
     tracing = off if active is None else active
     _latest = active or _latest
@@ -100,7 +100,7 @@ def error_type(error: BaseException) -> str:
 
 
 def identify(span: OperationSpan, context: WorkflowContext) -> None:
-    """Puts the ids of the workflow on a span, if the caller gave any."""
+    """Sets the ids of the workflow as attributes, if the caller gave any."""
     if context.workflow_id is not None or context.session_id is not None:
         for key, value in context.to_otel_context().items():
             span.set_attribute(key, value)

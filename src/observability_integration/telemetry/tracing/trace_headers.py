@@ -1,4 +1,4 @@
-"""OpenTelemetry's half of what crosses a process boundary: parent and baggage in its context, links to other traces."""
+"""Propagation of OpenTelemetry's context: remote parent, baggage, and links to other traces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .remote_parent import RemoteParent
 
 
 def attach(parent: RemoteParent | None, baggage: Mapping[str, str]) -> Any:
-    """Makes a remote span the parent of what begins from here on, adds to the baggage, and returns a token.
+    """Makes a remote span the current one, adds to the baggage, and returns a token.
 
-    A span that is current and of the same trace stays current: an instrumentation of the server has already gone on
-    from the remote one, and what follows belongs under its span.
+    A current span of the same trace stays current: an instrumentation of the server made it as a child of the remote
+    span, and is the parent of all further spans.
     """
     context = context_api.get_current()
     if parent is not None and trace_api.get_current_span(context).get_span_context().trace_id != parent.trace_id:
@@ -34,7 +34,7 @@ def detach(token: Any) -> None:
 
 
 def current_parent() -> RemoteParent | None:
-    """The current span, as the process that is called next has to see it; None where no span is current."""
+    """The current span, as the remote parent for the next process; None if no span is current."""
     context = trace_api.get_current_span().get_span_context()
     if not context.is_valid:
         return None
@@ -42,12 +42,12 @@ def current_parent() -> RemoteParent | None:
 
 
 def current_baggage() -> Mapping[str, object]:
-    """OpenTelemetry's baggage in force."""
+    """OpenTelemetry's current baggage."""
     return baggage_api.get_all()
 
 
 def link_to(parent: RemoteParent) -> Link:
-    """A link to a span of another process."""
+    """Creates a link to a span of another process."""
     return Link(_span_context(parent))
 
 

@@ -1,4 +1,4 @@
-"""The last few traces, kept in the process: for a demonstration, a status page, a look from a debugger."""
+"""Keeps the most recent traces in memory, for a demo, a status page or a debugger."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class RememberedSpan:
         trace_id: 32 hex digits.
         span_id: 16 hex digits.
         parent_id: 16 hex digits, or None for the root.
-        name: its name.
+        name: name of the span.
         kind: ``internal``, ``client``, ...
         status: ``unset``, ``ok`` or ``error``.
         start_ns: Unix time in ns.
-        duration_ms: how long it took, in milliseconds.
-        attributes: its attributes.
+        duration_ms: duration in milliseconds.
+        attributes: attributes of the span.
     """
 
     trace_id: str
@@ -44,8 +44,8 @@ class TraceMemory(SpanProcessor):
     """Keeps the spans of the most recent traces.
 
     Args:
-        max_traces: the oldest trace goes when there are more.
-        max_spans_per_trace: further spans of a trace are left out.
+        max_traces: beyond it the oldest trace is dropped.
+        max_spans_per_trace: further spans of a trace are dropped.
     """
 
     def __init__(self, max_traces: int = 200, max_spans_per_trace: int = 200) -> None:
@@ -55,7 +55,7 @@ class TraceMemory(SpanProcessor):
         self._traces: OrderedDict[int, list[ReadableSpan]] = OrderedDict()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Takes in a finished span."""
+        """Keeps a finished span, if it is sampled."""
         context = span.get_span_context()
         if context is None or not context.trace_flags.sampled:
             return
@@ -67,7 +67,7 @@ class TraceMemory(SpanProcessor):
                 self._traces.popitem(last=False)
 
     def traces(self) -> list[list[RememberedSpan]]:
-        """The traces, oldest first, each with its spans in the order in which they began."""
+        """The traces, oldest first; the spans of each are in the order of their start times."""
         with self._lock:
             traces = [list(trace) for trace in self._traces.values()]
         return [sorted(map(_remembered, trace), key=lambda span: span.start_ns) for trace in traces]
@@ -75,7 +75,7 @@ class TraceMemory(SpanProcessor):
 
 def _remembered(span: ReadableSpan) -> RememberedSpan:
     context = span.get_span_context()
-    assert context is not None  # noqa: S101 - on_end takes no other
+    assert context is not None  # noqa: S101 - on_end keeps only spans with one
     start, end = span.start_time or 0, span.end_time or 0
     return RememberedSpan(
         format_trace_id(context.trace_id),
@@ -91,7 +91,7 @@ def _remembered(span: ReadableSpan) -> RememberedSpan:
 
 
 def remember_traces(max_traces: int = 200) -> TraceMemory | None:
-    """Starts keeping traces from the provider in force, until the next shutdown; None when there is none."""
+    """Starts to keep the traces of the global provider, until the next shutdown; None if it takes no processors."""
     add = getattr(trace_api.get_tracer_provider(), "add_span_processor", None)
     if add is None:
         return None
