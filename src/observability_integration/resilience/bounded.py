@@ -58,13 +58,23 @@ class Watch:
     abandoned: Callable[[asyncio.Future[Any]], None]
 
 
+class Ending(asyncio.Future[None]):
+    """Done when work has ended or its time is up, whichever comes first; itself the callback of task and timer."""
+
+    __slots__ = ()
+
+    def __call__(self, _: object = None) -> None:
+        """Makes it done, if it is not."""
+        if not self.done():
+            self.set_result(None)
+
+
 async def run_bounded(
     task: asyncio.Task[Any],
     limit_seconds: float,
     grace_seconds: float | None,
     *,
-    finish_seconds: float = 0.0,
-    ending: asyncio.Future[None],
+    ending: asyncio.Future[None] | None = None,
     watch: Watch,
     more_seconds: Callable[[], float] | None = None,
 ) -> Expired | None:
@@ -80,13 +90,11 @@ async def run_bounded(
         more_seconds: asked when T is over how much longer it is by now, because the work has got on; 0 for no longer.
     """
     try:
-        if await wait_done(task, limit_seconds, ending):
-            return None
-        while more_seconds is not None and (left := more_seconds()) > 0:
+        left = limit_seconds
+        while left > 0:
             if await wait_done(task, left):
                 return None
-        if finish_seconds > 0 and await wait_done(task, finish_seconds):
-            return None
+            left = 0.0 if more_seconds is None else more_seconds()
     except asyncio.CancelledError:
         task.cancel()
         await leave_bounded(task, grace_seconds, watch)

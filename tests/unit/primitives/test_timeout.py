@@ -456,3 +456,43 @@ async def test_cancelled_while_the_work_finishes(bound: Bound) -> None:
     _, call = bound(work, 10.0, 5.0, grace_mode="finish")
     assert 12.0 == (await cancel(call(), 12.0)).at
     assert [12.0] == work.cancelled_at
+
+
+# ---- what a call costs
+
+
+async def test_a_call_in_flight_holds_few_objects() -> None:
+    """Full collections grow with them: a variable that a lambda uses, or a copy of the context, counts in each call."""
+    gate = asyncio.get_running_loop().create_future()
+
+    async def waits(_: Any) -> Any:
+        return await gate
+
+    async def held(call: Callable[[Any], Awaitable[Any]]) -> int:
+        gc.collect()
+        before = len(gc.get_objects())
+        tasks = [asyncio.ensure_future(call(None)) for _ in range(200)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        after = len(gc.get_objects())
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return after - before
+
+    primitive: TimeoutPrimitive[Any, Any] = TimeoutPrimitive(waits, 30.0)
+    assert (await held(primitive.execute) - await held(waits)) / 200 < 15
+
+
+async def test_a_span_that_is_current_elsewhere_is_current_for_the_start_only(tracing: Any, monkeypatch: Any) -> None:
+    """Where an application keeps the current span in no context variable, it is put back once the work is started."""
+    current: list[str] = []
+
+    def activate(_: object) -> str:
+        current.append("activated")
+        return "no token of a context variable"
+
+    monkeypatch.setattr(tracing, "activate", activate)
+    monkeypatch.setattr(tracing, "deactivate", current.append)
+    assert "answer" == await TimeoutPrimitive(Work(1.0), 10.0).execute(QUESTION)
+    assert ["activated", "no token of a context variable"] == current

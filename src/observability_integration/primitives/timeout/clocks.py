@@ -1,68 +1,151 @@
-"""The clocks of a call whose answer comes in chunks but is handed out whole: first chunk, idle, total."""
+"""The clocks of a timeout: which one fires next, and the error that names it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
-from observability_integration.errors import Cleanup, PrimitiveTimeoutError, StreamStalledError, TimeoutKind
+from observability_integration.context import Deadline
+from observability_integration.errors import (
+    Cleanup,
+    DeadlineSource,
+    PrimitiveTimeoutError,
+    StreamStalledError,
+    TimeoutKind,
+)
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.chunks import is_content
 
 
-class Clocks:
-    """Which clock of a call fires next.
+class Alarm(NamedTuple):
+    """The clock that fires next, unless content comes first.
 
-    Args:
-        first_chunk_seconds: until the first content; None for no such limit.
-        idle_seconds: between two chunks with content; None for no such limit.
+    Attributes:
+        kind: which clock it is.
+        limit_seconds: what it is set to.
+        left_seconds: time until it fires; 0 or less when it has fired.
     """
 
-    __slots__ = ("_began", "_chunks", "_content_at", "_first", "_idle", "_loop", "_total")
+    kind: TimeoutKind
+    limit_seconds: float
+    left_seconds: float
 
-    def __init__(self, first_chunk_seconds: float | None, idle_seconds: float | None) -> None:
-        self._loop = asyncio.get_running_loop()
+
+class Clocks:
+    """The clocks of one answer that comes in chunks: total, first chunk, idle, and a deadline from further out.
+
+    All but the deadline count the seconds in which a chunk is waited for, which the caller adds up.
+
+    Args:
+        total_seconds: limit of all waiting.
+        first_chunk_seconds: until the first content; None for no such limit.
+        idle_seconds: between two chunks with content; None for no such limit.
+        inherited: the deadline from further out, if any.
+
+    Attributes:
+        chunks: how many have come.
+        content_at: seconds waited when the latest content came; None before the first.
+    """
+
+    __slots__ = ("_first", "_idle", "_inherited", "_total", "chunks", "content_at")
+
+    def __init__(
+        self,
+        total_seconds: float,
+        first_chunk_seconds: float | None,
+        idle_seconds: float | None,
+        inherited: Deadline | None,
+    ) -> None:
+        self._total = total_seconds
         self._first = first_chunk_seconds
         self._idle = idle_seconds
-        self._content_at: float | None = None
-        self._chunks = 0
+        self._inherited = inherited
+        self.chunks = 0
+        self.content_at: float | None = None
 
-    def begin(self, now: float, total_seconds: float) -> None:
-        """Starts them, with a limit for the whole call."""
-        self._began = now
-        self._total = total_seconds
+    def received(self, chunk: Any, waited_seconds: float) -> None:
+        """Counts a chunk; content starts the idle clock again."""
+        self.chunks += 1
+        if is_content(chunk):
+            self.content_at = waited_seconds
 
-    async def read(self, step: WorkflowPrimitive[Any, Any], input_data: Any, context: Any) -> Any:
-        """Streams from `step`, noting what comes in, and makes of it what its `execute` would return."""
+    def next(self, now: float, waited_seconds: float) -> Alarm:
+        """The clock that fires first from `now` on, on the event loop's clock; of equal ones the total."""
+        kind: TimeoutKind
+        kind, limit, left = "total", self._total, self._total - waited_seconds
+        since = self.content_at
+        own = self._first if since is None else self._idle
+        if own is not None and (own_left := own + (since or 0.0) - waited_seconds) < left:
+            kind, limit, left = "first_chunk" if since is None else "idle", own, own_left
+        if self._inherited is not None and self._inherited.when - now < left:
+            left = self._inherited.when - now
+            kind, limit = "deadline", left + waited_seconds
+        return Alarm(kind, limit, left)
+
+
+class WatchedRead(Clocks):
+    """Reads a stream to its end for a caller that wants the whole answer, under the clocks of a stream.
+
+    Args:
+        step: what streams.
+        began: when the call began, on the event loop's clock.
+        clocks: arguments of `Clocks`.
+
+    Attributes:
+        alarm: the clock that `left` was about.
+    """
+
+    __slots__ = ("_began", "_loop", "_step", "alarm")
+    alarm: Alarm
+
+    def __init__(self, step: WorkflowPrimitive[Any, Any], began: float, *clocks: Any) -> None:
+        super().__init__(*clocks)
+        self._loop = asyncio.get_running_loop()
+        self._step = step
+        self._began = began
+
+    async def read(self, input_data: Any, context: Any) -> Any:
+        """Makes of the chunks what the step's `execute` would return."""
         gathered: list[Any] = []
-        async with step.stream(input_data, context) as chunks:
+        async with self._step.stream(input_data, context) as chunks:
             async for chunk in chunks:
-                self._chunks += 1
                 gathered.append(chunk)
-                if is_content(chunk):
-                    self._content_at = self._loop.time()
-        return step.gather(gathered)
+                self.received(chunk, self._loop.time() - self._began)
+        return self._step.gather(gathered)
 
     def left(self) -> float:
-        """Seconds until one of them may fire; 0 or less when it has fired."""
-        left = self._next()[0] - self._loop.time()
+        """Seconds until a clock may fire; 0 or less when one has fired."""
+        now = self._loop.time()
+        self.alarm = self.next(now, now - self._began)
+        left = self.alarm.left_seconds
         # Content that comes meanwhile may set the idle clock to an earlier moment than the one for the first chunk.
         return left if self._idle is None else min(left, self._idle)
 
-    def error(self, operation: str, elapsed_seconds: float, cleanup: Cleanup) -> PrimitiveTimeoutError | None:
-        """The error for the clock that has fired; None where that is the one for the whole call."""
-        _, kind, limit = self._next()
-        if kind == "idle":
-            return StreamStalledError(operation, limit, elapsed_seconds, chunks=self._chunks, cleanup=cleanup)
-        if kind == "first_chunk":
-            return PrimitiveTimeoutError(operation, limit, elapsed_seconds, kind=kind, cleanup=cleanup)
-        return None
 
-    def _next(self) -> tuple[float, TimeoutKind, float]:
-        total = self._began + self._total
-        kind: TimeoutKind = "first_chunk" if self._content_at is None else "idle"
-        since = self._began if self._content_at is None else self._content_at
-        limit = self._first if self._content_at is None else self._idle
-        if limit is None or since + limit >= total:
-            return total, "total", self._total
-        return since + limit, kind, limit
+def timeout_error(
+    operation: str,
+    alarm: Alarm,
+    elapsed_seconds: float,
+    cleanup: Cleanup,
+    *,
+    deadline: Deadline | None = None,
+    chunks: int = 0,
+) -> PrimitiveTimeoutError:
+    """The error for a clock that has fired.
+
+    Args:
+        operation: name of the operation.
+        alarm: the clock.
+        elapsed_seconds: since the call began; for a stream, spent waiting for chunks.
+        cleanup: what became of the work.
+        deadline: the one that bound the work, to be named by the error if it is what has passed.
+        chunks: how many came before a stall.
+    """
+    kind, limit, _ = alarm
+    if kind == "idle":
+        return StreamStalledError(operation, limit, elapsed_seconds, chunks=chunks, cleanup=cleanup)
+    source: DeadlineSource = "inherited" if kind == "deadline" else "own"
+    passed = None if kind == "first_chunk" else deadline
+    return PrimitiveTimeoutError(
+        operation, limit, elapsed_seconds, kind=kind, cleanup=cleanup, deadline_source=source, deadline=passed
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextvars
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
 from observability_integration.checks import check_at_least, check_choice, check_positive
@@ -15,24 +16,17 @@ from observability_integration.context import (
     WorkflowContext,
     current_deadline,
     earliest,
-    reset_deadline,
     set_deadline,
 )
-from observability_integration.errors import (
-    Cleanup,
-    ConfigurationError,
-    DeadlineSource,
-    PrimitiveTimeoutError,
-    TimeoutKind,
-)
+from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from observability_integration.primitives.lifting import call_of, lift
-from observability_integration.resilience.bounded import Watch, run_bounded
-from observability_integration.tasks import announce
+from observability_integration.primitives.lifting import Call, call_of, lift
+from observability_integration.resilience.bounded import Ending, Expired, leave_bounded, run_bounded
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .clocks import Clocks
+from .clocks import Alarm, WatchedRead, timeout_error
+from .plan import Plan
 from .record import TimeoutRecord
 
 T = TypeVar("T")
@@ -149,13 +143,16 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self.timeout_seconds = timeout_seconds
         self.first_chunk_seconds = first_chunk_seconds
         self.idle_seconds = idle_seconds
-        self._finish = self._grace if grace_mode == "finish" and self._grace is not None else 0.0
         self._keep_late = late_result == "return"
         self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
         self._call = None if self._step is None else call_of(self._step)
         self._fallback: WorkflowPrimitive[Any, Any] | None = None if fallback is None else lift(fallback)
         clocked = first_chunk_seconds is not None or idle_seconds is not None
         self._watches = clocked and self._step is not None and self._step.collects
+        if grace_mode == "finish" and grace_period_seconds is not None and not self._watches:
+            self._plan = Plan(timeout_seconds, timeout_seconds + grace_period_seconds, 0.0)
+        else:
+            self._plan = Plan(timeout_seconds, timeout_seconds, grace_period_seconds)
         self._operation = operation_name or ("operation" if self._step is None else self._step.name)
         self._record = TimeoutRecord(self, self._operation)
         self._records = {self._operation: self._record}
@@ -208,25 +205,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             PrimitiveTimeoutError: our clock ran out, or nothing was left of an inherited deadline.
             ConfigurationError: in the model form, which has `execute_with_timeout` instead.
         """
-        call = self._call
-        if call is None:
+        if self._call is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing; use execute_with_timeout(func)")
-        fallback = self._fallback
-        instead = None if fallback is None else lambda: fallback.execute(input_data, context)
-        if self._watches:
-            return cast("Out", await self._watched(input_data, context, instead))
-        return cast("Out", await self._bounded(lambda: call(input_data, context), self._record, context, instead))
-
-    async def _watched(
-        self, input_data: In, context: WorkflowContext | None, instead: Callable[[], Awaitable[Any]] | None
-    ) -> Any:
-        step = cast("WorkflowPrimitive[Any, Any]", self._step)
-        clocks = Clocks(self.first_chunk_seconds, self.idle_seconds)
-
-        def start() -> Awaitable[Any]:
-            return clocks.read(step, input_data, context)
-
-        return await self._bounded(start, self._record, context, instead, clocks)
+        return cast("Out", await self._bounded(self._call, input_data, context, self._record))
 
     async def execute_with_timeout(
         self, func: Callable[[], Awaitable[T]] | Awaitable[T], operation_name: str | None = None
@@ -246,16 +227,10 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if record is None and len(self._records) < _MAX_OPERATIONS:
             record = self._records[operation] = TimeoutRecord(self, operation)
 
-        def start() -> Awaitable[T]:
-            awaitable = func() if callable(func) else func
-            if not inspect.isawaitable(awaitable):
-                raise ConfigurationError("execute_with_timeout needs an async func; this one returned no awaitable")
-            return awaitable
-
         try:
-            return cast("T", await self._bounded(start, record or self._record, None))
+            return cast("T", await self._bounded(_awaitable, func, None, record or self._record))
         finally:
-            # When the call was refused: Python would warn that it was never awaited.
+            # A call that was refused never awaits it, of which Python would warn.
             if inspect.iscoroutine(func) and inspect.getcoroutinestate(func) == inspect.CORO_CREATED:
                 func.close()
 
@@ -264,7 +239,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         They run only while the producer is being waited for, so a slow reader never trips them.
         """
-        from .stream import FallbackStream, TimeoutStream
+        from .stream import SubstituteStream, TimeoutStream
 
         if self._step is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")
@@ -279,124 +254,148 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             idle_seconds=self.idle_seconds,
         )
         fallback = self._fallback
-        return bounded if fallback is None else FallbackStream(bounded, lambda: fallback.stream(input_data, context))
+        return bounded if fallback is None else SubstituteStream(bounded, lambda: fallback.stream(input_data, context))
 
     async def _bounded(
-        self,
-        start: Callable[[], Awaitable[Any]],
-        record: TimeoutRecord,
-        context: WorkflowContext | None,
-        instead: Callable[[], Awaitable[Any]] | None = None,
-        clocks: Clocks | None = None,
+        self, call: Call, input_data: Any, context: WorkflowContext | None, record: TimeoutRecord
     ) -> Any:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        finish = self._finish if clocks is None else 0.0
-        limit, finish, inherited = self._limits(began, finish, context)
-        more = None
-        if clocks is not None:
-            clocks.begin(began, limit)
-            more = clocks.left
-        span = spans.tracing.begin(record.span_name, {"timeout.limit_seconds": limit})
+        plan = self._plan_at(began, context)
+        span = spans.tracing.begin(record.span_name, {"timeout.limit_seconds": plan.limit_seconds})
         if context is not None:
             spans.identify(span, context)
-        if limit <= 0:
-            error = PrimitiveTimeoutError(
-                record.operation, 0.0, 0.0, kind="deadline", cleanup="refused", deadline_source="inherited",
-                deadline=inherited,
-            )  # fmt: skip
-            record.timed_out(span, 0.0, 0.0, error)
-            raise error
-        deadline = inherited or Deadline(began + limit + finish, record.operation)
-        ending = loop.create_future()
-        task = self._start(loop, start, ending, span, deadline)
-        grace = self._grace
-        if self._finish > 0 and clocks is None:
-            # What is left of limit and grace together, because the work has had its time to finish.
-            grace = min(self._finish, self.timeout_seconds + self._finish - limit - finish)
-        watch = Watch(lambda: span.add_event("timeout.cancel_sent"), record.abandoned)
+        if plan.limit_seconds <= 0:
+            raise _refused(record, span, plan)
+        deadline = plan.inherited or Deadline(began + plan.cancel_seconds, record.operation)
+        seconds, watched = plan.cancel_seconds, None
+        if self._watches:
+            watched = self._watched(began, plan)
+            call, seconds = watched.read, watched.left()
+        ending = Ending(loop=loop)
+        own = contextvars.copy_context()
+        task = _start(loop, own, _run(call, input_data, context, ending), self._operation, span, deadline)
+        # Given the context of the task, because without one each of the two would copy the caller's.
+        timer = loop.call_later(seconds, ending, context=own)
+        task.add_done_callback(ending, context=own)
         try:
-            first = limit if more is None else more()
-            expired = await run_bounded(
-                task, first, grace, finish_seconds=finish, ending=ending, watch=watch, more_seconds=more
-            )
+            try:
+                await ending
+            except asyncio.CancelledError:
+                task.cancel()
+                await leave_bounded(task, plan.grace_seconds, record.watch(span))
+                raise
+            finally:
+                timer.cancel()
+                task.remove_done_callback(ending)
+            # Not done: the time is up, or a task factory has wrapped the work, which has ended, in steps of its own.
+            overdue = None if task.done() else await self._overdue(task, timer, plan, watched, record, span)
         except asyncio.CancelledError:
             record.cancelled(span, loop.time() - began)
             raise
         elapsed = loop.time() - began
-        cause: BaseException | None
-        cleanup: Cleanup
+        expired = overdue or _noticed_inside(task, deadline)
         if expired is None:
-            cause = None if task.cancelled() else task.exception()
-            if not isinstance(cause, PrimitiveTimeoutError) or cause.deadline is not deadline:
-                record.settled(task, span, elapsed, limit, blocked=finish == 0)
-                return task.result()
-            # A primitive further in was first to notice that the deadline had passed, which is ours.
-            cleanup = "clean" if cause.cleanup == "refused" else cause.cleanup
-        else:
-            record.cleaned_up(expired)
-            if expired.cleanup == "late_result" and self._keep_late:
-                record.succeeded(span, elapsed, limit, late=True, blocked=False)
-                return expired.value
-            if expired.cleanup == "late_result":
-                record.late(span)
-            cleanup, cause = expired.cleanup, expired.error
-        ours = None if expired is None or clocks is None else clocks.error(record.operation, elapsed, cleanup)
-        if ours is None:
-            kind: TimeoutKind = "total" if inherited is None else "deadline"
-            source: DeadlineSource = "own" if inherited is None else "inherited"
-            allowed = limit if inherited is None else limit + finish
-            ours = PrimitiveTimeoutError(
-                record.operation,
-                allowed,
-                elapsed,
-                kind=kind,
-                cleanup=cleanup,
-                deadline_source=source,
-                deadline=deadline,
-            )
-        record.timed_out(span, elapsed, limit, ours)
+            blocked = plan.cancel_seconds == plan.limit_seconds
+            record.settled(task, span, elapsed, plan.limit_seconds, blocked=blocked)
+            return task.result()
+        if self._keep_late and overdue is not None and overdue.cleanup == "late_result":
+            record.succeeded(span, elapsed, plan.limit_seconds, late=True, blocked=False)
+            return overdue.value
+        # Watched or not, what another primitive has noticed is that the deadline of the whole has passed.
+        alarm, chunks = (plan.alarm, 0) if watched is None or overdue is None else (watched.alarm, watched.chunks)
+        error = timeout_error(record.operation, alarm, elapsed, expired.cleanup, deadline=deadline, chunks=chunks)
+        record.timed_out(span, elapsed, plan.limit_seconds, error)
         # An inherited deadline leaves no time for a fallback.
-        if instead is not None and (inherited is None or ours.deadline is None):
-            return await instead()
-        raise ours from cause
+        if self._fallback is not None and alarm.kind != "deadline":
+            return await self._fallback.execute(input_data, context)
+        raise error from expired.error
 
-    def _limits(
-        self, now: float, finish: float, context: WorkflowContext | None
-    ) -> tuple[float, float, Deadline | None]:
-        """The limit, the time to finish beyond it, and the deadline from further out if that one comes first."""
+    def _plan_at(self, now: float, context: WorkflowContext | None) -> Plan:
         inherited = current_deadline()
         if context is not None and context.deadline is not None:
             inherited = earliest(inherited, context.deadline)
-        if inherited is None or inherited.when - now >= self.timeout_seconds + finish:
-            return self.timeout_seconds, finish, None
-        left = inherited.when - now
-        limit = min(left, self.timeout_seconds)
-        return limit, left - limit, inherited
+        if inherited is None or inherited.when - now >= self._plan.cancel_seconds:
+            return self._plan
+        return self._plan.until(inherited, inherited.when - now)
 
-    def _start(
+    def _watched(self, began: float, plan: Plan) -> WatchedRead:
+        step = cast("WorkflowPrimitive[Any, Any]", self._step)
+        limits = self.timeout_seconds, self.first_chunk_seconds, self.idle_seconds
+        return WatchedRead(step, began, *limits, plan.inherited)
+
+    async def _overdue(
         self,
-        loop: asyncio.AbstractEventLoop,
-        start: Callable[[], Awaitable[Any]],
-        ending: asyncio.Future[None],
+        task: asyncio.Task[Any],
+        timer: asyncio.TimerHandle,
+        plan: Plan,
+        watched: WatchedRead | None,
+        record: TimeoutRecord,
         span: OperationSpan,
-        deadline: Deadline,
-    ) -> asyncio.Task[Any]:
-        # The task copies the context as it is made, so span and deadline need to be in force for that moment only.
-        token = spans.tracing.activate(span)
-        deadline_token = set_deadline(deadline)
-        try:
-            return loop.create_task(_run(start, ending), name=self._operation)
-        finally:
-            reset_deadline(deadline_token)
+    ) -> Expired | None:
+        """Waits on while there is time left, then cancels."""
+        left, more = timer.when() - task.get_loop().time(), None
+        if watched is not None:
+            left, more = watched.left(), watched.left
+        expired = await run_bounded(task, left, plan.grace_seconds, watch=record.watch(span), more_seconds=more)
+        if expired is not None:
+            record.cleaned_up(span, expired, kept=self._keep_late)
+        return expired
+
+
+def _refused(record: TimeoutRecord, span: OperationSpan, plan: Plan) -> PrimitiveTimeoutError:
+    refusal = Alarm("deadline", 0.0, 0.0)
+    error = timeout_error(record.operation, refusal, 0.0, "refused", deadline=plan.inherited)
+    record.timed_out(span, 0.0, 0.0, error)
+    return error
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop,
+    own: contextvars.Context,
+    work: Coroutine[Any, Any, Any],
+    name: str,
+    span: OperationSpan,
+    deadline: Deadline,
+) -> asyncio.Task[Any]:
+    """Starts the task in its own context, so that the caller's never has this span or deadline in force."""
+    token = own.run(_enter, span, deadline)
+    try:
+        if loop.get_task_factory() is None:
+            return loop.create_task(work, name=name, context=own)
+        return own.run(loop.create_task, work, name=name)  # a task factory need not take a context
+    finally:
+        if token is not None:
             spans.tracing.deactivate(token)
 
 
-async def _run(start: Callable[[], Awaitable[Any]], ending: asyncio.Future[None]) -> Any:
+def _enter(span: OperationSpan, deadline: Deadline) -> Any:
+    set_deadline(deadline)
+    token = spans.tracing.activate(span)
+    # An application may keep the contexts of OpenTelemetry elsewhere than in context variables.
+    return None if isinstance(token, contextvars.Token) else token
+
+
+async def _run(call: Call, input_data: Any, context: WorkflowContext | None, ending: Ending) -> Any:
     try:
-        return await start()
+        return await call(input_data, context)
     finally:
-        announce(ending)
+        ending()
+
+
+def _awaitable(func: Any, context: object) -> Awaitable[Any]:
+    awaitable = func() if callable(func) else func
+    if not inspect.isawaitable(awaitable):
+        raise ConfigurationError("execute_with_timeout needs an async func; this one returned no awaitable")
+    return awaitable
+
+
+def _noticed_inside(task: asyncio.Task[Any], deadline: Deadline) -> Expired | None:
+    """How work ended in which another primitive was the first to notice that `deadline` has passed."""
+    error = None if task.cancelled() else task.exception()
+    if not isinstance(error, PrimitiveTimeoutError) or error.deadline is not deadline:
+        return None
+    return Expired("clean" if error.cleanup == "refused" else error.cleanup, 0.0, error)
 
 
 assert issubclass(TimeoutError, builtins.TimeoutError)  # noqa: S101 - what callers of the older interface catch

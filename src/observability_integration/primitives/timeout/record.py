@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
-from observability_integration.resilience.bounded import Expired, count_abandoned
+from observability_integration.resilience.bounded import Expired, Watch, count_abandoned
 from observability_integration.telemetry.catalogue.timeout import (
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
@@ -69,7 +70,7 @@ class TimeoutRecord:
         self._measure(span, elapsed_seconds, limit_seconds)
         span.set_attribute("outcome", "success")
         if late:
-            self.late(span)
+            self._late(span)
             self._warn_late(elapsed_seconds, limit_seconds, blocked)
         span.end()
 
@@ -106,12 +107,17 @@ class TimeoutRecord:
         if limit_seconds > 0:
             self._utilization.record(elapsed_seconds / limit_seconds, span)
 
-    def cleaned_up(self, expired: Expired) -> None:
-        """The cancelled work ended, or was left behind."""
-        TIMEOUT_CLEANUP.series(self.operation, expired.cleanup).record(expired.cleanup_seconds)
+    def watch(self, span: OperationSpan) -> Watch:
+        """What is to be told while the work is being cancelled."""
+        return Watch(partial(span.add_event, "timeout.cancel_sent"), self.abandoned)
 
-    def late(self, span: OperationSpan) -> None:
-        """A value came after the limit."""
+    def cleaned_up(self, span: OperationSpan, expired: Expired, *, kept: bool = False) -> None:
+        """The cancelled work ended, or was left behind; `kept` if a late value is to be used, and counts elsewhere."""
+        TIMEOUT_CLEANUP.series(self.operation, expired.cleanup).record(expired.cleanup_seconds)
+        if expired.cleanup == "late_result" and not kept:
+            self._late(span)
+
+    def _late(self, span: OperationSpan) -> None:
         TIMEOUT_LATE_RESULTS.series(self.operation).add()
         span.set_attribute("timeout.late", True)
 

@@ -19,21 +19,15 @@ from observability_integration.context import (
     reset_deadline,
     set_deadline,
 )
-from observability_integration.errors import (
-    Cleanup,
-    DeadlineSource,
-    PrimitiveTimeoutError,
-    StreamStalledError,
-    TimeoutKind,
-)
+from observability_integration.errors import Cleanup, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
-from observability_integration.primitives.chunks import is_content
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
-from observability_integration.resilience.bounded import Expired, Watch, cancel_bounded, leave_bounded
+from observability_integration.resilience.bounded import Expired, cancel_bounded, leave_bounded
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
+from .clocks import Alarm, Clocks, timeout_error
 from .record import TimeoutRecord
 from .stream_deadline import StreamDeadline
 
@@ -59,17 +53,14 @@ class TimeoutStream(ChunkStream):
         self._record = record
         self._total = timeout_seconds
         self._grace = grace_seconds
-        self._first = first_chunk_seconds
-        self._idle = idle_seconds
+        self._limits = timeout_seconds, first_chunk_seconds, idle_seconds
         self._inherited: Deadline | None = None
         self._own: StreamDeadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
         self._handover: Rendezvous | None = None
+        self._clocks: Clocks | None = None
         self._waited = 0.0
-        self._since_content = 0.0
-        self._chunks = 0
-        self._content_seen = False
         self._ended = True
         self.ran_out_before_content: PrimitiveTimeoutError | None = None
 
@@ -83,7 +74,8 @@ class TimeoutStream(ChunkStream):
             inherited = earliest(inherited, self._context.deadline)
         self._inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
-            raise self._give_up("deadline", 0.0, "refused")
+            raise self._give_up(Alarm("deadline", 0.0, 0.0), "refused")
+        self._clocks = Clocks(*self._limits, inherited)
         self._handover = Rendezvous(loop)
         token = spans.tracing.activate(self._span)
         self._own = StreamDeadline(self._record.operation, self._total, inherited)
@@ -108,32 +100,28 @@ class TimeoutStream(ChunkStream):
         loop = self._handover.loop
         delivered = self._handover.ask()
         began = loop.time()
-        kind, limit, left = self._nearest(began)
+        alarm = cast("Clocks", self._clocks).next(began, self._waited)
         own = cast("StreamDeadline", self._own)
         own.begin_wait(began)
         try:
-            if left > 0:
-                await wait_done(delivered, left)
+            if alarm.left_seconds > 0:
+                await wait_done(delivered, alarm.left_seconds)
             expired = None if delivered.done() else await self._run_out()
         except asyncio.CancelledError:
             pump = self._take_pump()
             if pump is not None:
                 pump.cancel()
-                await leave_bounded(pump, self._grace, self._watch())
+                await leave_bounded(pump, self._grace, self._record.watch(self._span))
             self._waited += loop.time() - began
             self._end_cancelled()
             raise
         finally:
             own.end_wait(loop.time())
-        waited = loop.time() - began
-        self._waited += waited
-        self._since_content += waited
+        self._waited += loop.time() - began
         if expired is None:
             return self._received(delivered)
-        self._record.cleaned_up(expired)
-        if expired.cleanup == "late_result":
-            self._record.late(self._span)
-        raise self._give_up(kind, limit, expired.cleanup) from expired.error
+        self._record.cleaned_up(self._span, expired)
+        raise self._give_up(alarm, expired.cleanup) from expired.error
 
     def _received(self, delivered: asyncio.Future[Any]) -> Any:
         if delivered.cancelled():
@@ -143,10 +131,10 @@ class TimeoutStream(ChunkStream):
         if error is not None:
             own = cast("StreamDeadline", self._own)
             if isinstance(error, PrimitiveTimeoutError) and error.deadline is own:
-                # A primitive further in was first to notice that the deadline had passed: ours, or everybody's.
-                if self._inherited is not None and self._inherited.when <= own.when:
-                    raise self._give_up("deadline", self._waited, "clean") from error
-                raise self._give_up("total", self._total, "clean") from error
+                # A primitive further in was the first to notice that the deadline has passed.
+                inherited = self._inherited is not None and self._inherited.when <= own.when
+                alarm = Alarm("deadline", self._waited, 0.0) if inherited else Alarm("total", self._total, 0.0)
+                raise self._give_up(alarm, "clean") from error
             self._fail(error)
             raise error
         chunk = delivered.result()
@@ -154,26 +142,8 @@ class TimeoutStream(ChunkStream):
             self._ended = True
             self._record.succeeded(self._span, self._waited, self._total, late=False, blocked=False)
             raise StopAsyncIteration
-        self._chunks += 1
-        if is_content(chunk):
-            self._content_seen = True
-            self._since_content = 0.0
+        cast("Clocks", self._clocks).received(chunk, self._waited)
         return chunk
-
-    def _nearest(self, now: float) -> tuple[TimeoutKind, float, float]:
-        """Which clock fires next: its kind, its limit, and the seconds left on it."""
-        clocks: list[tuple[float, TimeoutKind, float]] = [(self._total - self._waited, "total", self._total)]
-        if self._content_seen and self._idle is not None:
-            clocks.append((self._idle - self._since_content, "idle", self._idle))
-        if not self._content_seen and self._first is not None:
-            clocks.append((self._first - self._since_content, "first_chunk", self._first))
-        if self._inherited is not None:
-            clocks.append((self._inherited.when - now, "deadline", self._inherited.when - now + self._waited))
-        left, kind, limit = min(clocks, key=lambda clock: clock[0])
-        return kind, limit, left
-
-    def _watch(self) -> Watch:
-        return Watch(lambda: self._span.add_event("timeout.cancel_sent"), self._record.abandoned)
 
     def _take_pump(self) -> asyncio.Task[None] | None:
         """The pump, if it still runs; it is stopped once, and then it is nobody's business any more."""
@@ -186,24 +156,23 @@ class TimeoutStream(ChunkStream):
         pump = self._take_pump()
         if pump is None:
             return Expired("clean", 0.0)
-        watch = self._watch()
+        watch = self._record.watch(self._span)
         watch.cancelling()
         return await cancel_bounded(pump, self._grace, watch)
 
-    def _give_up(self, kind: TimeoutKind, limit: float, cleanup: Cleanup) -> PrimitiveTimeoutError:
+    def _give_up(self, alarm: Alarm, cleanup: Cleanup) -> PrimitiveTimeoutError:
         self._ended = True
-        operation, waited = self._record.operation, self._waited
-        error: PrimitiveTimeoutError
-        if kind == "idle":
-            error = StreamStalledError(operation, limit, waited, chunks=self._chunks, cleanup=cleanup)
-        else:
-            source: DeadlineSource = "inherited" if kind == "deadline" else "own"
-            deadline = self._inherited if kind == "deadline" else None
-            error = PrimitiveTimeoutError(
-                operation, limit, waited, kind=kind, cleanup=cleanup, deadline_source=source, deadline=deadline
-            )
-        self._record.timed_out(self._span, waited, limit, error)
-        if kind != "deadline" and not self._content_seen:
+        clocks = self._clocks
+        error = timeout_error(
+            self._record.operation,
+            alarm,
+            self._waited,
+            cleanup,
+            deadline=self._inherited if alarm.kind == "deadline" else None,
+            chunks=0 if clocks is None else clocks.chunks,
+        )
+        self._record.timed_out(self._span, self._waited, alarm.limit_seconds, error)
+        if alarm.kind != "deadline" and (clocks is None or clocks.content_at is None):
             self.ran_out_before_content = error
         return error
 
@@ -219,7 +188,7 @@ class TimeoutStream(ChunkStream):
         pump = self._take_pump()
         try:
             if pump is not None:
-                closed = await cancel_bounded(pump, self._grace, self._watch())
+                closed = await cancel_bounded(pump, self._grace, self._record.watch(self._span))
                 if closed.error is not None:
                     self._fail(closed.error)
                     raise closed.error
@@ -239,7 +208,7 @@ class TimeoutStream(ChunkStream):
             pump.get_loop().call_soon_threadsafe(pump.cancel)
 
 
-class FallbackStream(ChunkStream):
+class SubstituteStream(ChunkStream):
     """Turns to another stream when the time of the first ran out before its first content.
 
     Later than that it does not: two answers are never spliced.
