@@ -1,7 +1,7 @@
-"""A producer in a task of its own, which advances only when its reader asks for a chunk.
+"""Runs the producer of a stream in a task of its own, which advances only when the reader asks for a chunk.
 
-So its context variables and cancel scopes stay in one task from its opening to its closing, and the reader can leave it
-behind.
+So the producer's context variables and cancel scopes stay in one task from its opening to its closing, and the reader
+can abandon it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from .base import ChunkStream
 
 END = object()
-"""Handed over after the last chunk."""
+"""Delivered after the last chunk."""
 
 
 class Rendezvous:
-    """One-place exchange between pump and reader. Holds neither of them, so that a dropped stream can be collected."""
+    """Passes one chunk at a time from pump to reader; refers to neither, so that a dropped stream can be collected."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -31,16 +31,16 @@ class Rendezvous:
         self._delivered = self.loop.create_future()
         if self._error is not None:
             self.fail(self._error)
-        elif not self._wanted.done():  # else the pump was cancelled as it waited, and is about to tell
+        elif not self._wanted.done():  # else the pump was cancelled as it waited, and is about to report it
             self._wanted.set_result(None)
         return self._delivered
 
     def leave(self) -> None:
-        """Reader: asks for nothing any more."""
+        """Reader: will ask for no more chunks."""
         self._left = True
 
     async def asked(self) -> bool:
-        """Pump: waits until a chunk is wanted; False when the reader has left, and the pump was late to notice."""
+        """Pump: waits until the reader asks for a chunk; False when the reader has left."""
         if self._left:
             return False
         await self._wanted
@@ -48,12 +48,12 @@ class Rendezvous:
         return True
 
     def deliver(self, chunk: Any) -> None:
-        """Pump: hands over."""
+        """Pump: delivers a chunk."""
         if not self._delivered.done():
             self._delivered.set_result(chunk)
 
     def fail(self, error: BaseException) -> None:
-        """Pump: hands over an error, now or when the reader next asks."""
+        """Pump: delivers an error, now or when the reader next asks."""
         self._error = error
         if self._delivered.done():
             return
@@ -65,7 +65,7 @@ class Rendezvous:
 
 
 async def run_pump(source: ChunkStream, rendezvous: Rendezvous) -> None:
-    """Opens `source`, hands a chunk over whenever one is wanted, and closes it; to be run in a task of its own."""
+    """Opens `source`, delivers a chunk whenever the reader asks, and closes it; to be run in a task of its own."""
     try:
         async with source as chunks:
             iterator = aiter(chunks)

@@ -4,7 +4,7 @@ The moments, for a limit T and a grace G (`run_bounded` implements exactly this 
 
 =====================  ===============================================================================================
 work ends before T     its value or its own exception, unchanged
-T                      the work is cancelled once (``finish=True``: not before T + G)
+T                      the work is cancelled once
 T .. T+G               the work ends: `Expired` says how (clean, failed, or with a late value)
 T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
                        (so is a thread that still works for cancelled work: nothing can stop it)
@@ -84,7 +84,6 @@ async def run_bounded(
         task: the work, in a task of its own.
         limit_seconds: T, from now.
         grace_seconds: G; None waits for the clean-up for ever, 0 not at all.
-        finish_seconds: time beyond T during which the work may still finish, before it is cancelled.
         ending: completed by the last step of the task (see `wait_done`).
         watch: told about rare turns.
         more_seconds: asked when T is over how much longer it is by now, because the work has got on; 0 for no longer.

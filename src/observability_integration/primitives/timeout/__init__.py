@@ -1,4 +1,4 @@
-"""Timeouts: limits, grace, and clocks for streams."""
+"""TimeoutPrimitive: limits, grace, and clocks for streams."""
 
 from .primitive import GraceMode, PrimitiveTimeoutError, TimeoutError, TimeoutPrimitive, TimeoutStats
 

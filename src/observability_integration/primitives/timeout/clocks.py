@@ -32,59 +32,53 @@ class Alarm(NamedTuple):
 
 
 class Clocks:
-    """The clocks of one answer that comes in chunks: total, first chunk, idle, and a deadline from further out.
+    """The clocks of one answer in chunks: total, first chunk, idle, and a deadline from further out.
 
-    All but the deadline count the seconds in which a chunk is waited for, which the caller adds up.
+    The first three run only while a chunk is waited for; the caller adds up those seconds.
 
     Args:
         total_seconds: limit of all waiting.
         first_chunk_seconds: until the first content; None for no such limit.
         idle_seconds: between two chunks with content; None for no such limit.
-        inherited: the deadline from further out, if any.
 
     Attributes:
         chunks: how many have come.
         content_at: seconds waited when the latest content came; None before the first.
+        inherited: the deadline from further out, if any.
     """
 
-    __slots__ = ("_first", "_idle", "_inherited", "_total", "chunks", "content_at")
+    __slots__ = ("_first", "_idle", "_total", "chunks", "content_at", "inherited")
 
-    def __init__(
-        self,
-        total_seconds: float,
-        first_chunk_seconds: float | None,
-        idle_seconds: float | None,
-        inherited: Deadline | None,
-    ) -> None:
+    def __init__(self, total_seconds: float, first_chunk_seconds: float | None, idle_seconds: float | None) -> None:
         self._total = total_seconds
         self._first = first_chunk_seconds
         self._idle = idle_seconds
-        self._inherited = inherited
         self.chunks = 0
         self.content_at: float | None = None
+        self.inherited: Deadline | None = None
 
     def received(self, chunk: Any, waited_seconds: float) -> None:
-        """Counts a chunk; content starts the idle clock again."""
+        """Counts a chunk; one with content restarts the idle clock."""
         self.chunks += 1
         if is_content(chunk):
             self.content_at = waited_seconds
 
     def next(self, now: float, waited_seconds: float) -> Alarm:
-        """The clock that fires first from `now` on, on the event loop's clock; of equal ones the total."""
+        """The clock that fires first, the total among equals; `now` is on the event loop's clock."""
         kind: TimeoutKind
         kind, limit, left = "total", self._total, self._total - waited_seconds
         since = self.content_at
         own = self._first if since is None else self._idle
         if own is not None and (own_left := own + (since or 0.0) - waited_seconds) < left:
             kind, limit, left = "first_chunk" if since is None else "idle", own, own_left
-        if self._inherited is not None and self._inherited.when - now < left:
-            left = self._inherited.when - now
+        if self.inherited is not None and self.inherited.when - now < left:
+            left = self.inherited.when - now
             kind, limit = "deadline", left + waited_seconds
         return Alarm(kind, limit, left)
 
 
 class WatchedRead(Clocks):
-    """Reads a stream to its end for a caller that wants the whole answer, under the clocks of a stream.
+    """Reads a stream to its end for `execute`, so that the clocks of a stream bound the whole answer too.
 
     Args:
         step: what streams.
@@ -105,7 +99,7 @@ class WatchedRead(Clocks):
         self._began = began
 
     async def read(self, input_data: Any, context: Any) -> Any:
-        """Makes of the chunks what the step's `execute` would return."""
+        """Returns what the step's `execute` would."""
         gathered: list[Any] = []
         async with self._step.stream(input_data, context) as chunks:
             async for chunk in chunks:

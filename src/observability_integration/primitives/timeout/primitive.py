@@ -1,4 +1,4 @@
-"""TimeoutPrimitive: gives the caller control back in time, and says truthfully what happened to the work."""
+"""TimeoutPrimitive: returns control to the caller in time and reports what became of the work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GraceMode = Literal["cleanup", "finish"]
 
 TimeoutError = PrimitiveTimeoutError  # noqa: A001 - the name under which callers of the older interface import it
 
-_MAX_OPERATIONS = 256  # more names than that are not names of operations; the rest counts under the primitive's own
+_MAX_OPERATIONS = 256  # beyond it the names are no names of operations; such calls count under the primitive's own
 _NOT_GIVEN: Any = object()
 
 
@@ -51,33 +51,33 @@ class TimeoutStats(TypedDict):
 
 
 class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Bounds a call in time. Two forms, told apart by their keywords.
+    """Limits how long a call may take. Its two forms are told apart by their keywords.
 
     *Wrapper form*: ``TimeoutPrimitive(primitive, 30.0)`` and `execute`.
 
     *Model form*: ``TimeoutPrimitive(timeout_seconds=30.0, grace_period=5.0)`` and `execute_with_timeout`.
 
     The caller has control back after ``timeout_seconds + grace_period_seconds`` at the latest, plus the lag of the
-    event loop, whatever the work does: it runs in a task of its own, which is cancelled at the limit, waited for during
-    the grace, and left behind (and counted) if it ignores that. What it hides behind ``asyncio.shield`` or starts as a
-    task of its own goes on unseen.
+    event loop. The work runs in a task of its own. The task is cancelled at the limit, waited for during the grace, and
+    abandoned (and counted) if it is still running then. Work behind ``asyncio.shield``, or in tasks that the work
+    starts, goes on unseen.
 
     Args:
-        primitive: what to bound.
+        primitive: the work.
         timeout_seconds: the limit, > 0 and finite.
         grace_period_seconds: how long to wait for the cancelled work to clean up; 0 not at all, None for ever.
         operation_name: label of the metrics; by default the wrapped primitive's name.
-        grace_mode: ``cleanup`` cancels at the limit; ``finish`` lets the work go on during the grace, counts what
-            finishes then as a success with a warning, and cancels at the end of it.
+        grace_mode: ``cleanup`` cancels at the limit; ``finish`` lets the work go on during the grace, counts a call
+            that finishes then as a success with a warning, and cancels at the end of the grace.
         first_chunk_seconds: for streams, and for steps whose `execute` gathers one: limit from opening to the first
             content chunk.
         idle_seconds: for the same: limit between two content chunks.
-        fallback: primitive or async callable to run instead, with the same input, when our clock ran out; for streams,
-            when it ran out before the first content chunk.
+        fallback: primitive or async callable to run with the same input after a timeout of this primitive; for
+            streams, after one before the first content chunk.
         late_result: what to do with a value that the cancelled work returns: ``raise`` drops it, ``return`` uses it.
         grace_period: the model form's name for `grace_period_seconds`.
 
-    Streams are always cancelled at their limit: `grace_mode` and `late_result` are about `execute`.
+    A stream is always cancelled at its limit: `grace_mode` and `late_result` apply to `execute`.
 
     Raises:
         ConfigurationError: a limit that is not a finite number > 0, or keywords of both forms.
@@ -164,11 +164,11 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     @property
     def grace_period_seconds(self) -> float | None:
-        """How long cancelled work is waited for."""
+        """How long cancelled work is waited for, in seconds; None without end."""
         return self._grace
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is bounded, and the fallback."""
+        """The wrapped primitive and the fallback."""
         inner = [] if self._step is None else [("", self._step)]
         return inner if self._fallback is None else [*inner, ("fallback", self._fallback)]
 
@@ -202,7 +202,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Runs the wrapped primitive within the limit.
 
         Raises:
-            PrimitiveTimeoutError: our clock ran out, or nothing was left of an inherited deadline.
+            PrimitiveTimeoutError: the limit or an inherited deadline has passed.
             ConfigurationError: in the model form, which has `execute_with_timeout` instead.
         """
         if self._call is None:
@@ -219,7 +219,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             operation_name: label of the metrics for this call.
 
         Raises:
-            PrimitiveTimeoutError: our clock ran out, or nothing was left of an inherited deadline.
+            PrimitiveTimeoutError: the limit or an inherited deadline has passed.
             ConfigurationError: `func` returned no awaitable.
         """
         operation = operation_name or self._operation
@@ -235,9 +235,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 func.close()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the wrapped primitive under three clocks: first chunk, idle and total.
+        """Streams from the wrapped primitive within three limits: first chunk, idle and total.
 
-        They run only while the producer is being waited for, so a slow reader never trips them.
+        Their clocks run only while a chunk is waited for, so a slow reader never trips them.
         """
         from .stream import SubstituteStream, TimeoutStream
 
@@ -302,7 +302,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if self._keep_late and overdue is not None and overdue.cleanup == "late_result":
             record.succeeded(span, elapsed, plan.limit_seconds, late=True, blocked=False)
             return overdue.value
-        # Watched or not, what another primitive has noticed is that the deadline of the whole has passed.
+        # What a primitive further in notices is the deadline of the whole call, never the clock of a chunk.
         alarm, chunks = (plan.alarm, 0) if watched is None or overdue is None else (watched.alarm, watched.chunks)
         error = timeout_error(record.operation, alarm, elapsed, expired.cleanup, deadline=deadline, chunks=chunks)
         record.timed_out(span, elapsed, plan.limit_seconds, error)
@@ -322,7 +322,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def _watched(self, began: float, plan: Plan) -> WatchedRead:
         step = cast("WorkflowPrimitive[Any, Any]", self._step)
         limits = self.timeout_seconds, self.first_chunk_seconds, self.idle_seconds
-        return WatchedRead(step, began, *limits, plan.inherited)
+        watched = WatchedRead(step, began, *limits)
+        watched.inherited = plan.inherited
+        return watched
 
     async def _overdue(
         self,

@@ -28,8 +28,8 @@ logger = logging.getLogger("observability_integration")
 class TimeoutRecord:
     """Outcomes of one operation.
 
-    Each call ends in exactly one of `settled`, `timed_out` and `cancelled`; a stream, which is not one task that ends,
-    in `succeeded` or `failed` instead of the first.
+    Each call ends in exactly one of `settled`, `timed_out` and `cancelled`; a stream in `succeeded` or `failed`
+    instead of `settled`, because it is no single task.
     """
 
     def __init__(self, owner: object, operation: str) -> None:
@@ -64,7 +64,7 @@ class TimeoutRecord:
     def succeeded(
         self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, *, late: bool, blocked: bool
     ) -> None:
-        """The work returned; `late` after the limit, `blocked` because nothing could run when the limit passed."""
+        """The work returned; `late` if after the limit, `blocked` if because the event loop was blocked then."""
         self.successes += 1
         self._successes.add()
         self._measure(span, elapsed_seconds, limit_seconds)
@@ -85,7 +85,7 @@ class TimeoutRecord:
     def timed_out(
         self, span: OperationSpan, elapsed_seconds: float, limit_seconds: float, error: PrimitiveTimeoutError
     ) -> None:
-        """Our clock ran out."""
+        """A clock of this call fired."""
         self.failures += 1
         (self._failures if error.kind == "total" else TIMEOUT_FAILURES.series(self.operation, error.kind)).add()
         self._measure(span, elapsed_seconds, limit_seconds)
@@ -112,7 +112,7 @@ class TimeoutRecord:
         return Watch(partial(span.add_event, "timeout.cancel_sent"), self.abandoned)
 
     def cleaned_up(self, span: OperationSpan, expired: Expired, *, kept: bool = False) -> None:
-        """The cancelled work ended, or was left behind; `kept` if a late value is to be used, and counts elsewhere."""
+        """The cancelled work ended or was abandoned; with `kept`, `succeeded` counts a late value."""
         TIMEOUT_CLEANUP.series(self.operation, expired.cleanup).record(expired.cleanup_seconds)
         if expired.cleanup == "late_result" and not kept:
             self._late(span)
@@ -140,5 +140,5 @@ class TimeoutRecord:
             )
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
-        """The work did not end when it was cancelled and was left behind: `task` is done when it does end."""
+        """The work ignored its cancellation and is still running; `task` is done when it ends."""
         count_abandoned(self.operation, task)

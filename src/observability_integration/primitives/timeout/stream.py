@@ -1,8 +1,8 @@
-"""Streams under three clocks: first chunk, idle, total.
+"""Streams within three limits: first chunk, idle, total.
 
 The producer runs in one child task from its opening to its closing (the *pump*), which advances only when the reader
-asks for a chunk. So its context variables and cancel scopes stay in one task, the reader is never cancelled by our
-clocks, and a producer that ignores its cancellation can be left behind.
+asks for a chunk. So the producer's context variables and cancel scopes stay in one task, a timeout never cancels the
+reader, and a producer that ignores its cancellation can be abandoned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from observability_integration.context import (
-    Deadline,
     WorkflowContext,
     current_deadline,
     earliest,
@@ -33,7 +32,7 @@ from .stream_deadline import StreamDeadline
 
 
 class TimeoutStream(ChunkStream):
-    """See the module's docstring. Made by `TimeoutPrimitive.stream`."""
+    """The stream that `TimeoutPrimitive.stream` returns; see the module's docstring."""
 
     def __init__(
         self,
@@ -53,13 +52,11 @@ class TimeoutStream(ChunkStream):
         self._record = record
         self._total = timeout_seconds
         self._grace = grace_seconds
-        self._limits = timeout_seconds, first_chunk_seconds, idle_seconds
-        self._inherited: Deadline | None = None
+        self._clocks = Clocks(timeout_seconds, first_chunk_seconds, idle_seconds)
         self._own: StreamDeadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
         self._handover: Rendezvous | None = None
-        self._clocks: Clocks | None = None
         self._waited = 0.0
         self._ended = True
         self.ran_out_before_content: PrimitiveTimeoutError | None = None
@@ -72,10 +69,9 @@ class TimeoutStream(ChunkStream):
         if self._context is not None:
             spans.identify(self._span, self._context)
             inherited = earliest(inherited, self._context.deadline)
-        self._inherited = inherited
+        self._clocks.inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
             raise self._give_up(Alarm("deadline", 0.0, 0.0), "refused")
-        self._clocks = Clocks(*self._limits, inherited)
         self._handover = Rendezvous(loop)
         token = spans.tracing.activate(self._span)
         self._own = StreamDeadline(self._record.operation, self._total, inherited)
@@ -100,7 +96,7 @@ class TimeoutStream(ChunkStream):
         loop = self._handover.loop
         delivered = self._handover.ask()
         began = loop.time()
-        alarm = cast("Clocks", self._clocks).next(began, self._waited)
+        alarm = self._clocks.next(began, self._waited)
         own = cast("StreamDeadline", self._own)
         own.begin_wait(began)
         try:
@@ -132,8 +128,9 @@ class TimeoutStream(ChunkStream):
             own = cast("StreamDeadline", self._own)
             if isinstance(error, PrimitiveTimeoutError) and error.deadline is own:
                 # A primitive further in was the first to notice that the deadline has passed.
-                inherited = self._inherited is not None and self._inherited.when <= own.when
-                alarm = Alarm("deadline", self._waited, 0.0) if inherited else Alarm("total", self._total, 0.0)
+                inherited = self._clocks.inherited
+                outer = inherited is not None and inherited.when <= own.when
+                alarm = Alarm("deadline", self._waited, 0.0) if outer else Alarm("total", self._total, 0.0)
                 raise self._give_up(alarm, "clean") from error
             self._fail(error)
             raise error
@@ -142,11 +139,11 @@ class TimeoutStream(ChunkStream):
             self._ended = True
             self._record.succeeded(self._span, self._waited, self._total, late=False, blocked=False)
             raise StopAsyncIteration
-        cast("Clocks", self._clocks).received(chunk, self._waited)
+        self._clocks.received(chunk, self._waited)
         return chunk
 
     def _take_pump(self) -> asyncio.Task[None] | None:
-        """The pump, if it still runs; it is stopped once, and then it is nobody's business any more."""
+        """The pump if it still runs, for the one caller that stops it; None from then on."""
         if self._handover is not None:
             self._handover.leave()
         pump, self._pump_task = self._pump_task, None
@@ -168,11 +165,11 @@ class TimeoutStream(ChunkStream):
             alarm,
             self._waited,
             cleanup,
-            deadline=self._inherited if alarm.kind == "deadline" else None,
-            chunks=0 if clocks is None else clocks.chunks,
+            deadline=clocks.inherited if alarm.kind == "deadline" else None,
+            chunks=clocks.chunks,
         )
         self._record.timed_out(self._span, self._waited, alarm.limit_seconds, error)
-        if alarm.kind != "deadline" and (clocks is None or clocks.content_at is None):
+        if alarm.kind != "deadline" and clocks.content_at is None:
             self.ran_out_before_content = error
         return error
 
@@ -209,9 +206,9 @@ class TimeoutStream(ChunkStream):
 
 
 class SubstituteStream(ChunkStream):
-    """Turns to another stream when the time of the first ran out before its first content.
+    """Replaces a stream that times out before its first content.
 
-    Later than that it does not: two answers are never spliced.
+    After content nothing replaces the stream, because two answers are never spliced.
     """
 
     def __init__(self, first: TimeoutStream, fallback: Callable[[], ChunkStream]) -> None:

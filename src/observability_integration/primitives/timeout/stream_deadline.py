@@ -1,4 +1,4 @@
-"""The deadline of what is inside a bounded stream: its limit counts only the time in which a chunk is waited for."""
+"""The deadline inside a stream with a timeout: its limit counts only the time in which a chunk is waited for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from observability_integration.context import Deadline
 
 
 class StreamDeadline(Deadline):
-    """A moment that is put off while a slow reader thinks, but never beyond an inherited one.
+    """A deadline that moves while no chunk is waited for, never beyond an inherited one.
 
-    It knows nothing of the stream itself: whatever runs inside may keep it, and the stream can still be collected.
+    Holds no reference to the stream: work inside may keep the deadline, and the stream can still be collected.
 
     Args:
-        operation: name of what set it.
+        operation: name of the operation that set it.
         total_seconds: how long chunks may be waited for altogether.
         inherited: the deadline from further out, if any.
 
@@ -40,20 +40,20 @@ class StreamDeadline(Deadline):
             object.__setattr__(self, name, value)
 
     @property
-    def when(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride] - frozen: nobody sets it
-        """When it would come if the chunk that is wanted, now or next, did not."""
+    def when(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride] - frozen: never set
+        """The moment at which the wait for the current or next chunk times out."""
         since = self._loop.time() if self._since is None else self._since
         own = since + self._total - self.waited
         return own if self.inherited is None else min(own, self.inherited.when)
 
-    # The fields of a frozen dataclass, and of what derives from it, are set past its own setter.
+    # The fields of a class derived from a frozen dataclass can be set only past its setter.
 
     def begin_wait(self, now: float) -> None:
-        """A chunk is wanted."""
+        """The reader asks for a chunk."""
         object.__setattr__(self, "_since", now)
 
     def end_wait(self, now: float) -> None:
-        """It has come, or nobody wants it any more."""
+        """The chunk has come, or the reader has given up."""
         since = now if self._since is None else self._since
         object.__setattr__(self, "waited", self.waited + now - since)
         object.__setattr__(self, "_since", None)
