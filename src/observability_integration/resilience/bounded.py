@@ -1,13 +1,13 @@
-"""Runs work in a child task and gives control back in time, whatever the work does.
+"""Waits for work in a child task and returns control to the caller in time, whatever the work does.
 
-The moments, for a limit T and a grace G (`run_bounded` implements exactly this table):
+The moments, for a limit T and a grace G:
 
 =====================  ===============================================================================================
 work ends before T     its value or its own exception, unchanged
 T                      the work is cancelled once
 T .. T+G               the work ends: `Expired` says how (clean, failed, or with a late value)
-T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, reported later
-                       (so is a thread that still works for cancelled work: nothing can stop it)
+T+G                    a second cancel and one turn of the loop; then the work is abandoned: kept alive, its end
+                       reported (so is a thread that still works for cancelled work: nothing can stop a thread)
 caller cancelled       the work is cancelled (if it was not), waited for to the end of G, and the cancellation goes on;
                        cancelled a second time: at once; the work has one more turn of the loop to end, as at T+G
 =====================  ===============================================================================================
@@ -27,35 +27,25 @@ from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDO
 
 logger = logging.getLogger("observability_integration")
 
+Abandoned = Callable[[asyncio.Future[Any]], None]
+"""Called with a future that is done when the abandoned work ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """How work ended that did not end in time.
+    """The end of work that was cancelled at its limit.
 
     Attributes:
         cleanup: ``clean``, ``failed``, ``late_result`` or ``abandoned``.
-        cleanup_seconds: time between the first cancel and the end (or the abandonment).
+        cleanup_seconds: time from the first cancel to the end or the abandonment.
         error: what the clean-up raised, for ``failed``.
-        value: what came late, for ``late_result``.
+        value: what the work returned, for ``late_result``.
     """
 
     cleanup: Cleanup
     cleanup_seconds: float
     error: BaseException | None = None
     value: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Callbacks for what the caller wants to know; each runs inside the loop and must not raise.
-
-    Attributes:
-        cancelling: the work is being cancelled because the limit passed.
-        abandoned: something is left behind, still running; the future is done when it ends.
-    """
-
-    cancelling: Callable[[], None]
-    abandoned: Callable[[asyncio.Future[Any]], None]
 
 
 class Ending(asyncio.Future[None]):
@@ -73,49 +63,52 @@ async def run_bounded(
     task: asyncio.Task[Any],
     limit_seconds: float,
     grace_seconds: float | None,
+    abandoned: Abandoned,
     *,
-    ending: asyncio.Future[None] | None = None,
-    watch: Watch,
+    cancelling: Callable[[], None] | None = None,
     more_seconds: Callable[[], float] | None = None,
 ) -> Expired | None:
-    """Waits for `task` within its limits; None when it ended by itself, in which case its result is the task's.
+    """Waits for `task` within its limits; None if it ended by itself, in which case its result is the task's.
+
+    The callbacks run inside the loop and must not raise.
 
     Args:
         task: the work, in a task of its own.
         limit_seconds: T, from now.
-        grace_seconds: G; None waits for the clean-up for ever, 0 not at all.
-        ending: completed by the last step of the task (see `wait_done`).
-        watch: told about rare turns.
-        more_seconds: asked when T is over how much longer it is by now, because the work has got on; 0 for no longer.
+        grace_seconds: G; None waits for the clean-up without end, 0 not at all.
+        abandoned: called if the task, or a thread that works for it, is left running.
+        cancelling: called just before the work is cancelled because the limit has passed.
+        more_seconds: called at T; returns by how much the limit has moved meanwhile, 0 or less for not at all.
     """
+    left = limit_seconds
     try:
-        left = limit_seconds
         while left > 0:
             if await wait_done(task, left):
                 return None
             left = 0.0 if more_seconds is None else more_seconds()
     except asyncio.CancelledError:
         task.cancel()
-        await leave_bounded(task, grace_seconds, watch)
+        await wait_cancelled(task, grace_seconds, abandoned)
         raise
-    watch.cancelling()
-    return await cancel_bounded(task, grace_seconds, watch)
+    if cancelling is not None:
+        cancelling()
+    return await cancel_bounded(task, grace_seconds, abandoned)
 
 
-async def cancel_bounded(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> Expired:
-    """Cancels `task`, waits for its end as the grace allows, and says how it ended."""
+async def cancel_bounded(task: asyncio.Task[Any], grace_seconds: float | None, abandoned: Abandoned) -> Expired:
+    """Cancels `task`, waits for its end up to the grace, and says how it ended."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     task.cancel()
     try:
         await _end(task, grace_seconds)
     except asyncio.CancelledError:
-        # The work is cleaning up already: another cancel would break that off, and there is time left for it.
+        # A second cancel would break off the clean-up, which still has time.
         left = None if grace_seconds is None else max(0.0, began + grace_seconds - loop.time())
-        await leave_bounded(task, left, watch)
+        await wait_cancelled(task, left, abandoned)
         raise
     waited = loop.time() - began
-    if _abandoned(task, watch):
+    if _is_abandoned(task, abandoned):
         return Expired("abandoned", waited)
     if task.cancelled():
         return Expired("clean", waited)
@@ -125,25 +118,25 @@ async def cancel_bounded(task: asyncio.Task[Any], grace_seconds: float | None, w
     return Expired("late_result", waited, value=task.result())
 
 
-async def leave_bounded(task: asyncio.Task[Any], grace_seconds: float | None, watch: Watch) -> None:
-    """For a caller that was cancelled itself: waits for the end of a `task` that was cancelled, as the grace allows.
+async def wait_cancelled(task: asyncio.Task[Any], grace_seconds: float | None, abandoned: Abandoned) -> None:
+    """Waits, up to the grace, for the end of a `task` that was cancelled because its caller was.
 
-    Returns normally also when the caller is cancelled again, which ends the wait at once: the caller goes on with the
-    cancellation it already has. Only then may the watch be told after the return.
+    If the caller is cancelled again, this returns at once, normally: the caller re-raises its first cancellation.
+    Only then may `abandoned` be called after the return.
     """
     try:
         await _end(task, grace_seconds)
     except asyncio.CancelledError:
         task.cancel()
-        # It needs a turn of the loop to end. Whoever cancels a scope cancels in every turn, so it would never have one.
-        asyncio.get_running_loop().call_soon(_let_go, task, watch)
+        # The task needs a turn of the loop to end. A scope that cancels in every turn would never grant one.
+        asyncio.get_running_loop().call_soon(_let_go, task, abandoned)
     else:
-        _let_go(task, watch)
+        _let_go(task, abandoned)
 
 
-def _let_go(task: asyncio.Task[Any], watch: Watch) -> None:
-    if not _abandoned(task, watch) and not task.cancelled():
-        task.exception()  # marks it as retrieved; the cancellation is what the caller hears of
+def _let_go(task: asyncio.Task[Any], abandoned: Abandoned) -> None:
+    if not _is_abandoned(task, abandoned) and not task.cancelled():
+        task.exception()  # marks it as retrieved; the caller raises its cancellation instead
 
 
 async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
@@ -154,17 +147,17 @@ async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
         await asyncio.sleep(0)
 
 
-def _abandoned(task: asyncio.Task[Any], watch: Watch) -> bool:
-    """Whether the task, or a thread that worked for it, is left running; if so, tells the watch."""
+def _is_abandoned(task: asyncio.Task[Any], abandoned: Abandoned) -> bool:
+    """Whether the task, or a thread that works for it, is left running; if so, calls `abandoned`."""
     left = left_in_thread(task) if task.done() else own(task)
     if left is None:
         return False
-    watch.abandoned(left)
+    abandoned(left)
     return True
 
 
 def count_abandoned(operation: str, task: asyncio.Future[Any]) -> None:
-    """Counts work of `operation` that ignored its cancellation, and logs its end; `task` is done when it ends."""
+    """Counts work of `operation` that ignored its cancellation and logs its end, at which `task` is done."""
     TIMEOUT_ABANDONED.series(operation).add()
     active = TIMEOUT_ABANDONED_ACTIVE.series(operation)
     active.add(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.resilience.bounded import Watch, cancel_bounded, leave_bounded, run_bounded
+from observability_integration.resilience.bounded import cancel_bounded, run_bounded, wait_cancelled
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import Work, now
 
@@ -29,16 +29,15 @@ async def _cancelled_in_every_turn(waits: Any) -> None:
 async def test_abandoned_is_what_goes_on(wait: str, ignores: int) -> None:
     """Work that ends as soon as its clean-up is broken off was not left behind; what ignores that was, and is told."""
     left: list[asyncio.Future[Any]] = []
-    watch = Watch(lambda: None, left.append)
     work = Work(60.0, cleanup_seconds=5.0, ignores=ignores)
     task = asyncio.ensure_future(work())
     await asyncio.sleep(0)
     if wait == "leave":
         task.cancel()
     waits = {
-        "leave": lambda: leave_bounded(task, 5.0, watch),
-        "cancel": lambda: cancel_bounded(task, 5.0, watch),
-        "run": lambda: run_bounded(task, 60.0, 5.0, ending=asyncio.get_running_loop().create_future(), watch=watch),
+        "leave": lambda: wait_cancelled(task, 5.0, left.append),
+        "cancel": lambda: cancel_bounded(task, 5.0, left.append),
+        "run": lambda: run_bounded(task, 60.0, 5.0, left.append),
     }
     await _cancelled_in_every_turn(waits[wait]())
     assert 1.0 == now()
@@ -61,7 +60,7 @@ async def test_error_of_a_clean_up_that_is_broken_off(caplog: Any) -> None:
     task = asyncio.ensure_future(fails())
     await asyncio.sleep(0)
     left: list[asyncio.Future[Any]] = []
-    await _cancelled_in_every_turn(leave_bounded(task, 5.0, Watch(lambda: None, left.append)))
+    await _cancelled_in_every_turn(wait_cancelled(task, 5.0, left.append))
     await asyncio.sleep(0)
     assert task.done()
     del task

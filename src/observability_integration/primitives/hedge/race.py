@@ -16,7 +16,7 @@ from observability_integration.context import WorkflowContext, current_deadline,
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
 from observability_integration.primitives.first_content import FirstContent
 from observability_integration.primitives.lifting import Call, call_of
-from observability_integration.resilience.bounded import Watch, cancel_bounded, leave_bounded
+from observability_integration.resilience.bounded import cancel_bounded, wait_cancelled
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.retry_budget import RetryBudget, leave_scope, open_scope
 from observability_integration.tasks import announce, spawn, wait_done
@@ -320,7 +320,7 @@ class HedgeRace:
         if not failed and len(self._attempts) > 1 and attempt.role != self.winner:
             self._rules.record.stopped(attempt.role)
         if task.cancel():
-            leaving = leave_bounded(task, self._rules.grace_seconds, self._watch())
+            leaving = wait_cancelled(task, self._rules.grace_seconds, self._rules.record.abandoned)
             self._leaving[attempt] = spawn(leaving, name="hedge: leaving")
 
     async def result(self, attempt: Attempt) -> Any:
@@ -337,12 +337,9 @@ class HedgeRace:
         attempt.stopping()
         if attempt.task.done() or attempt in self._leaving or self._thrown_away:
             return
-        closed = await cancel_bounded(attempt.task, self._rules.grace_seconds, self._watch())
+        closed = await cancel_bounded(attempt.task, self._rules.grace_seconds, self._rules.record.abandoned)
         if closed.error is not None:
             raise closed.error
-
-    def _watch(self) -> Watch:
-        return Watch(lambda: None, self._rules.record.abandoned)
 
     async def leave(self) -> None:
         """Cancels what still runs, and waits for its end, up to the grace; cancelled itself, it waits no longer."""

@@ -15,7 +15,7 @@ from observability_integration.context import Deadline, WorkflowContext, reset_d
 from observability_integration.errors import Cleanup, CompensationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of
-from observability_integration.resilience.bounded import Watch, run_bounded
+from observability_integration.resilience.bounded import run_bounded
 from observability_integration.tasks import spawn, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
@@ -196,8 +196,7 @@ class SagaRun:
             task = loop.create_task(self._compensate(step, result, context), name=f"undo {step.name}")
         finally:
             reset_deadline(token)
-        watch = Watch(lambda: None, self._record.abandoned)
-        expired = await run_bounded(task, limit, _GRACE_SECONDS, ending=loop.create_future(), watch=watch)
+        expired = await run_bounded(task, limit, _GRACE_SECONDS, self._record.abandoned)
         error: BaseException | None
         outcome: CompensationOutcome
         if expired is None:

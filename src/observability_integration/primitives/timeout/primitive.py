@@ -21,7 +21,7 @@ from observability_integration.context import (
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import Call, call_of, lift
-from observability_integration.resilience.bounded import Ending, Expired, leave_bounded, run_bounded
+from observability_integration.resilience.bounded import Ending, Expired, run_bounded, wait_cancelled
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -283,7 +283,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 await ending
             except asyncio.CancelledError:
                 task.cancel()
-                await leave_bounded(task, plan.grace_seconds, record.watch(span))
+                await wait_cancelled(task, plan.grace_seconds, record.abandoned)
                 raise
             finally:
                 timer.cancel()
@@ -339,7 +339,14 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         left, more = timer.when() - task.get_loop().time(), None
         if watched is not None:
             left, more = watched.left(), watched.left
-        expired = await run_bounded(task, left, plan.grace_seconds, watch=record.watch(span), more_seconds=more)
+        expired = await run_bounded(
+            task,
+            left,
+            plan.grace_seconds,
+            record.abandoned,
+            cancelling=lambda: span.add_event("timeout.cancel_sent"),
+            more_seconds=more,
+        )
         if expired is not None:
             record.cleaned_up(span, expired, kept=self._keep_late)
         return expired

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from typing import Any
 
 from observability_integration.errors import PrimitiveTimeoutError
-from observability_integration.resilience.bounded import Expired, Watch, count_abandoned
+from observability_integration.resilience.bounded import Expired, count_abandoned
 from observability_integration.telemetry.catalogue.timeout import (
     TIMEOUT_CANCELLATIONS,
     TIMEOUT_CLEANUP,
@@ -106,10 +105,6 @@ class TimeoutRecord:
         self._execution.record(elapsed_seconds, span)
         if limit_seconds > 0:
             self._utilization.record(elapsed_seconds / limit_seconds, span)
-
-    def watch(self, span: OperationSpan) -> Watch:
-        """What is to be told while the work is being cancelled."""
-        return Watch(partial(span.add_event, "timeout.cancel_sent"), self.abandoned)
 
     def cleaned_up(self, span: OperationSpan, expired: Expired, *, kept: bool = False) -> None:
         """The cancelled work ended or was abandoned; with `kept`, `succeeded` counts a late value."""

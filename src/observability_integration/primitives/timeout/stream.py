@@ -21,7 +21,7 @@ from observability_integration.context import (
 from observability_integration.errors import Cleanup, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
-from observability_integration.resilience.bounded import Expired, cancel_bounded, leave_bounded
+from observability_integration.resilience.bounded import Expired, cancel_bounded, wait_cancelled
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
@@ -107,7 +107,7 @@ class TimeoutStream(ChunkStream):
             pump = self._take_pump()
             if pump is not None:
                 pump.cancel()
-                await leave_bounded(pump, self._grace, self._record.watch(self._span))
+                await wait_cancelled(pump, self._grace, self._record.abandoned)
             self._waited += loop.time() - began
             self._end_cancelled()
             raise
@@ -153,9 +153,8 @@ class TimeoutStream(ChunkStream):
         pump = self._take_pump()
         if pump is None:
             return Expired("clean", 0.0)
-        watch = self._record.watch(self._span)
-        watch.cancelling()
-        return await cancel_bounded(pump, self._grace, watch)
+        self._span.add_event("timeout.cancel_sent")
+        return await cancel_bounded(pump, self._grace, self._record.abandoned)
 
     def _give_up(self, alarm: Alarm, cleanup: Cleanup) -> PrimitiveTimeoutError:
         self._ended = True
@@ -185,7 +184,7 @@ class TimeoutStream(ChunkStream):
         pump = self._take_pump()
         try:
             if pump is not None:
-                closed = await cancel_bounded(pump, self._grace, self._record.watch(self._span))
+                closed = await cancel_bounded(pump, self._grace, self._record.abandoned)
                 if closed.error is not None:
                     self._fail(closed.error)
                     raise closed.error
