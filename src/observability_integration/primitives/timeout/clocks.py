@@ -37,25 +37,31 @@ class Clocks:
     The first three run only while a chunk is waited for; the caller adds up those seconds.
 
     Args:
-        total_seconds: limit of all waiting.
         first_chunk_seconds: until the first content; None for no such limit.
-        idle_seconds: between two chunks with content; None for no such limit.
 
     Attributes:
+        total_seconds: limit of all waiting.
+        idle_seconds: between two chunks with content; None for no such limit.
+        inherited: the deadline from further out, if any.
         chunks: how many have come.
         content_at: seconds waited when the latest content came; None before the first.
-        inherited: the deadline from further out, if any.
     """
 
-    __slots__ = ("_first", "_idle", "_total", "chunks", "content_at", "inherited")
+    __slots__ = ("_first", "chunks", "content_at", "idle_seconds", "inherited", "total_seconds")
 
-    def __init__(self, total_seconds: float, first_chunk_seconds: float | None, idle_seconds: float | None) -> None:
-        self._total = total_seconds
+    def __init__(
+        self,
+        total_seconds: float,
+        first_chunk_seconds: float | None,
+        idle_seconds: float | None,
+        inherited: Deadline | None = None,
+    ) -> None:
+        self.total_seconds = total_seconds
         self._first = first_chunk_seconds
-        self._idle = idle_seconds
+        self.idle_seconds = idle_seconds
         self.chunks = 0
         self.content_at: float | None = None
-        self.inherited: Deadline | None = None
+        self.inherited = inherited
 
     def received(self, chunk: Any, waited_seconds: float) -> None:
         """Counts a chunk; one with content restarts the idle clock."""
@@ -66,9 +72,9 @@ class Clocks:
     def next(self, now: float, waited_seconds: float) -> Alarm:
         """The clock that fires first, the total among equals; `now` is on the event loop's clock."""
         kind: TimeoutKind
-        kind, limit, left = "total", self._total, self._total - waited_seconds
+        kind, limit, left = "total", self.total_seconds, self.total_seconds - waited_seconds
         since = self.content_at
-        own = self._first if since is None else self._idle
+        own = self._first if since is None else self.idle_seconds
         if own is not None and (own_left := own + (since or 0.0) - waited_seconds) < left:
             kind, limit, left = "first_chunk" if since is None else "idle", own, own_left
         if self.inherited is not None and self.inherited.when - now < left:
@@ -77,43 +83,44 @@ class Clocks:
         return Alarm(kind, limit, left)
 
 
-class WatchedRead(Clocks):
+class WatchedRead:
     """Reads a stream to its end for `execute`, so that the clocks of a stream bound the whole answer too.
 
     Args:
         step: what streams.
+        clocks: of the answer.
         began: when the call began, on the event loop's clock.
-        clocks: arguments of `Clocks`.
 
     Attributes:
         alarm: the clock that `left` was about.
     """
 
-    __slots__ = ("_began", "_loop", "_step", "alarm")
+    __slots__ = ("_began", "_loop", "_step", "alarm", "clocks")
     alarm: Alarm
 
-    def __init__(self, step: WorkflowPrimitive[Any, Any], began: float, *clocks: Any) -> None:
-        super().__init__(*clocks)
+    def __init__(self, step: WorkflowPrimitive[Any, Any], clocks: Clocks, began: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._step = step
         self._began = began
+        self.clocks = clocks
 
     async def read(self, input_data: Any, context: Any) -> Any:
         """Returns what the step's `execute` would."""
         gathered: list[Any] = []
+        received, time = self.clocks.received, self._loop.time
         async with self._step.stream(input_data, context) as chunks:
             async for chunk in chunks:
                 gathered.append(chunk)
-                self.received(chunk, self._loop.time() - self._began)
+                received(chunk, time() - self._began)
         return self._step.gather(gathered)
 
     def left(self) -> float:
         """Seconds until a clock may fire; 0 or less when one has fired."""
         now = self._loop.time()
-        self.alarm = self.next(now, now - self._began)
-        left = self.alarm.left_seconds
+        self.alarm = self.clocks.next(now, now - self._began)
+        left, idle = self.alarm.left_seconds, self.clocks.idle_seconds
         # Content that comes meanwhile may set the idle clock to an earlier moment than the one for the first chunk.
-        return left if self._idle is None else min(left, self._idle)
+        return left if idle is None else min(left, idle)
 
 
 def timeout_error(

@@ -28,11 +28,9 @@ class Plan:
     @property
     def alarm(self) -> Alarm:
         """The clock that has fired when the work is cancelled."""
-        return (
-            Alarm("total", self.limit_seconds, 0.0)
-            if self.inherited is None
-            else Alarm("deadline", self.cancel_seconds, 0.0)
-        )
+        if self.inherited is None:
+            return Alarm("total", self.limit_seconds, 0.0)
+        return Alarm("deadline", max(self.cancel_seconds, 0.0), 0.0)
 
     def until(self, deadline: Deadline, left_seconds: float) -> Plan:
         """This plan, cut short by a `deadline` from further out that passes in `left_seconds`."""

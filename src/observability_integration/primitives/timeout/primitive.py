@@ -25,7 +25,7 @@ from observability_integration.resilience.bounded import Ending, Expired, run_bo
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .clocks import Alarm, WatchedRead, timeout_error
+from .clocks import Clocks, WatchedRead, timeout_error
 from .plan import Plan
 from .record import TimeoutRecord
 
@@ -140,7 +140,6 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if grace_mode == "finish" and self._grace is None:
             raise ConfigurationError("grace_mode='finish' needs a grace period: without one the limit would never fire")
         check_choice("late_result", late_result, ("raise", "return"))
-        self.timeout_seconds = timeout_seconds
         self.first_chunk_seconds = first_chunk_seconds
         self.idle_seconds = idle_seconds
         self._keep_late = late_result == "return"
@@ -161,6 +160,11 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def name(self) -> str:
         """The operation's name."""
         return self._operation
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The limit, in seconds."""
+        return self._plan.limit_seconds
 
     @property
     def grace_period_seconds(self) -> float | None:
@@ -226,7 +230,6 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         record = self._records.get(operation)
         if record is None and len(self._records) < _MAX_OPERATIONS:
             record = self._records[operation] = TimeoutRecord(self, operation)
-
         try:
             return cast("T", await self._bounded(_awaitable, func, None, record or self._record))
         finally:
@@ -243,16 +246,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         if self._step is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")
-        bounded = TimeoutStream(
-            self._step,
-            input_data,
-            context,
-            record=self._record,
-            timeout_seconds=self.timeout_seconds,
-            grace_seconds=self._grace,
-            first_chunk_seconds=self.first_chunk_seconds,
-            idle_seconds=self.idle_seconds,
-        )
+        bounded = TimeoutStream(self._step, input_data, context, self._record, self._clocks(), self._grace)
         fallback = self._fallback
         return bounded if fallback is None else SubstituteStream(bounded, lambda: fallback.stream(input_data, context))
 
@@ -266,11 +260,13 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if context is not None:
             spans.identify(span, context)
         if plan.limit_seconds <= 0:
-            raise _refused(record, span, plan)
+            error = timeout_error(record.operation, plan.alarm, 0.0, "refused", deadline=plan.inherited)
+            record.timed_out(span, 0.0, 0.0, error)
+            raise error
         deadline = plan.inherited or Deadline(began + plan.cancel_seconds, record.operation)
         seconds, watched = plan.cancel_seconds, None
         if self._watches:
-            watched = self._watched(began, plan)
+            watched = WatchedRead(cast("WorkflowPrimitive[Any, Any]", self._step), self._clocks(plan.inherited), began)
             call, seconds = watched.read, watched.left()
         ending = Ending(loop=loop)
         own = contextvars.copy_context()
@@ -303,7 +299,9 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.succeeded(span, elapsed, plan.limit_seconds, late=True, blocked=False)
             return overdue.value
         # What a primitive further in notices is the deadline of the whole call, never the clock of a chunk.
-        alarm, chunks = (plan.alarm, 0) if watched is None or overdue is None else (watched.alarm, watched.chunks)
+        alarm, chunks = (
+            (plan.alarm, 0) if watched is None or overdue is None else (watched.alarm, watched.clocks.chunks)
+        )
         error = timeout_error(record.operation, alarm, elapsed, expired.cleanup, deadline=deadline, chunks=chunks)
         record.timed_out(span, elapsed, plan.limit_seconds, error)
         # An inherited deadline leaves no time for a fallback.
@@ -319,12 +317,8 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return self._plan
         return self._plan.until(inherited, inherited.when - now)
 
-    def _watched(self, began: float, plan: Plan) -> WatchedRead:
-        step = cast("WorkflowPrimitive[Any, Any]", self._step)
-        limits = self.timeout_seconds, self.first_chunk_seconds, self.idle_seconds
-        watched = WatchedRead(step, began, *limits)
-        watched.inherited = plan.inherited
-        return watched
+    def _clocks(self, inherited: Deadline | None = None) -> Clocks:
+        return Clocks(self.timeout_seconds, self.first_chunk_seconds, self.idle_seconds, inherited)
 
     async def _overdue(
         self,
@@ -350,13 +344,6 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if expired is not None:
             record.cleaned_up(span, expired, kept=self._keep_late)
         return expired
-
-
-def _refused(record: TimeoutRecord, span: OperationSpan, plan: Plan) -> PrimitiveTimeoutError:
-    refusal = Alarm("deadline", 0.0, 0.0)
-    error = timeout_error(record.operation, refusal, 0.0, "refused", deadline=plan.inherited)
-    record.timed_out(span, 0.0, 0.0, error)
-    return error
 
 
 def _start(

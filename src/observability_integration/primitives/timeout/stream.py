@@ -39,20 +39,16 @@ class TimeoutStream(ChunkStream):
         step: WorkflowPrimitive[Any, Any],
         input_data: Any,
         context: WorkflowContext | None,
-        *,
         record: TimeoutRecord,
-        timeout_seconds: float,
+        clocks: Clocks,
         grace_seconds: float | None,
-        first_chunk_seconds: float | None,
-        idle_seconds: float | None,
     ) -> None:
         self._step = step
         self._input = input_data
         self._context = context
         self._record = record
-        self._total = timeout_seconds
+        self._clocks = clocks
         self._grace = grace_seconds
-        self._clocks = Clocks(timeout_seconds, first_chunk_seconds, idle_seconds)
         self._own: StreamDeadline | None = None
         self._span: OperationSpan = NO_SPAN
         self._pump_task: asyncio.Task[None] | None = None
@@ -64,7 +60,7 @@ class TimeoutStream(ChunkStream):
     async def __aenter__(self) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         inherited = current_deadline()
-        self._span = spans.tracing.begin(self._record.span_name, {"timeout.limit_seconds": self._total})
+        self._span = spans.tracing.begin(self._record.span_name, {"timeout.limit_seconds": self._clocks.total_seconds})
         self._ended = False
         if self._context is not None:
             spans.identify(self._span, self._context)
@@ -74,7 +70,7 @@ class TimeoutStream(ChunkStream):
             raise self._give_up(Alarm("deadline", 0.0, 0.0), "refused")
         self._handover = Rendezvous(loop)
         token = spans.tracing.activate(self._span)
-        self._own = StreamDeadline(self._record.operation, self._total, inherited)
+        self._own = StreamDeadline(self._record.operation, self._clocks.total_seconds, inherited)
         deadline_token = set_deadline(self._own)
         try:
             source = self._step.stream(self._input, self._context)
@@ -130,14 +126,16 @@ class TimeoutStream(ChunkStream):
                 # A primitive further in was the first to notice that the deadline has passed.
                 inherited = self._clocks.inherited
                 outer = inherited is not None and inherited.when <= own.when
-                alarm = Alarm("deadline", self._waited, 0.0) if outer else Alarm("total", self._total, 0.0)
+                alarm = (
+                    Alarm("deadline", self._waited, 0.0) if outer else Alarm("total", self._clocks.total_seconds, 0.0)
+                )
                 raise self._give_up(alarm, "clean") from error
             self._fail(error)
             raise error
         chunk = delivered.result()
         if chunk is END:
             self._ended = True
-            self._record.succeeded(self._span, self._waited, self._total, late=False, blocked=False)
+            self._record.succeeded(self._span, self._waited, self._clocks.total_seconds, late=False, blocked=False)
             raise StopAsyncIteration
         self._clocks.received(chunk, self._waited)
         return chunk
@@ -174,7 +172,7 @@ class TimeoutStream(ChunkStream):
 
     def _fail(self, error: BaseException) -> None:
         self._ended = True
-        self._record.failed(self._span, self._waited, self._total, error)
+        self._record.failed(self._span, self._waited, self._clocks.total_seconds, error)
 
     def _end_cancelled(self) -> None:
         self._ended = True
