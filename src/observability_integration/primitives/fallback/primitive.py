@@ -78,7 +78,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         check_callable("classifier", classifier, optional=True)
         self.restart_streams = restart_streams
         self._operation = operation_name
-        turns = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
+        turns: dict[FaultKind, Turn] = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
         self._record = FallbackRecord(self, operation_name, [target.name for target in self._targets])
         self._failover = Failover(self._targets, turns, classifier, self._record, restart_streams=restart_streams)
 
