@@ -10,20 +10,13 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import os
-import queue
-import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 # The event loop holds its tasks weakly; these are the ones that nobody awaits but that must run to their end.
 _owned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
-
-# Tasks that were cancelled while a thread worked for them, each with a future that is done when the thread is.
-_left_in_thread: WeakKeyDictionary[asyncio.Future[Any], asyncio.Future[None]] = WeakKeyDictionary()
 
 
 def announce(waiter: asyncio.Future[None], _: object = None) -> None:
@@ -142,106 +135,3 @@ def cancel_until_done(task: asyncio.Task[Any], again_seconds: float = 0.1) -> No
     task.cancel()
     timer = task.get_loop().call_later(again_seconds, cancel_until_done, task, 2 * again_seconds)
     task.add_done_callback(lambda _: timer.cancel())
-
-
-def left_in_thread(task: asyncio.Future[Any]) -> asyncio.Future[None] | None:
-    """What the cancelled `task` left running in a thread of `DaemonThreads`: done when that has ended."""
-    left = _left_in_thread.get(task)
-    return None if left is None or left.done() else left
-
-
-_Job = Callable[[], Callable[[], None]]  # does the work, and returns what tells of the result
-
-
-class DaemonThreads:
-    """A few daemon threads for blocking calls that may never return.
-
-    The standard executors join their threads when the interpreter exits, so one blocking call that hangs keeps the
-    process alive for ever. These threads are daemons and keep nothing alive.
-
-    Args:
-        max_threads: how many calls run at a time; the next one waits for one of them to return.
-        name: name of the threads.
-    """
-
-    def __init__(self, max_threads: int, name: str) -> None:
-        self._max_threads = max_threads
-        self._name = name
-        self._start_afresh()
-
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._idle = 0
-        self._pending = 0
-
-    async def run(self, func: Callable[..., T], *args: Any) -> T:
-        """Calls `func` in a thread and awaits its result; context variables are carried over.
-
-        Cancelling the caller frees the caller at once; the thread itself cannot be stopped.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        ended: asyncio.Future[None] | None = None
-        context = contextvars.copy_context()
-
-        def deliver(result: T | None, error: BaseException | None) -> None:
-            if ended is not None:
-                ended.set_result(None)
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)  # type: ignore[arg-type]
-            else:
-                future.set_exception(error)
-
-        def job() -> Callable[[], None]:
-            result: T | None = None
-            caught: BaseException | None = None
-            try:
-                result = context.run(func, *args)
-            except BaseException as error:  # noqa: BLE001 - handed to the awaiting task
-                caught = RuntimeError("StopIteration raised in a thread") if isinstance(error, StopIteration) else error
-
-            def tell() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop closed meanwhile: nobody is waiting
-                    loop.call_soon_threadsafe(deliver, result, caught)
-
-            return tell
-
-        self._submit(job)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.cancelled():  # else the thread had ended in the same turn of the loop
-                ended = loop.create_future()
-                _left_in_thread[cast("asyncio.Task[Any]", asyncio.current_task())] = ended
-            raise
-
-    def _submit(self, job: _Job) -> None:
-        if self._pid != os.getpid():  # forked: the threads counted here stayed behind in the parent
-            self._start_afresh()  # pragma: no cover - only ever runs in a forked child, where nothing is measured
-        with self._lock:
-            start = self._idle <= self._pending and self._threads < self._max_threads
-            if start:
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
-                self._threads += 1
-            self._pending += 1
-        self._jobs.put(job)
-
-    def _work(self) -> None:
-        tell: Callable[[], None] | None = None
-        while True:
-            with self._lock:
-                self._idle += 1
-            if tell is not None:
-                tell()  # after being counted as idle: whoever is told may have the next call for this very thread
-            tell = None  # an idle thread must not keep what the last call was about
-            job = self._jobs.get()
-            with self._lock:
-                self._idle -= 1
-                self._pending -= 1
-            tell = job()
-            del job

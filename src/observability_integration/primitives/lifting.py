@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, overload
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.tasks import DaemonThreads
+from observability_integration.threads import DaemonThreads
 
 from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from .streams import GeneratorStream, collect

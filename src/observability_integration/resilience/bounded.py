@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from observability_integration.errors import Cleanup
-from observability_integration.tasks import left_in_thread, own, wait_done
+from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
+from observability_integration.threads import left_in_thread
 
 logger = logging.getLogger("observability_integration")
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from hashlib import blake2b
 
-from observability_integration.tasks import DaemonThreads
+from observability_integration.threads import DaemonThreads
 
 from .protocol import Embedder
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from observability_integration.redis_client import clients_of, cut_all, is_async
-from observability_integration.tasks import DaemonThreads
+from observability_integration.threads import DaemonThreads
 
 from . import redis_scripts as scripts
 from .redis_reads import ReadLine, drop_ended_lines, has_line

@@ -19,14 +19,8 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from observability_integration.redis_client import cut, unannounced
-from observability_integration.tasks import (
-    DaemonThreads,
-    announce,
-    begin_apart,
-    cancel_until_done,
-    drop_left,
-    wait_done,
-)
+from observability_integration.tasks import announce, begin_apart, cancel_until_done, drop_left, wait_done
+from observability_integration.threads import DaemonThreads
 
 from .plain import Silence
 from .shared import Subscription

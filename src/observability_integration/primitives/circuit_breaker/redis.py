@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.redis_client import clients_of, cut_all, is_async
-from observability_integration.tasks import DaemonThreads
+from observability_integration.threads import DaemonThreads
 
 from .verdict import Answer, Link, Verdict
 

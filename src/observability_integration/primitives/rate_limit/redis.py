@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.redis_client import clients_of, is_async
-from observability_integration.tasks import DaemonThreads
+from observability_integration.threads import DaemonThreads
 
 from . import redis_script as script
 from .buckets import CLAIM_SECONDS, Limit, Verdict
