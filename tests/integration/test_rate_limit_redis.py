@@ -17,8 +17,8 @@ import pytest
 from observability_integration.errors import ConfigurationError, RateLimitExceededError
 from observability_integration.primitives.rate_limit import RateLimitPrimitive
 from observability_integration.primitives.rate_limit.buckets import Ledger
-from observability_integration.primitives.rate_limit.redis import RedisUrlLedger
-from observability_integration.primitives.rate_limit.shared import News, Terms
+from observability_integration.primitives.rate_limit.redis import RedisLedger
+from observability_integration.primitives.rate_limit.shared import LedgerUpdate, Limits
 from tests.processes import RedisProcess, free_port
 from tests.tcp_proxy import TcpProxy
 
@@ -231,13 +231,13 @@ async def test_the_script_does_what_the_ledger_here_does(seed: int, redis_server
     here = Ledger(6e-5, 6e-3, 6e8)
     assert here.requests is not None
     assert here.tokens is not None
-    terms = Terms(here.requests.rate, here.requests.capacity, here.tokens.rate, here.tokens.capacity)
-    there = RedisUrlLedger(f"model {seed}", redis_server.url)
+    terms = Limits(here.requests.rate, here.requests.capacity, here.tokens.rate, here.tokens.capacity)
+    there = RedisLedger(f"model {seed}", url=redis_server.url)
     for step in range(50):
         await asyncio.sleep(0.002)  # of two that have waited as long, the one that said so first is first
         now = step / 100
         line = chance.choice("abc")
-        news = News(chance.choice([0, 1]), chance.choice([0, 0, 3000, -2000]))
+        news = LedgerUpdate(chance.choice([0, 1]), chance.choice([0, 0, 3000, -2000]))
         if chance.random() < 0.1:
             news = news._replace(most_requests=chance.choice([None, 30]), most_tokens=chance.choice([None, 9000.0]))
         waited = sorted((chance.choice([0, 1, 2, 5]) for _ in range(chance.randrange(5))), reverse=True)
@@ -256,10 +256,10 @@ async def test_the_script_does_what_the_ledger_here_does(seed: int, redis_server
 
 async def test_the_gate_is_closed_for_all(redis_server: RedisProcess) -> None:
     """For as long as was said, whoever asks; a shorter pause said later does not open it."""
-    ledger = RedisUrlLedger("gate", redis_server.url)
-    terms = Terms(1.0, 60.0)
+    ledger = RedisLedger("gate", url=redis_server.url)
+    terms = Limits(1.0, 60.0)
     for seconds in (30.0, 10.0, 0.0):
-        answer = await ledger.take("a", terms, News(closed_seconds=seconds), [(0.0, 0.0)])
+        answer = await ledger.take("a", terms, LedgerUpdate(closed_seconds=seconds), [(0.0, 0.0)])
         assert ("provider", 0, 60.0) == (answer.verdict.limit, answer.verdict.granted, answer.requests)
         assert 30.0 == pytest.approx(answer.verdict.wait_seconds, abs=1.0)
         assert answer.closed_seconds == pytest.approx(answer.verdict.wait_seconds)
@@ -268,11 +268,11 @@ async def test_the_gate_is_closed_for_all(redis_server: RedisProcess) -> None:
 
 async def test_a_claim_is_void_when_nobody_renews_it(redis_server: RedisProcess) -> None:
     """A process that was killed while it waited must not keep all others waiting."""
-    ledger = RedisUrlLedger("claim", redis_server.url)
-    terms = Terms(0.0, 0.0, 1.0, 600.0)
+    ledger = RedisLedger("claim", url=redis_server.url)
+    terms = Limits(0.0, 0.0, 1.0, 600.0)
     for until_ms, granted in ((1, 1), (4_000_000_000_000, 0)):
         _command(redis_server, "HSET", ledger.key, "line", json.dumps([["gone", 0, until_ms, 599]]))
-        answer = await ledger.take("a", terms, News(), [(10.0, 0.0)])
+        answer = await ledger.take("a", terms, LedgerUpdate(), [(10.0, 0.0)])
         assert granted == answer.verdict.granted
     await ledger.aclose()
 

@@ -12,7 +12,7 @@ from observability_integration.primitives.rate_limit.buckets import Ledger
 from observability_integration.primitives.rate_limit.guard import GuardedLedger
 from observability_integration.primitives.rate_limit.headers import Standing, Told
 from observability_integration.primitives.rate_limit.limiter import RateLimit, WithoutBackend
-from observability_integration.primitives.rate_limit.shared import Answer, News, Terms
+from observability_integration.primitives.rate_limit.shared import Answer, LedgerUpdate, Limits
 from observability_integration.primitives.rate_limit.wait_queue import Refused
 from observability_integration.testing.clock import FakeClockLoop
 
@@ -34,10 +34,10 @@ class Remote:
         self.seconds = 0.001
         self.hops = 1
         self.error: Exception | None = None
-        self.asked: list[tuple[News, int]] = []
+        self.asked: list[tuple[LedgerUpdate, int]] = []
         self.closed = 0
 
-    async def take(self, line: str, terms: Terms, news: News, calls: Sequence[tuple[float, float]]) -> Answer:
+    async def take(self, line: str, terms: Limits, news: LedgerUpdate, calls: Sequence[tuple[float, float]]) -> Answer:
         for _ in range(self.hops):
             await asyncio.sleep(self.seconds)
         if self.error is not None:
@@ -54,7 +54,7 @@ class Remote:
 
 
 def process(
-    remote: Remote, without: WithoutBackend = "local", on_error: Callable[[str], None] | None = None
+    remote: Remote, without: WithoutBackend = "local", on_error: Callable[[str], None] = lambda _: None
 ) -> RateLimit:
     """A process that asks it."""
     guarded = GuardedLedger(remote, "ask", BUDGET, on_error)
@@ -216,9 +216,9 @@ async def test_many_accesses_that_fail_at_once_are_one_turn_of_events(caplog: py
     remote = Remote()
     guarded = GuardedLedger(remote, "ask", BUDGET)
     remote.error = ConnectionRefusedError()
-    answers = await asyncio.gather(*(guarded.take("a", Terms(), News(), ()) for _ in range(5)))
+    answers = await asyncio.gather(*(guarded.take("a", Limits(), LedgerUpdate(), ()) for _ in range(5)))
     assert ([None] * 5, 1, False) == (answers, len(caplog.records), guarded.in_use)
-    assert await guarded.take("a", Terms(), News(), ()) is None
+    assert await guarded.take("a", Limits(), LedgerUpdate(), ()) is None
     assert not guarded.look()
 
 
@@ -255,6 +255,6 @@ async def test_closing_ends_the_probe_and_the_ledger() -> None:
 
 def test_news_in_one() -> None:
     """What comes together is told together: sums, and the lowest and longest that was said."""
-    first, later = News(1, 2, None, 5, 3), News(-3, 4, 7, 6, 1)
-    assert News(-2, 6, 7, 5, 3) == first.and_then(later)
-    assert first == News().and_then(first)
+    first, later = LedgerUpdate(1, 2, None, 5, 3), LedgerUpdate(-3, 4, 7, 6, 1)
+    assert LedgerUpdate(-2, 6, 7, 5, 3) == first.and_then(later)
+    assert first == LedgerUpdate().and_then(first)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .buckets import Bucket, Ledger
 from .headers import Standing, Told
-from .shared import News
+from .shared import LedgerUpdate as News
 from .wait_queue import Reservation
 
 #: The longest that the provider's word keeps everybody waiting; then one asks again.

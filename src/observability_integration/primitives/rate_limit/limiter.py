@@ -21,7 +21,9 @@ from .buckets import TOLERANCE_SECONDS, Ledger, Verdict
 from .guard import GuardedLedger
 from .headers import Told
 from .learning import learn
-from .shared import Answer, News, Terms
+from .shared import Answer
+from .shared import LedgerUpdate as News
+from .shared import Limits as Terms
 from .wait_queue import Line, Refused, Reservation, Waiter
 
 WithoutBackend = Literal["local", "refuse"]

@@ -1,21 +1,21 @@
-"""The ledger in Redis: one hash, one script, one round trip. Its rules are those of `rate_limit_ledger`.
+"""The ledger in Redis: one hash, one script, one round trip. Its rules are those of `buckets.Ledger`.
 
-Times are the server's, so the clocks of the processes need not agree. Each run writes, so one that asks for nothing
-finds out whether the server takes anything. Redis 6 and later.
+Times are the server's, so the clocks of the processes need not agree. Each run writes, so one without calls finds out
+whether the server takes writes. Redis 6 and later.
 """
 
 from __future__ import annotations
 
-from hashlib import sha1
+from observability_integration.redis_backend import Script
 
 # Key: the hash. `r` and `t` are what is left of requests and tokens, `ra` and `ta` as of when (in µs), `gate` is until
-# when nobody is let through (in µs), and `line` are the claims: who, since and until when (in ms), and tokens.
-# Arguments: who asks; rate and capacity of requests and of tokens; requests and tokens to put back; what is left of
-# them at the most ('' if nobody said); for how many µs to close the gate; how long a claim stands (in ms); and of each
-# call its tokens and for how many ms it has waited.
-# Answers: how many calls may go; before how many seconds to ask for the next one is no use; for what that one waits (0
-# gate, 1 requests, 2 tokens); what is left of requests and tokens ('' without a limit); seconds until the gate opens.
-SOURCE = """
+# when no call is let through (in µs), and `line` are the claims: queue, since and until when (in ms), and tokens.
+# Arguments: the queue; rate and capacity of requests and of tokens; requests and tokens to put back; what is left of
+# them at the most ('' if unknown); for how many µs to close the gate; how long a claim stands (in ms); and of each call
+# its tokens and for how many ms it has waited.
+# Answers: how many calls may go; after how many seconds to ask for the next one; what that one waits for (0 gate,
+# 1 requests, 2 tokens); what is left of requests and tokens ('' without a limit); seconds until the gate opens.
+TAKE = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now / 1000)
@@ -25,14 +25,14 @@ local rate_t, most_t = tonumber(ARGV[4]), tonumber(ARGV[5])
 local kept = redis.call('HMGET', KEYS[1], 'r', 'ra', 't', 'ta', 'gate', 'line')
 local gate = math.max(tonumber(kept[5] or 0), now + tonumber(ARGV[10]))
 
-local function filled(level, at, rate, most, back, told)
+local function filled(level, at, rate, most, back, stated)
   if rate == 0 then return 0 end
   local left = most
   if level and at then
     left = math.min(most, tonumber(level) + rate * math.max(0, now - tonumber(at)) / 1000000)
   end
   left = math.min(most, left + tonumber(back))
-  if told ~= '' then left = math.min(left, tonumber(told)) end
+  if stated ~= '' then left = math.min(left, tonumber(stated)) end
   return left
 end
 
@@ -86,10 +86,7 @@ elseif kept[6] then
   redis.call('HDEL', KEYS[1], 'line')
 end
 if life * 1000 > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], math.ceil(life * 1000)) end
-local function said(rate, left) return rate > 0 and string.format('%.17g', left) or '' end
-return {granted, string.format('%.9f', math.max(0, wait)), short, said(rate_r, r), said(rate_t, t),
+local function answer(rate, left) return rate > 0 and string.format('%.17g', left) or '' end
+return {granted, string.format('%.9f', math.max(0, wait)), short, answer(rate_r, r), answer(rate_t, t),
   string.format('%.6f', math.max(0, (gate - now) / 1000000))}
-"""
-
-#: The name under which Redis keeps the script once it has run.
-SHA = sha1(SOURCE.encode(), usedforsecurity=False).hexdigest()
+""")

@@ -1,4 +1,4 @@
-"""What a ledger is asked that several processes share, and what it answers."""
+"""The ledger that several processes share: what it is asked, and what it answers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple, Protocol
 from .buckets import Verdict
 
 
-class Terms(NamedTuple):
+class Limits(NamedTuple):
     """The limits, as one process knows them.
 
     Attributes:
-        request_rate: requests that a second brings; 0 for no limit.
-        request_capacity: requests that fit in.
-        token_rate: tokens that a second brings; 0 for no limit.
-        token_capacity: tokens that fit in.
+        request_rate: requests allowed per second; 0 for no limit.
+        request_capacity: requests that may be saved up.
+        token_rate: tokens allowed per second; 0 for no limit.
+        token_capacity: tokens that may be saved up.
     """
 
     request_rate: float = 0.0
@@ -24,15 +24,15 @@ class Terms(NamedTuple):
     token_capacity: float = 0.0
 
 
-class News(NamedTuple):
-    """What has happened since the last time.
+class LedgerUpdate(NamedTuple):
+    """What has changed in one process since its last request to the ledger.
 
     Attributes:
-        requests: to be put back; negative is to be charged.
-        tokens: to be put back; negative is to be charged.
-        most_requests: what is left at the most; None if nobody said.
-        most_tokens: what is left at the most; None if nobody said.
-        closed_seconds: for how long the gate is to be closed.
+        requests: to put back; negative to charge.
+        tokens: to put back; negative to charge.
+        most_requests: upper bound of the requests left; None if the provider has not stated one.
+        most_tokens: upper bound of the tokens left; None if the provider has not stated one.
+        closed_seconds: for how long no call may go.
     """
 
     requests: float = 0.0
@@ -41,9 +41,9 @@ class News(NamedTuple):
     most_tokens: float | None = None
     closed_seconds: float = 0.0
 
-    def and_then(self, later: News) -> News:
-        """Both in one."""
-        return News(
+    def and_then(self, later: LedgerUpdate) -> LedgerUpdate:
+        """Returns both in one: the sums, the lower bounds and the longer pause."""
+        return LedgerUpdate(
             self.requests + later.requests,
             self.tokens + later.tokens,
             _least(self.most_requests, later.most_requests),
@@ -57,13 +57,13 @@ def _least(first: float | None, second: float | None) -> float | None:
 
 
 class Answer(NamedTuple):
-    """What a shared ledger says.
+    """The answer of a shared ledger.
 
     Attributes:
         verdict: on the calls that were asked for.
         requests: left after them; None without a limit. Less than 0 is a debt.
         tokens: the same.
-        closed_seconds: for how long the gate is closed yet.
+        closed_seconds: for how long no call may go.
     """
 
     verdict: Verdict
@@ -73,16 +73,18 @@ class Answer(NamedTuple):
 
 
 class SharedLedger(Protocol):
-    """A ledger that several processes share; what `Ledger` says of itself holds there too."""
+    """A ledger that several processes share, with the rules of `buckets.Ledger`."""
 
-    async def take(self, line: str, terms: Terms, news: News, calls: Sequence[tuple[float, float]]) -> Answer:
-        """Takes in the news, then as many calls as there is enough for; claims what the next one needs.
+    async def take(
+        self, queue: str, limits: Limits, update: LedgerUpdate, calls: Sequence[tuple[float, float]]
+    ) -> Answer:
+        """Applies the update, takes as many calls as there is enough for, and claims what the next one needs.
 
         Args:
-            line: who asks; one name for each line of each process.
-            terms: the limits.
-            news: what has happened.
-            calls: of each the tokens, and for how many seconds it has waited. None withdraws the claim.
+            queue: name of the queue of calls; each event loop of each process has one.
+            limits: as this process knows them.
+            update: what has changed.
+            calls: of each the tokens, and for how many seconds it has waited. No calls withdraw the claim.
         """
         ...
 
