@@ -63,27 +63,27 @@ async def test_verdicts_and_leases(client: Any, redis_server: RedisProcess, requ
     """Whatever client it is: said, seen with what is left of the pause, kept while it runs; one lease, in one hand."""
     target = request.node.name + " ключ"
     async with RedisBreakerStore(client=client).link(target) as link:
-        assert (None, "free") == await link.look("a", 1.0, 0)
-        said = await link.say("a", Verdict("id1", True, 20.0, 21.0), 60.0, keep=True)
+        assert (None, "free") == await link.fetch("a", 1.0, 0)
+        said = await link.publish("a", Verdict("id1", True, 20.0, 21.0), 60.0, keep=True)
         assert Verdict("id1", True, 20.0, 21.0) == said.verdict
-        seen = (await link.look("b", 5.0, 1)).verdict
+        seen = (await link.fetch("b", 5.0, 1)).verdict
         assert seen is not None
         assert ("id1", True, 21.0) == (seen.id, seen.open, seen.longest_seconds)
         assert 19.0 < seen.left_seconds <= 20.0
-        kept = await link.say("a", Verdict("id2", True, 30.0, 21.0), 60.0, keep=True)
+        kept = await link.publish("a", Verdict("id2", True, 30.0, 21.0), 60.0, keep=True)
         assert "id1" == (kept.verdict and kept.verdict.id)
-        assert ["mine", "other"] == [(await link.look(token, 5.0, 1)).lease for token in "ba"]
-        over = await link.say("b", Verdict("id3", True, -1.0, 21.0), 60.0, keep=False)
+        assert ["mine", "other"] == [(await link.fetch(token, 5.0, 1)).lease for token in "ba"]
+        over = await link.publish("b", Verdict("id3", True, -1.0, 21.0), 60.0, keep=False)
         assert ("id3", -1.0, "free") == (
             over.verdict and (over.verdict.id),
             over.verdict and over.verdict[2],
             over.lease,
         )
-        replaced = await link.say("a", Verdict("id4", False, 23.5, 21.0), 60.0, keep=True)
+        replaced = await link.publish("a", Verdict("id4", False, 23.5, 21.0), 60.0, keep=True)
         assert ("id4", False) == (replaced.verdict and replaced.verdict[:2])
-        assert "mine" == (await link.look("a", 0.05, 1)).lease
+        assert "mine" == (await link.fetch("a", 0.05, 1)).lease
         await asyncio.sleep(0.06)
-        assert "mine" == (await link.look("b", 5.0, 1)).lease
+        assert "mine" == (await link.fetch("b", 5.0, 1)).lease
     keys = [key.decode() for key in ask_server(redis_server, "KEYS", "breaker:*")]
     assert {"verdict", "probe"} >= {key.rpartition(":")[2] for key in keys}
     assert not [key for key in keys if "verdicts" in key.casefold() or not key.isascii()]
@@ -96,7 +96,7 @@ async def test_the_lease_is_for_who_wants_it_most(client: Any, request: pytest.F
     async with RedisBreakerStore(client=client).link(request.node.name) as link:
 
         async def lease(token: str, claim: int) -> str:
-            return (await link.look(token, 5.0, claim)).lease
+            return (await link.fetch(token, 5.0, claim)).lease
 
         assert ["free", "mine", "other", "mine"] == [
             await lease(*who) for who in (("a", 0), ("a", 1), ("b", 1), ("b", 2))
@@ -115,13 +115,13 @@ async def test_what_was_said_by_hand_stays(client: Any, opens: bool, request: py
     async with RedisBreakerStore(client=client).link(target) as link:
 
         async def last(verdict: Verdict, *, keep: bool = False) -> str:
-            said = (await link.say("a", verdict, 60.0, keep=keep)).verdict
+            said = (await link.publish("a", verdict, 60.0, keep=keep)).verdict
             assert said is not None
             return said.id
 
         by_hand = Verdict("hand", opens, 20.0, 21.0, by_hand=True)
         assert "hand" == await last(by_hand)
-        seen = (await link.look("b", 1.0, 0)).verdict
+        seen = (await link.fetch("b", 1.0, 0)).verdict
         assert seen is not None
         assert (opens, True) == (seen.open, seen.by_hand)
         assert "hand" == await last(found)
@@ -138,8 +138,8 @@ async def test_a_pause_without_end_is_shared(client: Any, request: pytest.Fixtur
     """Redis refuses times whose end it cannot write as a number; a century will do."""
     async with RedisBreakerStore(client=client).link(request.node.name) as link:
         for seconds in (1e12, 1e17, sys.float_info.max):
-            await link.say("a", Verdict("hand", True, seconds, seconds, by_hand=True), seconds, keep=False)
-            seen = (await link.look("b", 1.0, 0)).verdict
+            await link.publish("a", Verdict("hand", True, seconds, seconds, by_hand=True), seconds, keep=False)
+            seen = (await link.fetch("b", 1.0, 0)).verdict
             assert seen is not None
             assert 1e9 < seen.left_seconds <= seen.longest_seconds < 1e10
 
@@ -158,8 +158,8 @@ async def test_what_others_wrote_is_no_verdict(client: Any, value: Any, redis_se
             ask_server(redis_server, "RPUSH", verdict, *value)
         else:
             ask_server(redis_server, "SET", verdict, value.encode(errors="surrogateescape"))
-        assert (None, "mine") == await link.look("a", 1.0, 1)
-        said = await link.say("a", Verdict("id", True, 1.0, 21.0), 1.0, keep=True)
+        assert (None, "mine") == await link.fetch("a", 1.0, 1)
+        said = await link.publish("a", Verdict("id", True, 1.0, 21.0), 1.0, keep=True)
         assert "id" == (said.verdict and said.verdict.id)
 
 
@@ -171,7 +171,7 @@ async def test_a_stand_in_that_answers_nothing_is_as_good_as_no_redis() -> None:
             """Does nothing."""
 
     async with RedisBreakerStore(client=Nothing()).link("t") as link:
-        assert (None, "free") == await link.look("a", 1.0, 1)
+        assert (None, "free") == await link.fetch("a", 1.0, 1)
 
 
 # ---- one process
@@ -223,8 +223,8 @@ def test_loops_that_are_closed_in_the_middle_leave_no_connection(
 
     async def job() -> None:
         assert "answer" == await outcome(primitive)
-        await soon(lambda: primitive.breaker._heard_at > 0)  # type: ignore[attr-defined]
-        primitive.breaker._heard_at = 0.0  # type: ignore[attr-defined]
+        await soon(lambda: primitive.breaker._answered_at > 0)  # type: ignore[attr-defined]
+        primitive.breaker._answered_at = 0.0  # type: ignore[attr-defined]
 
     async def last() -> None:
         await job()
@@ -248,7 +248,7 @@ def test_a_way_that_is_left_outside_of_all_loops_leaves_no_connection(redis_proc
 
     async def hold(looked: asyncio.Event) -> None:
         async with store.link("t") as link:
-            await link.look("a", 1.0, 0)
+            await link.fetch("a", 1.0, 0)
             looked.set()
             await asyncio.Event().wait()
 
@@ -276,7 +276,7 @@ async def test_a_redis_at_fault_costs_no_call_anything(redis_process: RedisProce
         target, BreakerPolicy(open_seconds=0.3, minimum_calls=3), target="p", redis_url=redis_process.url
     )
     assert "answer" == await outcome(primitive)
-    await soon(lambda: primitive.breaker._heard_at > 0)  # type: ignore[attr-defined]
+    await soon(lambda: primitive.breaker._answered_at > 0)  # type: ignore[attr-defined]
     if fault == "killed":
         redis_process.kill()
     else:
@@ -291,7 +291,7 @@ async def test_a_redis_at_fault_costs_no_call_anything(redis_process: RedisProce
     target.fails = True
     assert [ConnectionError] * 3 + [CircuitOpenError] == [await outcome(primitive) for _ in range(4)]
     target.fails = False
-    await soon(lambda: primitive.breaker._heard_at < 0)  # type: ignore[attr-defined]
+    await soon(lambda: primitive.breaker._answered_at < 0)  # type: ignore[attr-defined]
     await asyncio.sleep(0.3)
     assert "answer" == await outcome(primitive)
     await primitive.aclose()
@@ -306,7 +306,7 @@ from pathlib import Path
 from observability_integration import events
 from observability_integration.errors import CircuitOpenError
 from observability_integration.primitives.circuit_breaker import CircuitBreakerPrimitive
-from observability_integration.resilience.breaker import BreakerPolicy
+from observability_integration.primitives.circuit_breaker import BreakerPolicy
 
 url, folder, pace = sys.argv[1:]
 down, stop = Path(folder, "down"), Path(folder, "stop")

@@ -15,7 +15,7 @@ import pytest
 
 from observability_integration import events
 from observability_integration.primitives.circuit_breaker.breaker import Breaker, BreakerPolicy, Permit, Refusal
-from observability_integration.primitives.circuit_breaker.shared import SharedBreaker, _News
+from observability_integration.primitives.circuit_breaker.shared import SharedBreaker, _Unpublished
 from observability_integration.primitives.circuit_breaker.verdict import Answer, Verdict
 from observability_integration.testing import FakeClockLoop
 
@@ -53,14 +53,14 @@ class _Store:
             finally:
                 self.links -= 1
 
-    async def look(self, token: str, lease_seconds: float, claim: int) -> Answer:
+    async def fetch(self, token: str, lease_seconds: float, claim: int) -> Answer:
         await self._asked()
         now = asyncio.get_running_loop().time()
         if claim > 0 and (self._holder(now) in ("", token) or claim > self.claim):
             self.holder, self.claim, self.held_until = token, claim, now + lease_seconds
         return self._answer(token, now)
 
-    async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
+    async def publish(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
         await self._asked()
         now = asyncio.get_running_loop().time()
         if self.holder == token:
@@ -226,9 +226,9 @@ async def test_a_prober_that_was_killed_is_replaced(breakers: Callable[..., Shar
     first, second = opened_by_the_first(breakers)
     await asyncio.sleep(18.0)
     await probing(first)
-    (courier,) = first._couriers.values()
-    assert courier.task is not None
-    courier.task.cancel()
+    (sync_task,) = first._sync_tasks.values()
+    assert sync_task.task is not None
+    sync_task.task.cancel()
     killed_at = asyncio.get_running_loop().time()
     await probing(second)
     assert asyncio.get_running_loop().time() - killed_at < 7.0
@@ -386,7 +386,7 @@ async def test_a_probe_of_our_own_is_not_overruled_by_a_verdict(
     await asyncio.sleep(1.1)
     probe = second.force_probe()
     assert isinstance(probe, Permit)
-    await store.say("a third one", Verdict("found out", True, 100.0, 21.0), 60.0, keep=False)
+    await store.publish("a third one", Verdict("found out", True, 100.0, 21.0), 60.0, keep=False)
     await asyncio.sleep(1.1)
     assert "half_open" == second.state
     probe.success()
@@ -615,7 +615,7 @@ async def test_closing_takes_no_longer_than_a_second(
     fail(breaker)
     await asyncio.sleep(21.0)
     assert permit(breaker).probe
-    assert 0 == len(breaker._couriers)
+    assert 0 == len(breaker._sync_tasks)
 
 
 async def test_closing_does_not_wait_for_a_connection_that_does_not_close(
@@ -655,7 +655,7 @@ async def test_others_are_not_waited_for_when_they_cannot_be_heard(
 
 
 async def test_no_call_waits_for_the_store(breakers: Callable[..., SharedBreaker], store: _Store) -> None:
-    """Asking and telling are plain functions; what they leave to the courier is one task, however many they are."""
+    """Asking and telling are plain functions; what they leave to the sync_task is one task, however many they are."""
     store.fault = silent
     breaker = breakers()
     before = len(asyncio.all_tasks())
@@ -701,7 +701,7 @@ async def test_a_loop_that_takes_no_tasks_is_as_good_as_none(
 
 @pytest.mark.parametrize("holds", [SharedBreaker._claim, SharedBreaker._verdict])
 def test_a_word_that_comes_while_the_courier_holds_the_lock(holds: Callable[..., Any]) -> None:
-    """It is heard when the courier lets go, not when somebody calls next."""
+    """It is heard when the sync_task lets go, not when somebody calls next."""
 
     class Interrupted(SharedBreaker):
         ends: Permit | None = None
@@ -716,7 +716,7 @@ def test_a_word_that_comes_while_the_courier_holds_the_lock(holds: Callable[...,
     fail(breaker)
     breaker.ends = breaker.force_probe()  # type: ignore[assignment]
     breaker._state = "open"
-    holds(breaker, _News("id", True, False, False) if holds is SharedBreaker._verdict else 0.0, 0.0)
+    holds(breaker, _Unpublished("id", True, False, False) if holds is SharedBreaker._verdict else 0.0, 0.0)
     assert not breaker._unheard
     assert not breaker.counts().probing
 
@@ -776,17 +776,17 @@ def test_it_serves_several_loops_in_turn() -> None:
     for _ in range(3):
         with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
             runner.run(job())
-    assert (3, 0, 0) == (store.opened, store.links, len(breaker._couriers))
+    assert (3, 0, 0) == (store.opened, store.links, len(breaker._sync_tasks))
 
     loop = FakeClockLoop()
     loop.run_until_complete(job())
-    courier = breaker._couriers[loop]
-    assert courier.task is not None
-    courier.task.cancel()
+    sync_task = breaker._sync_tasks[loop]
+    assert sync_task.task is not None
+    sync_task.task.cancel()
     loop.close()
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
         runner.run(job())
-    assert 0 == len(breaker._couriers)
+    assert 0 == len(breaker._sync_tasks)
 
 
 class _Outages:

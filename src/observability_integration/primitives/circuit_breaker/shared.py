@@ -1,71 +1,67 @@
 """A breaker whose verdict is shared with other processes, through a store that no call ever waits for.
 
-In each event loop one background task, the *courier*, says what this breaker has found out and looks what others have.
-Where one process opens, the others do so as soon as they look; and when the pause is over, one of them all holds the
-lease on the probe, which a call finds in its hand or not. A store that fails, or has not been heard of for a while, is
-as good as none: then this process goes by its own verdict, and probes by itself.
+In each event loop one background task, the *sync task*, publishes what this breaker has found out and fetches what
+others have. Where one process opens, the others open at their next fetch. When the pause is over, one process holds the
+lease on the probe; a call finds out in memory whether it is this one. A store that fails, or has not answered for a
+while, counts for nothing: then this process goes by its own verdict, and probes by itself.
 
-The lease is taken a little before the pause is over, by who was called lately. A process that is called more rarely
-than that finds nobody who holds it, goes ahead, and takes it while its probe is out: else nobody would ever probe. Two
-of those may probe at once, if both are called within the second that it takes to see what others do.
+The lease is taken a little before the pause is over, by a process that was called lately. Where no such process is, no
+process holds it: then the first call probes, and its process takes the lease while the probe is out. Two such processes
+may probe at once, if both are called within the second between two fetches.
 
-The lease is for who is called: a process that has been called just now takes it from one that waits for a call, and one
-whose probe is out takes it from both. Whoever has got it uses it only when the other must have seen that.
+A process that has been called just now takes the lease from one that waits for a call, and one whose probe is out takes
+it from both. The new holder probes only when the old one must have seen that.
 
-A verdict that comes from elsewhere is not said again, and one found here is not overruled by what was read before it.
-What is said by hand goes before all that was found out without knowing of it, so no probe that is out can undo it.
-Probes that a last target forces need no lease: they may be out in several processes, one in each.
+A verdict of another process is not published again, and one found here is not replaced by what was fetched before it.
+A verdict set by hand replaces all that were found out without knowing of it, so a probe that is out cannot undo it.
+Probes that a last target forces need no lease: one may be out in each process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import random as _random
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
-from observability_integration import events
+from observability_integration.redis_backend import Guard, Notice
 from observability_integration.tasks import announce, begin_apart, cancel_until_done, own, wait_done
-from observability_integration.telemetry.tracing import spans
 
 from .breaker import Breaker, BreakerPolicy, OnTransition, Refusal, State, Why
 from .verdict import Answer, Link, Verdict, VerdictStore
 
-T = TypeVar("T")
-logger = logging.getLogger("observability_integration")
-
-_LOOK_SECONDS = 1.0  # between two looks at what others have found out
+_SYNC_SECONDS = 1.0  # between two exchanges with the store
 _ANSWER_SECONDS = 0.5  # how long the store may take
-_LATE = 1.2  # a timer that fires so many times too late shows that the loop could not run
-_TRUST_SECONDS = 3.0  # after the last answer, in which others are believed to wait for the one who leads
-_LEASE_SECONDS = 4.0  # on the probe, renewed at each look; after so long another takes the place of one that was killed
-_SEEN_SECONDS = 1.1  # after which whoever held the lease has looked, and found that another has it now
-_EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two looks, so that all know who has it
-_LATELY_SECONDS = 10.0  # after a call, in which another one is waited for with the lease in hand
-_BUSY_SECONDS = 2.0  # after a call, in which the next one is as good as there
-_QUIET_SECONDS = 60.0  # without a call, after which nobody looks any more
-_QUIET_OPEN_SECONDS = 600.0  # the same while it is not closed, when there is more to be missed
-_RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first comes after a look's time
+_TRUST_SECONDS = 3.0  # after the last answer, for which the holder of the lease is left to probe
+_LEASE_SECONDS = 4.0  # on the probe, renewed at each exchange; a process that was killed is replaced after so long
+_SEEN_SECONDS = 1.1  # after which the last holder of the lease has fetched, and found that another has it now
+_EARLY_SECONDS = 2.5  # before the end of a pause, when the lease is taken: two exchanges, so that all know the holder
+_LATELY_SECONDS = 10.0  # after a call, for which the lease is held in the hope of another call
+_BUSY_SECONDS = 2.0  # after a call, for which the next one is as good as there
+_QUIET_SECONDS = 60.0  # without a call, after which the sync task ends
+_QUIET_OPEN_SECONDS = 600.0  # the same while the breaker is not closed, when more could be missed
+_RETRY_MAX_SECONDS = 10.0  # between two attempts to reach a store that fails; the first pause is `_SYNC_SECONDS`
 
 
-class _News(NamedTuple):
+class _Unpublished(NamedTuple):
+    """A verdict that was found here and has yet to be published."""
+
     id: str
     open: bool
     keep: bool
     by_hand: bool
 
 
-class _Courier:
-    """The exchange in one event loop."""
+class _SyncTask:
+    """The exchange with the store in one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.task: asyncio.Task[None] | None = None
-        self.asked = True
-        self.asked_at = loop.time()
+        self.called = True  # since the last exchange
+        self.called_at = loop.time()
         self._loop = loop
         self._woken: asyncio.Future[None] = loop.create_future()
 
@@ -73,7 +69,7 @@ class _Courier:
         announce(self._woken)
 
     async def rest(self, seconds: float) -> None:
-        """Sleeps, until it is woken at the latest; what woke it before it went to sleep counts."""
+        """Sleeps, or returns at once if it was woken since it last returned."""
         await wait_done(self._woken, seconds)
         if self._woken.done():
             self._woken = self._loop.create_future()
@@ -104,146 +100,155 @@ class SharedBreaker(Breaker):
         super().__init__(policy, on_transition=on_transition, clock=clock, random=random)
         self.target = target
         self._store = store
-        self._couriers: dict[asyncio.AbstractEventLoop, _Courier] = {}
+        self._guard = Guard(
+            Notice(
+                target,
+                lost="Circuit of '%s': the verdict is not shared (%s); "
+                "this process goes by its own until the store is back",
+                back="Circuit of '%s': the verdict is shared with other processes again",
+                event="circuit_breaker.backend",
+                label="target",
+            ),
+            budget_seconds=_ANSWER_SECONDS,
+            retry_seconds=_SYNC_SECONDS,
+            retry_max_seconds=_RETRY_MAX_SECONDS,
+            task_name="circuit breaker store",
+        )
+        self._sync_tasks: dict[asyncio.AbstractEventLoop, _SyncTask] = {}
         self._token = f"{_random.getrandbits(64):016x}"
         self._closing = False
-        self._away = False
-        self._heard_at = -math.inf
+        self._answered_at = -math.inf
         self._leads_from = self._leads_until = -math.inf
         self._free = False
-        self._known = ""
-        self._news: _News | None = None
+        self._seen = ""  # id of the last verdict that was published or fetched here
+        self._unpublished: _Unpublished | None = None
 
     def enter(self, now: float | None = None, *, forced: bool = False) -> int | Refusal:
-        """As `Breaker.enter`; sees to it that verdicts are exchanged in the running event loop."""
-        self._see_to_courier()
+        """As `Breaker.enter`; starts the sync task of the running event loop if there is none."""
+        self._start_sync()
         return super().enter(now, forced=forced)
 
     def force_open(self, seconds: float | None = None) -> None:
         """As `Breaker.force_open`, for all who share it."""
         super().force_open(seconds)
-        self._see_to_courier()
+        self._start_sync()
 
     def reset(self) -> None:
         """As `Breaker.reset`, for all who share it."""
         super().reset()
-        self._see_to_courier()
+        self._start_sync()
 
     async def aclose(self) -> None:
-        """Says what is yet to be said, if the store takes it in time, and ends the exchange; the breaker goes on."""
+        """Publishes what is unpublished, if the store takes it in time, and ends the exchange; the breaker goes on."""
         self._closing = True
-        courier = self._couriers.get(asyncio.get_running_loop())
-        if courier is None or courier.task is None:
+        sync_task = self._sync_tasks.get(asyncio.get_running_loop())
+        if sync_task is None or sync_task.task is None:
             return
-        courier.wake()
-        if not await wait_done(courier.task, 2 * _ANSWER_SECONDS):
-            cancel_until_done(courier.task)
-            await wait_done(courier.task, 2 * _ANSWER_SECONDS)
+        sync_task.wake()
+        if not await wait_done(sync_task.task, 2 * _ANSWER_SECONDS):
+            cancel_until_done(sync_task.task)
+            await wait_done(sync_task.task, 2 * _ANSWER_SECONDS)
 
     def _may_probe(self, now: float) -> bool:
         leads = self._leads_from <= now < self._leads_until
-        return self._closing or leads or self._free or now - self._heard_at > _TRUST_SECONDS
+        return self._closing or leads or self._free or now - self._answered_at > _TRUST_SECONDS
 
     def _open(self, why: Why, since: float, now: float) -> None:
         super()._open(why, since, now)
-        self._announce(True, why)
+        self._to_publish(True, why)
 
     def _close(self, why: Why) -> None:
         super()._close(why)
-        self._announce(False, why)
+        self._to_publish(False, why)
 
-    def _announce(self, opened: bool, why: Why) -> None:
+    def _to_publish(self, opened: bool, why: Why) -> None:
         keep = why in ("failure_ratio", "consecutive_failures")
-        self._news = _News(f"{_random.getrandbits(64):016x}", opened, keep, why == "by_hand")
+        self._unpublished = _Unpublished(f"{_random.getrandbits(64):016x}", opened, keep, why == "by_hand")
 
     def _turn(self, state: State, why: Why) -> None:
         super()._turn(state, why)
         try:
-            courier = self._couriers.get(asyncio.get_running_loop())
+            sync_task = self._sync_tasks.get(asyncio.get_running_loop())
         except RuntimeError:
-            return  # it is told at the next look of whoever looks
-        if courier is not None:
-            courier.wake()
+            return  # it is published at the next exchange in any loop
+        if sync_task is not None:
+            sync_task.wake()
 
-    def _see_to_courier(self) -> None:
+    def _start_sync(self) -> None:
         if self._closing:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        courier = self._couriers.get(loop)
-        if courier is not None:
-            courier.asked = True
+        sync_task = self._sync_tasks.get(loop)
+        if sync_task is not None:
+            sync_task.called = True
             return
-        for ended in [known for known in list(self._couriers) if known.is_closed()]:
-            self._couriers.pop(ended, None)
-        courier = self._couriers[loop] = _Courier(loop)
-        work = self._run(loop, courier)
+        for ended in [known for known in list(self._sync_tasks) if known.is_closed()]:
+            self._sync_tasks.pop(ended, None)
+        sync_task = self._sync_tasks[loop] = _SyncTask(loop)
+        work = self._run(loop, sync_task)
         try:
-            courier.task = own(begin_apart(loop, work, name="circuit breaker courier"))
+            sync_task.task = own(begin_apart(loop, work, name="circuit breaker sync"))
         except Exception as error:  # noqa: BLE001 - a loop that takes no task of ours still makes its calls
             work.close()
             self._lost(error)
 
-    async def _run(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> None:
-        failures = 0
+    async def _run(self, loop: asyncio.AbstractEventLoop, sync_task: _SyncTask) -> None:
         try:
             while True:
                 try:
                     async with self._store.link(self.target) as link:
                         while True:
-                            await self._exchange(link, courier)
-                            failures = 0
-                            if self._may_go(loop, courier):
+                            await self._exchange(link, sync_task)
+                            if self._is_over(loop, sync_task):
                                 return
-                            await courier.rest(_LOOK_SECONDS * _random.uniform(0.8, 1.0))  # noqa: S311
+                            await sync_task.rest(_SYNC_SECONDS * _random.uniform(0.8, 1.0))  # noqa: S311
                 except Exception as error:  # noqa: BLE001 - whatever it is, each process goes on by itself
                     self._lost(error)
-                    failures += 1
-                if self._may_go(loop, courier):
+                if self._is_over(loop, sync_task):
                     return
-                pause = min(_RETRY_MAX_SECONDS, _LOOK_SECONDS * 2 ** min(failures - 1, 16))
-                # Half to full: processes that lost the store together must not return to it together.
-                await courier.rest(pause * _random.uniform(0.5, 1.0))  # noqa: S311
+                await sync_task.rest(self._guard.pause_left())
         finally:
-            self._couriers.pop(loop, None)
+            self._sync_tasks.pop(loop, None)
 
-    def _may_go(self, loop: asyncio.AbstractEventLoop, courier: _Courier) -> bool:
+    def _is_over(self, loop: asyncio.AbstractEventLoop, sync_task: _SyncTask) -> bool:
         limit = _QUIET_SECONDS if self._state == "closed" else _QUIET_OPEN_SECONDS
-        return self._closing or loop.time() - courier.asked_at > limit
+        return self._closing or loop.time() - sync_task.called_at > limit
 
-    async def _exchange(self, link: Link, courier: _Courier) -> None:
-        """Says what there is to say, or looks; and looks again for the lease, if only that has shown a need of it."""
+    async def _exchange(self, link: Link, sync_task: _SyncTask) -> None:
+        """Publishes or fetches; fetches again for the lease, if only the first answer has shown a need of it."""
         loop = asyncio.get_running_loop()
         token = f"{self._token}.{os.getpid()}"  # not that of a process which was forked from this one
-        if courier.asked:
-            courier.asked = False
-            courier.asked_at = loop.time()
-        idle_seconds = loop.time() - courier.asked_at
+        if sync_task.called:
+            sync_task.called = False
+            sync_task.called_at = loop.time()
+        idle_seconds = loop.time() - sync_task.called_at
         for _ in range(2):
             began = self._clock()
-            news = self._news
-            verdict = None if news is None else self._verdict(news, began)
+            unpublished = self._unpublished
+            verdict = None if unpublished is None else self._verdict(unpublished, began)
             claim = self._claim(began, idle_seconds) if verdict is None else 0
             if verdict is None:
-                answer = await _in_time(link.look(token, _LEASE_SECONDS, claim))
+                work = link.fetch(token, _LEASE_SECONDS, claim)
             else:
-                keep = news is not None and news.keep
-                answer = await _in_time(link.say(token, verdict, self.policy.probe_seconds, keep=keep))
+                keep = unpublished is not None and unpublished.keep
+                work = link.publish(token, verdict, self.policy.probe_seconds, keep=keep)
+            answer = await self._guard.within(work)
             if claim and answer.lease == "mine":
                 if self._leads_until < began:
                     self._leads_from = began if self._is_unclaimed(began) else began + _SEEN_SECONDS
-                # It began in the store no sooner than the question was asked here.
+                # The lease began in the store no sooner than the request was sent here.
                 self._leads_until = began + _LEASE_SECONDS
             elif answer.lease != "mine":
                 self._leads_until = -math.inf
-            self._heard(answer, news)
+            self._on_answer(answer, unpublished)
             if claim or not self._claim(self._clock(), idle_seconds):
                 return
 
     def _claim(self, now: float, idle_seconds: float) -> int:
-        """How much the lease is wanted: 3 for a probe that is out, 2 where one is called now, 1 lately, else 0."""
+        """Returns how urgently the lease is wanted: 3 for a probe that is out, 2 called just now, 1 lately, else 0."""
         with self._lock:
             probing = self._probe is not None
             left = 0.0 if self._state == "half_open" else math.inf if self._state == "closed" else self._left(now)
@@ -255,41 +260,38 @@ class SharedBreaker(Breaker):
         return 2 if idle_seconds <= _BUSY_SECONDS else 1
 
     def _is_unclaimed(self, now: float) -> bool:
-        # While the pause lasts nobody probes; so where nobody has the lease, nobody has to see who takes it.
+        # While the pause lasts no process probes; so where none holds the lease, none has to see who takes it.
         with self._lock:
             paused = self._state == "open" and self._left(now) > 0
         self._catch_up()
         return paused and self._free
 
-    def _verdict(self, news: _News, now: float) -> Verdict | None:
+    def _verdict(self, unpublished: _Unpublished, now: float) -> Verdict | None:
         with self._lock:
             # One that says closed is kept until all who opened before have probed by themselves.
-            left = self._left(now) if news.open else self.policy.max_open_seconds
+            left = self._left(now) if unpublished.open else self.policy.max_open_seconds
             longest = self._longest
         self._catch_up()
         if left + self.policy.probe_seconds <= 0:
             return None
-        return Verdict(news.id, news.open, left, longest, news.by_hand, self._known)
+        return Verdict(unpublished.id, unpublished.open, left, longest, unpublished.by_hand, self._seen)
 
-    def _heard(self, answer: Answer, news: _News | None) -> None:
+    def _on_answer(self, answer: Answer, published: _Unpublished | None) -> None:
         now = self._clock()
         verdict = answer.verdict
         with self._lock:
-            self._heard_at = now
+            self._answered_at = now
             self._free = answer.lease == "free"
-            if news is not None and self._news is news:
-                self._news = None
-                self._known = news.id
-            if verdict is not None and verdict.id != self._known and self._news is None:
-                self._known = verdict.id
-                self._follow(verdict, now)
+            if published is not None and self._unpublished is published:
+                self._unpublished = None
+                self._seen = published.id
+            if verdict is not None and verdict.id != self._seen and self._unpublished is None:
+                self._seen = verdict.id
+                self._on_verdict(verdict, now)
         self._catch_up()
-        if self._away:
-            self._away = False
-            logger.warning("Circuit of '%s': the verdict is shared with other processes again", self.target)
-            events.emit("circuit_breaker.backend.recovered", target=self.target)
+        self._guard.recover()
 
-    def _follow(self, verdict: Verdict, now: float) -> None:
+    def _on_verdict(self, verdict: Verdict, now: float) -> None:
         if not verdict.open:
             if self._state != "closed":
                 super()._close("shared")
@@ -302,34 +304,6 @@ class SharedBreaker(Breaker):
                 self._turn("open", "shared")
 
     def _lost(self, error: Exception) -> None:
-        self._heard_at = self._leads_until = -math.inf
+        self._answered_at = self._leads_until = -math.inf
         self._free = False
-        if self._away:
-            return
-        self._away = True
-        kind = spans.error_type(error)
-        logger.warning(
-            "Circuit of '%s': the verdict is not shared (%s); this process goes by its own until the store is back",
-            self.target,
-            kind,
-        )
-        events.emit("circuit_breaker.backend.degraded", target=self.target, error_type=kind)
-
-
-async def _in_time(work: Coroutine[Any, Any, T]) -> T:
-    # A task of its own: a client that is slow to notice a cancellation must not hold the courier up.
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    task = own(loop.create_task(work, name="circuit breaker store"))
-    try:
-        ended = await wait_done(task, _ANSWER_SECONDS)
-        if not ended and loop.time() - began > _LATE * _ANSWER_SECONDS:
-            # The loop itself was held up: the answer may have come long ago, and only waits to be read.
-            ended = await wait_done(task, _ANSWER_SECONDS)
-    except asyncio.CancelledError:
-        cancel_until_done(task)
-        raise
-    if not ended or task.cancelled():
-        cancel_until_done(task)
-        raise TimeoutError
-    return task.result()
+        self._guard.lose(error)

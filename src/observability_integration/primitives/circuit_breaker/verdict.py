@@ -1,4 +1,4 @@
-"""What breakers of several processes tell each other, and what a store must do for them."""
+"""The verdict that breakers of several processes share, and what a store must do for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Verdict(NamedTuple):
     """What one process has found out about a target.
 
     Attributes:
-        id: tells it from all others.
+        id: distinguishes it from all others.
         open: whether the target is not to be called.
         left_seconds: of the pause; 0 or less when it is over.
-        longest_seconds: the pause before it was cut at random, from which the next one grows.
-        by_hand: whether a person has said so, who is not overruled by what was found out without knowing of it.
-        after: the id of the last verdict that whoever says this one had heard of; not kept.
+        longest_seconds: the pause before jitter, from which the next one grows.
+        by_hand: whether an operator has set it. Verdicts that were found out without knowing of it do not replace it.
+        after: id of the last verdict that the publisher had seen; not stored.
     """
 
     id: str
@@ -27,11 +27,11 @@ class Verdict(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the store says.
+    """The answer of the store.
 
     Attributes:
         verdict: the last one, if there is any.
-        lease: who holds the lease on the probe: the one who asked, nobody, or another.
+        lease: who holds the lease on the probe: this process, no process, or another.
     """
 
     verdict: Verdict | None
@@ -39,29 +39,29 @@ class Answer(NamedTuple):
 
 
 class Link(Protocol):
-    """A way to the store, for one target and one event loop."""
+    """A connection to the store, for one target and one event loop."""
 
-    async def look(self, token: str, lease_seconds: float, claim: int) -> Answer:
-        """The last verdict; takes or renews the lease as well, if `claim` is above that of whoever else has it.
+    async def fetch(self, token: str, lease_seconds: float, claim: int) -> Answer:
+        """Returns the last verdict; takes or renews the lease as well, if `claim` exceeds that of its holder.
 
         Args:
-            token: who asks.
-            lease_seconds: for how long.
-            claim: how much it is wanted, 0 to 9; 0 for not at all.
+            token: of this process.
+            lease_seconds: how long the lease lasts.
+            claim: how urgently this process wants the lease, 0 to 9; 0 for not at all.
         """
         ...
 
-    async def say(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
-        """Puts a verdict in the place of the last one, and gives the lease back, if `token` holds it.
+    async def publish(self, token: str, verdict: Verdict, tail_seconds: float, *, keep: bool) -> Answer:
+        """Replaces the last verdict, and gives the lease back if `token` holds it.
 
-        One that was said by hand, and of which whoever says this one has not heard, stays as it is; but not for another
-        one by hand, nor when its own time is over or, where it says ``closed``, for one that is said with `keep`.
+        A verdict set by hand that the publisher has not seen stays; but it gives way to another one set by hand, when
+        its own pause is over and, if it says ``closed``, to one that is published with `keep`.
 
         Args:
-            token: who says it.
-            verdict: what is said.
+            token: of this process.
+            verdict: the new verdict.
             tail_seconds: how long it is kept after its pause.
-            keep: whether one that says ``open`` already, and whose pause is not over, stays as it is.
+            keep: whether a verdict stays that says ``open`` and whose pause is not over.
         """
         ...
 
@@ -70,5 +70,5 @@ class VerdictStore(Protocol):
     """Where verdicts are kept."""
 
     def link(self, target: str) -> AbstractAsyncContextManager[Link]:
-        """A way to it, open for as long as the block lasts."""
+        """Opens a link, which lasts as long as the block."""
         ...
