@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.shared.recovery import Due
+from observability_integration.caching.shared.recovery import PendingWrites
 from observability_integration.caching.stores.memory import MemoryStore
 from observability_integration.caching.stores.shared import Acquired, Place, Reading
 
@@ -37,7 +37,7 @@ def clocks_of_the_loop() -> Iterator[None]:
         patch.setattr(time, "monotonic", monotonic)
         patch.setattr(time, "time", wall)
         patch.setattr(time, "time_ns", lambda: int(wall() * 1e9))
-        for clocked in (MemoryStore, Due):
+        for clocked in (MemoryStore, PendingWrites):
             patch.setattr(clocked.__init__, "__defaults__", (monotonic,))
         yield
 

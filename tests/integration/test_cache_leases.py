@@ -31,11 +31,11 @@ _SLACK_SECONDS = 0.3
 _WORKER = """
 import asyncio, json, os, sys, time
 
-from observability_integration.caching.channel import Channel
-from observability_integration.caching.guarded import GuardedStore
-from observability_integration.caching.leases import Leases
+from observability_integration.caching.shared.channel import Channel
+from observability_integration.caching.shared.store_guard import GuardedStore
+from observability_integration.caching.shared.leases import Leases
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.shared import Place
 
 options = json.loads(sys.argv[1])
@@ -51,7 +51,7 @@ clients = []
 def make_store():
     way = options["way"]
     if way == "url":
-        return RedisUrlStore(f"redis://127.0.0.1:{options['port']}/0", 4.0)
+        return RedisStore(url=f"redis://127.0.0.1:{options['port']}/0", patience_seconds=4.0)
     import redis, redis.asyncio
 
     kind = redis.Redis if "sync" in way.split() else redis.asyncio.Redis

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from observability_integration.caching.stores import redis_reads, redis_subscription
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.redis_reads import has_line
 from observability_integration.caching.stores.shared import Place, Reading
 from tests.processes import RedisProcess
@@ -323,7 +323,7 @@ async def test_a_line_that_is_refused_is_not_tried_at_every_read(opened: Open, r
 def test_a_loop_that_ends_takes_its_line_along(way: str, redis_process: RedisProcess) -> None:
     """Though nobody has closed the store; and the next loop has one of its own."""
     ask_server(redis_process, "SET", _PLACE.key, "data")
-    url = RedisUrlStore(redis_process.url, 2.0)
+    url = RedisStore(url=redis_process.url, patience_seconds=2.0)
 
     async def read() -> None:
         if way == "url":
@@ -353,7 +353,7 @@ def no_collection() -> Iterator[None]:
 @pytest.mark.parametrize("turns", range(1, 10))
 async def test_closing_that_is_cancelled_leaves_nothing_open(turns: int, redis_process: RedisProcess) -> None:
     """Whichever of its steps it is cancelled in: connections for commands, for reads and for listening."""
-    store = RedisUrlStore(redis_process.url, 2.0)
+    store = RedisStore(url=redis_process.url, patience_seconds=2.0)
     await store.listen(_PLACE.prefix, lambda _: None, lambda: None)
     await asyncio.gather(*(store.probe(_PLACE.prefix) for _ in range(3)))
     ask_server(redis_process, "SET", _PLACE.key, "data")
@@ -374,7 +374,7 @@ def test_loops_that_are_closed_in_the_middle_are_let_go_of(
     way: str, redis_process: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the care that `asyncio.run` takes; by the next loop, and with all that they had open."""
-    url = RedisUrlStore(redis_process.url, 2.0)
+    url = RedisStore(url=redis_process.url, patience_seconds=2.0)
     ask_server(redis_process, "SET", _PLACE.key, "data")
 
     async def use() -> None:
@@ -402,7 +402,7 @@ def test_loops_that_are_closed_in_the_middle_are_let_go_of(
             loop.run_until_complete(use())
             loop.close()
         asyncio.run(last())
-    assert not url._kept  # pyright: ignore[reportPrivateUsage]
+    assert not url._sessions._kept  # pyright: ignore[reportPrivateUsage]
     assert not redis_reads._running  # pyright: ignore[reportPrivateUsage]
     assert not any(redis_subscription._hubs.values())  # pyright: ignore[reportPrivateUsage]
     gc.collect()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.shared import Place
 from tests.processes import RedisProcess, free_port, require_binary
 
@@ -204,7 +204,7 @@ async def test_a_unix_socket_is_as_good(servers: Servers, tmp_path: Path, closin
     path = tmp_path / "socket"
     servers.start("--unixsocket", str(path))
     if kind == "url":
-        await check(closing_at_end(RedisUrlStore(f"unix://{path}", 2.0)), "cache:{a}:")
+        await check(closing_at_end(RedisStore(url=f"unix://{path}", patience_seconds=2.0)), "cache:{a}:")
     else:
         made: Any = redis.asyncio.Redis if kind == "asyncio" else redis.Redis
         store = RedisStore(closing_at_end(made(unix_socket_path=str(path))))

@@ -14,7 +14,7 @@ import pytest
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores import redis_subscription
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.errors import SharedCallError
 from observability_integration.primitives import CachePrimitive, RateLimitPrimitive
 from observability_integration.primitives.circuit_breaker.redis import RedisBreakerStore
@@ -100,7 +100,7 @@ async def test_the_documented_rights_are_enough_and_none_is_too_many(
         await _share_a_call(redis_process, one, other)
         await _forget(one, other)
         await _share_a_failure(redis_process, one, other)
-        store = RedisUrlStore(url, 1.0) if way == "url" else RedisStore(client())
+        store = RedisStore(url=url, patience_seconds=1.0) if way == "url" else RedisStore(client())
         await store.probe("cache:ask:")
         await store.aclose()
     assert [] == _denied(redis_process)
@@ -113,9 +113,9 @@ async def test_the_rights_of_a_circuit_breaker(redis_process: RedisProcess) -> N
     password, granted = _grant(redis_process, "breakers")
     store = RedisBreakerStore(redis_process.url.replace("//", f"//breakers:{password}@").removesuffix("0") + "1")
     async with store.link("t") as one, store.link("t") as other:
-        await one.say("one", Verdict("first", True, 1.0, 21.0), 60.0, keep=True)
-        assert ["mine", "mine"] == [(await other.look("other", 5.0, 1)).lease for _ in range(2)]
-        said = await other.say("other", Verdict("second", False, 1.0, 21.0, after="first"), 60.0, keep=False)
+        await one.publish("one", Verdict("first", True, 1.0, 21.0), 60.0, keep=True)
+        assert ["mine", "mine"] == [(await other.fetch("other", 5.0, 1)).lease for _ in range(2)]
+        said = await other.publish("other", Verdict("second", False, 1.0, 21.0, after="first"), 60.0, keep=False)
         assert ("second", "free") == (said.verdict and said.verdict.id, said.lease)
     assert [] == _denied(redis_process)
     assert granted == _used(redis_process)

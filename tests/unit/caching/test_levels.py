@@ -363,7 +363,7 @@ async def test_what_is_about_to_be_deleted_is_not_taken_from_another_hand(server
     assert data is not None
     assert isinstance(await levels.judge(_DIGEST, data, 0), Found)
     assert levels.shared is not None
-    levels.shared._due.delete(_PLACE.name, "note")
+    levels.shared._pending.delete(_PLACE.name, "note")
     assert await levels.judge(_DIGEST, data, 0) is None
 
 

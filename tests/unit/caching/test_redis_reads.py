@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.shared import Place, Reading
 from tests.processes import RedisProcess
 from tests.redis_caches import ask_server, clients_of
@@ -27,7 +27,7 @@ async def store(request: pytest.FixtureRequest, redis_process: RedisProcess) -> 
     for number in range(9):
         ask_server(redis_process, "SET", f"{_PREFIX}{number}", f"entry {number}")
     if request.param == "url":
-        store: RedisStore = RedisUrlStore(redis_process.url, 0.5)
+        store = RedisStore(url=redis_process.url, patience_seconds=0.5)
         await _up(store)
         yield store
         await store.aclose()

@@ -13,13 +13,13 @@ from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 
-from observability_integration import redis_client
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores import redis_scripts, redis_subscription
 from observability_integration.caching.stores.choice import choose_store
-from observability_integration.caching.stores.redis import RedisStore, RedisUrlStore
+from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.shared import Acquired, Place, Reading, SharedStore, StoreBusy
 from observability_integration.errors import ConfigurationError, MissingDependencyError
+from observability_integration.redis_backend.clients import without_driver_info
 from tests.processes import RedisProcess
 from tests.redis_caches import ask_server
 
@@ -130,8 +130,8 @@ async def test_a_write_that_nobody_wants_any_more_is_not_made_later() -> None:
     client = SyncClient()
     client.answer = hang
     store = RedisStore(client)
-    hanging = [asyncio.create_task(store.read(_PLACE)) for _ in range(16)]
-    for _ in range(16):
+    hanging = [asyncio.create_task(store.read(_PLACE)) for _ in range(32)]
+    for _ in range(32):
         while not entered.acquire(blocking=False):
             await asyncio.sleep(0.001)
     unwanted = asyncio.create_task(store.put_late(_PLACE, b"unwanted", 1, ""))
@@ -250,7 +250,7 @@ class Stores:
         import redis.asyncio
 
         if way == "url":
-            store = RedisUrlStore(self.server.url, 2.0)
+            store = RedisStore(url=self.server.url, patience_seconds=2.0)
             self._closing.append(store.aclose)
             return store
         options = {
@@ -530,7 +530,7 @@ async def test_everything_that_happens_is_heard(stores: Stores, way: str) -> Non
 async def test_all_who_use_a_client_share_one_connection(stores: Stores, way: str) -> None:
     """A program may have dozens of caches over its one client, and two of them with the same operation."""
     store = stores.make(way)
-    twin = RedisStore(store._given)  # type: ignore[attr-defined]
+    twin = RedisStore(store._backend._given)  # type: ignore[attr-defined]
     heard = [Heard() for _ in range(3)]
     one, two, three = await asyncio.gather(
         store.listen(_PREFIX, heard[0], heard[0].resumed),
@@ -659,7 +659,7 @@ def test_a_loop_that_ends_leaves_nothing_behind(redis_server: RedisProcess) -> N
 
     with closing(redis.Redis(port=redis_server.port)) as client:
         for make in (
-            lambda: RedisUrlStore(redis_server.url, 2.0),
+            lambda: RedisStore(url=redis_server.url, patience_seconds=2.0),
             lambda: RedisStore(redis.asyncio.Redis(port=redis_server.port)),
             lambda: RedisStore(client),
         ):
@@ -676,7 +676,7 @@ async def test_closing_a_store_of_its_own_ends_its_listening(stores: Stores) -> 
     await store.aclose()
     await until_silent(stores.server)
     await store.aclose()
-    closed = RedisUrlStore("redis://127.0.0.1:1/0", 1.0)
+    closed = RedisStore(url="redis://127.0.0.1:1/0", patience_seconds=1.0)
     waiting = asyncio.create_task(closed.listen(_PREFIX, lambda _: None, lambda: None))
     await asyncio.sleep(0.05)
     await closed.aclose()
@@ -692,7 +692,7 @@ async def test_closing_a_store_of_its_own_ends_its_listening(stores: Stores) -> 
 def test_what_is_no_redis_url_is_refused(url: str) -> None:
     """At once, and not when the first call is made; the message must not quote a password."""
     with pytest.raises(ConfigurationError, match="redis_url must be like"):
-        RedisUrlStore(url, 1.0)
+        RedisStore(url=url, patience_seconds=1.0)
 
 
 def test_without_the_package_a_url_says_what_to_install(
@@ -701,7 +701,7 @@ def test_without_the_package_a_url_says_what_to_install(
     """A cache then works from memory, and says so."""
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(MissingDependencyError, match="pip install redis"):
-        RedisUrlStore("redis://localhost", 1.0)
+        RedisStore(url="redis://localhost", patience_seconds=1.0)
     assert choose_store("ask", CachePolicy(), url="redis://localhost", client=None, backend=None) is None
     assert "Cache 'ask': redis is not installed" in caplog.text
 
@@ -732,6 +732,6 @@ def commands(server: RedisProcess) -> set[str]:
 def test_older_packages_are_told_otherwise_not_to_introduce_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before there was one option for it there were two."""
     monkeypatch.setitem(sys.modules, "redis.driver_info", ModuleType("redis.driver_info"))
-    assert {"driver_info": None} == redis_client.unannounced()
+    assert {"driver_info": None} == without_driver_info()
     monkeypatch.setitem(sys.modules, "redis.driver_info", None)
-    assert {"lib_name": None, "lib_version": None} == redis_client.unannounced()
+    assert {"lib_name": None, "lib_version": None} == without_driver_info()

@@ -1,6 +1,6 @@
-"""What the shared store has yet to do: forget, void and write, when it is back.
+"""Deletions, invalidations and writes to replay once the shared store recovers.
 
-The last wish for each entry wins, what would have expired meanwhile is dropped, and all of it is bounded: too many
+The last request for each entry wins, what would have expired meanwhile is dropped, and all of it is bounded: too many
 deletions or marks become one clearing, too many writes lose the oldest, which costs a call and no more.
 """
 
@@ -13,9 +13,9 @@ from typing import NamedTuple
 from observability_integration.caching.stores.shared import Place, SharedStore
 
 FOR_EVER_MS = 1 << 53  # some 285,000 years; Redis refuses what does not fit a signed 64-bit date
-_MAX_VOIDED = 1000  # entries, or tags; few enough for one command
+_MAX_VOIDED = 1000  # entries or tags; few enough for one command
 _MAX_BYTES = 8 * 1024 * 1024  # some thousands of answers
-_AT_ONCE = 10  # round trips in one payment, which has the budget of one access: 5 ms each by default
+_AT_ONCE = 10  # round trips in one flush, which has the budget of one access: 5 ms each by default
 
 
 class _Write(NamedTuple):
@@ -29,8 +29,8 @@ class _Mark(NamedTuple):
     note: str
 
 
-class Due:
-    """The wishes for one operation's entries.
+class PendingWrites:
+    """What one operation has yet to delete, void or write in the shared store.
 
     Args:
         prefix: how the operation's keys begin.
@@ -50,25 +50,25 @@ class Due:
 
     @property
     def clears(self) -> bool:
-        """Whether everything is to be voided."""
+        """Whether all entries are to be voided."""
         return None in self._marks
 
     def forgets(self, name: str) -> bool:
-        """Whether the entry may not be read, because it, or something that may touch it, is still to be voided."""
+        """Tells whether the entry may not be read, because its deletion or any invalidation is pending."""
         return name in self._deletions or bool(self._marks)
 
     def delete(self, name: str, note: str) -> None:
-        """The entry is to be forgotten."""
+        """Adds the deletion of an entry."""
         self._drop_write(name)
         self._deletions.pop(name, None)
         self._deletions[name] = note
         if len(self._deletions) > _MAX_VOIDED:
-            # Others hear that one entry went, and keep the rest in memory for the rest of their lives at the most.
+            # Other processes hear of one deletion, and keep the other entries in memory until these expire.
             self._deletions.clear()
             self._marks[None] = _Mark(FOR_EVER_MS, note)
 
     def mark(self, tag: str | None, life_ms: int, note: str) -> None:
-        """Everything with the tag (None: everything) is void."""
+        """Adds the invalidation of all entries with the tag (None: all entries)."""
         if tag is not None and len(self._marks.keys() | {tag}) > _MAX_VOIDED:
             self._marks.clear()
             tag, life_ms = None, FOR_EVER_MS
@@ -78,7 +78,7 @@ class Due:
             self._bytes = 0
 
     def put(self, name: str, data: bytes, ttl_ms: int, note: str) -> None:
-        """The entry is to be written, unless there is one by then."""
+        """Adds the write of an entry, unless the store has one by then."""
         self._drop_write(name)
         self._writes[name] = _Write(data, self._clock() + ttl_ms / 1000, note)
         self._bytes += len(data)
@@ -90,11 +90,11 @@ class Due:
         if dropped is not None:
             self._bytes -= len(dropped.data)
 
-    async def pay(self, store: SharedStore) -> None:
-        """Does what is due, a bounded part of it at a time; what fails stays due. Voiding goes before writing."""
+    async def flush(self, store: SharedStore) -> None:
+        """Replays a bounded part; what fails stays pending. Voiding goes before writing."""
         for tag, mark in list(self._marks.items())[:_AT_ONCE]:
             await store.mark(self._prefix, tag, mark.life_ms, mark.note)
-            if self._marks.get(tag) is mark:  # else it became due again meanwhile
+            if self._marks.get(tag) is mark:  # else it was added again meanwhile
                 del self._marks[tag]
         if self._marks:
             return

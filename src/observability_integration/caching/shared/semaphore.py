@@ -1,4 +1,4 @@
-"""Slots: how many accesses to the shared store run at once, so that a burst queues here and not inside the client."""
+"""Limits how many accesses to the shared store run at once, so that a burst queues here and not inside the client."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from collections import deque
 from observability_integration.tasks import wait_done
 
 
-class Slots:
-    """A number of slots for each event loop, handed on in the order of asking.
+class ConcurrencyGate:
+    """A number of places for each event loop, given in the order of asking.
 
     Args:
-        limit: slots in each loop.
+        limit: places in each loop.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._taken: dict[asyncio.AbstractEventLoop, int] = {}
+        self._inside: dict[asyncio.AbstractEventLoop, int] = {}
         self._waiting: dict[asyncio.AbstractEventLoop, deque[asyncio.Future[None]]] = {}
 
-    async def take(self, timeout_seconds: float) -> bool:
-        """Takes a slot, to be given back with `give_back`; False when none was to be had in time."""
+    def try_enter(self) -> bool:
+        """Takes a place, to be given back with `leave`; False when there is none now."""
         loop = asyncio.get_running_loop()
-        taken = self._taken.get(loop, 0)
-        if taken < self._limit:
-            self._taken[loop] = taken + 1
+        inside = self._inside.get(loop, 0)
+        if inside >= self._limit:
+            return False
+        self._inside[loop] = inside + 1
+        return True
+
+    async def enter(self, timeout_seconds: float) -> bool:
+        """Takes a place, to be given back with `leave`; False when none became free in time."""
+        if self.try_enter():
             return True
+        loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(loop, deque()).append(turn)
         try:
@@ -34,7 +41,7 @@ class Slots:
                 return True
         except asyncio.CancelledError:
             if turn.done():
-                self.give_back()
+                self.leave()
             else:
                 turn.cancel()
             raise
@@ -42,18 +49,18 @@ class Slots:
         return False
 
     def widen(self, limit: int) -> None:
-        """Raises the number of slots, and lets those in who wait for one in this loop."""
+        """Raises the number of places, and lets waiting accesses of this loop in."""
         self._limit = limit
         loop = asyncio.get_running_loop()
         waiting = self._waiting.get(loop)
-        while waiting and self._taken.get(loop, 0) < limit:
+        while waiting and self._inside.get(loop, 0) < limit:
             turn = waiting.popleft()
             if not turn.done():
-                self._taken[loop] = self._taken.get(loop, 0) + 1
+                self._inside[loop] = self._inside.get(loop, 0) + 1
                 turn.set_result(None)
 
-    def give_back(self) -> None:
-        """Hands a slot to whoever has waited longest, if anybody still does."""
+    def leave(self) -> None:
+        """Gives a place back, to the access that has waited longest, if any."""
         loop = asyncio.get_running_loop()
         waiting = self._waiting.get(loop)
         while waiting:
@@ -61,9 +68,9 @@ class Slots:
             if not turn.done():
                 turn.set_result(None)
                 return
-        # A loop that has nothing under way is forgotten: it may be closed and never come back.
+        # A loop without accesses is forgotten: it may be closed and never come back.
         self._waiting.pop(loop, None)
-        if self._taken[loop] == 1:
-            del self._taken[loop]
+        if self._inside[loop] == 1:
+            del self._inside[loop]
         else:
-            self._taken[loop] -= 1
+            self._inside[loop] -= 1

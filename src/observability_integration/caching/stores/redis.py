@@ -1,141 +1,56 @@
-"""The second level: Redis, through whichever client the user has.
+"""The shared store in Redis.
 
-Async clients are awaited, synchronous ones are called in daemon threads, so the loop is never blocked and a client that
-hangs keeps nothing alive. Single servers, Sentinel's masters and clusters are asked alike: everything an operation has
-is in one slot. Answers are bytes, also from clients made with ``decode_responses=True``.
+Everything that an operation has is in one slot, so a cluster serves it like a single server. Answers are bytes, also
+from clients made with ``decode_responses=True``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
-from observability_integration.redis_client import clients_of, cut_all, is_async
-from observability_integration.threads import DaemonThreads
+from observability_integration.redis_backend import RedisBackend, Script
+from observability_integration.redis_backend.clients import PerLoop
 
 from . import redis_scripts as scripts
 from .redis_reads import ReadLine, drop_ended_lines, has_line
 from .redis_subscription import drop_ended_hubs, leave, subscribe
 from .shared import Acquired, Place, Reading, StoreBusy, Subscription
 
-T = TypeVar("T")
 _NAMES_AT_ONCE = 500  # two keys each; Lua hands some 8,000 values to a function at most
 _PROBE_TTL_MS = 1000
-_PATIENCE_SECONDS = 0.5  # ten times what an access may take by default; whoever is late is read for otherwise
-# What redis-py says when its pool is exhausted; the class that says so differs by version.
-_POOL_EXHAUSTED = ("Too many connections", "No connection available.")
-_threads = DaemonThreads(max_threads=16, name="observability-redis")
+_PATIENCE_SECONDS = 0.5  # ten times what an access may take by default; a late read is then made without the line
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
-    left = False
-
-    def unless_left() -> Any:
-        # A write that waited for a thread until nobody wanted it any more must not come after later ones.
-        return None if left else call()
-
-    try:
-        return cast("T", await _threads.run(unless_left))
-    except asyncio.CancelledError:
-        left = True
-        raise
-
-
-class _Kept(NamedTuple):
+class _Session(NamedTuple):
     """What a store has in one event loop."""
 
     client: Any
     line: ReadLine | None
-    until_the_loop_ends: AsyncGenerator[None, None]
 
 
 class RedisStore:
-    """A `SharedStore` on a client that the caller made and keeps; reads may share a connection (see `redis_reads`).
+    """A `SharedStore` on the caller's client or its own ones; reads may share a connection (see `redis_reads`).
 
     Args:
-        client: a redis-py client of any kind.
-        patience_seconds: after how long without an answer that connection is taken to be dead.
+        client: a redis-py client of any kind; the caller keeps and closes it.
+        patience_seconds: after how long without an answer the connection for reads is taken to be dead; also the limit
+            for connecting with `url`.
+        url: instead of a client, e.g. ``redis://localhost:6379/0``.
 
     Raises:
-        ConfigurationError: `client` is not a client.
+        MissingDependencyError: a URL is given and the redis package is not installed.
+        ConfigurationError: both or neither are given, or what is given is no URL or no client.
     """
 
-    def __init__(self, client: Any, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        self._awaits = is_async(client)
-        self._given = client
+    def __init__(
+        self, client: Any = None, patience_seconds: float = _PATIENCE_SECONDS, *, url: str | None = None
+    ) -> None:
+        self._backend = RedisBackend(client, url, connect_seconds=patience_seconds, as_bytes=True, busy_error=StoreBusy)
         self._patience = patience_seconds
-        self._keeps = has_line(client)
-        self._kept: dict[asyncio.AbstractEventLoop, _Kept] = {}
-
-    async def _client(self) -> Any:
-        if not self._keeps:
-            return self._given
-        loop = asyncio.get_running_loop()
-        kept = self._kept.get(loop)
-        if kept is None:
-            self._drop_ended()
-            client = self._make()
-            line = ReadLine.join(client, _read, _reading, self._patience) if has_line(client) else None
-            kept = self._kept[loop] = _Kept(client, line, self._until_the_loop_ends(loop))
-            await anext(kept.until_the_loop_ends)
-        return kept.client
-
-    def _make(self) -> Any:
-        return self._given
-
-    async def _let_go(self, client: Any) -> None:
-        """Nothing: the client is the caller's."""
-
-    def _drop(self, client: Any) -> None:
-        """The same, without waiting."""
-
-    def _drop_ended(self) -> None:
-        """Lets go of what is left of loops that were closed without their generators."""
-        for ended in [loop for loop in list(self._kept) if loop.is_closed()]:
-            kept = self._kept.pop(ended, None)
-            if kept is not None:
-                self._drop(kept.client)
-        drop_ended_lines()
-        drop_ended_hubs()
-
-    async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
-        # asyncio closes the generators that a loop leaves behind, before the loop itself: the moment to close a client.
-        try:
-            yield
-        finally:
-            kept = self._kept.pop(loop)
-            try:
-                if kept.line is not None:
-                    await kept.line.leave()
-            finally:
-                await self._let_go(kept.client)
-
-    def _line(self) -> ReadLine | None:
-        kept = self._kept.get(asyncio.get_running_loop())
-        return None if kept is None else kept.line
-
-    async def _execute(self, *command: Any) -> Any:
-        client = await self._client()
-        try:
-            if self._awaits:
-                return await client.execute_command(*command, NEVER_DECODE=True)
-            answer = await _in_thread(lambda: client.execute_command(*command, NEVER_DECODE=True))
-            return await answer if inspect.isawaitable(answer) else answer
-        except Exception as error:
-            if str(error) in _POOL_EXHAUSTED or type(error).__name__ == "MaxConnectionsError":
-                raise StoreBusy from error
-            raise
-
-    async def _run(self, script: scripts.Script, keys: Sequence[str], *args: Any) -> Any:
-        try:
-            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *args)
-        except Exception as error:
-            # redis-py takes the code off the message and makes a class of it.
-            if type(error).__name__ != "NoScriptError" and not str(error).startswith("NOSCRIPT"):
-                raise
-        return await self._execute("EVAL", script.source, len(keys), *keys, *args)
+        self._owns_clients = url is not None
+        self._has_sessions = self._owns_clients or has_line(client)
+        self._sessions: PerLoop[_Session] = PerLoop(self._end, lambda _: None)
 
     def read(self, place: Place) -> Awaitable[Reading]:
         """A plain future once there is a connection for reads."""
@@ -186,8 +101,8 @@ class RedisStore:
         for start in range(0, len(names), _NAMES_AT_ONCE):
             places = [Place(prefix, name) for name in names[start : start + _NAMES_AT_ONCE]]
             keys = [key for place in places for key in (place.key, _lease(place))]
-            said = notes if start + _NAMES_AT_ONCE >= len(names) else ()
-            await self._run(scripts.DELETE, keys, _channel(prefix), *said)
+            sent = notes if start + _NAMES_AT_ONCE >= len(names) else ()
+            await self._run(scripts.DELETE, keys, _channel(prefix), *sent)
 
     async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
         """Writes the server's time: one short key, however many entries it voids."""
@@ -195,62 +110,56 @@ class RedisStore:
         await self._run(scripts.MARK, (key,), life_ms, _channel(prefix), note)
 
     async def probe(self, prefix: str) -> None:
-        """By a script, because a server that runs none is of no use; and reads go on over a new connection."""
+        """Runs a script, because a server that runs none is of no use; over a new connection, if it is ours."""
         line = self._line()
         if line is not None:
             line.give_up()
+        await self._backend.reconnect()
         await self._run(scripts.PROBE, (prefix + "probe",), _PROBE_TTL_MS)
 
     async def listen(self, prefix: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> Subscription:
         """See `SharedStore.listen`; returns when Redis has confirmed it, however long that takes."""
-        return await subscribe(await self._client(), _channel(prefix), hear, resumed, awaits=self._awaits)
+        client = await self._client()
+        return await subscribe(client, _channel(prefix), hear, resumed, awaits=self._backend.is_async)
 
     async def aclose(self) -> None:
         """Closes the connections that were opened for the running loop."""
-        kept = self._kept.get(asyncio.get_running_loop())
-        if kept is not None:
-            await kept.until_the_loop_ends.aclose()
-
-
-class RedisUrlStore(RedisStore):
-    """A `SharedStore` on clients of its own, one for each event loop it is used in.
-
-    An async connection belongs to the loop that opened it, and a process may run several (a script that calls
-    ``asyncio.run`` twice, a loop in a thread). A client is closed with its loop.
-
-    Args:
-        url: e.g. ``redis://localhost:6379/0``.
-        timeout_seconds: for connecting, and for answers to reads, which are then asked for otherwise.
-
-    Raises:
-        MissingDependencyError: the redis package is not installed.
-        ConfigurationError: `url` is none that Redis is reached under.
-    """
-
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._new = clients_of(url, timeout_seconds)
-        super().__init__(self._new(), timeout_seconds)
-        self._keeps = True
-
-    def _make(self) -> Any:
-        return self._new()
-
-    async def _let_go(self, client: Any) -> None:
         try:
-            await leave(client)
+            await self._sessions.aclose()
         finally:
-            try:
-                await client.aclose()
-            finally:
-                self._drop(client)  # what a cancelled `aclose` has left open
+            await self._backend.aclose()
 
-    def _drop(self, client: Any) -> None:
-        cut_all(client)
+    async def _execute(self, *command: Any) -> Any:
+        await self._client()
+        return await self._backend.execute(*command)
 
-    async def probe(self, prefix: str) -> None:
-        """The same on a new connection: those that were idle may have broken meanwhile, which the pool overlooks."""
-        await (await self._client()).connection_pool.disconnect(inuse_connections=False)
-        await super().probe(prefix)
+    async def _run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        await self._client()
+        return await self._backend.run(script, keys, *args)
+
+    async def _client(self) -> Any:
+        client = await self._backend.client()
+        if self._has_sessions and self._sessions.get() is None:
+            await self._sessions.open(lambda: self._begin(client))
+        return client
+
+    def _line(self) -> ReadLine | None:
+        session = self._sessions.get()
+        return None if session is None else session.line
+
+    def _begin(self, client: Any) -> _Session:
+        drop_ended_lines()
+        drop_ended_hubs()
+        line = ReadLine.join(client, _read, _reading, self._patience) if has_line(client) else None
+        return _Session(client, line)
+
+    async def _end(self, session: _Session) -> None:
+        try:
+            if session.line is not None:
+                await session.line.leave()
+        finally:
+            if self._owns_clients:
+                await leave(session.client)
 
 
 def _read(place: Place) -> tuple[str, ...]:
@@ -280,5 +189,5 @@ def _channel(prefix: str) -> str:
 
 
 def _moment(mark: Any) -> int:
-    # Nobody but the scripts should write marks; what anybody else wrote is none.
+    # Only the scripts should write marks; any other value counts as none.
     return int(mark) if isinstance(mark, bytes) and mark.isdigit() else 0

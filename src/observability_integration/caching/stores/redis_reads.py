@@ -22,7 +22,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
-from observability_integration.redis_client import cut
+from observability_integration.redis_backend.clients import cut
 from observability_integration.tasks import begin_apart, cancel_until_done, drop_left, own, wait_done
 
 from .redis_subscription import make_connection

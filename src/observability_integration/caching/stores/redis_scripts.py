@@ -1,41 +1,25 @@
-"""What must happen at once in Redis: scripts, each one round trip and atomic.
+"""What must be atomic in Redis: scripts, each one round trip.
 
 All keys of a script share a hash tag, so a cluster runs it on one node. MGET stands where GET would do, because it
 answers nil for a key of another type, which is as good as no entry. Times are the server's, so the clocks of the
-processes need not agree. A note is published with pcall: a user of Redis who may not publish can still share entries,
-and others then learn of them when they ask again. Redis 6 and later.
+processes need not agree. A note is published with pcall: a Redis user without the right to publish can still share
+entries, and others find them when they ask again. Redis 6 and later.
 """
 
 from __future__ import annotations
 
-from hashlib import sha1
+from observability_integration.redis_backend import Script
 
-
-class Script:
-    """A script, and the name under which Redis keeps it once it has run.
-
-    Attributes:
-        source: its text.
-        sha: the SHA-1 of the text, as EVALSHA wants it.
-    """
-
-    __slots__ = ("sha", "source")
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-# A lease holds the token of the one who leads, its number among all leases, and when it was given: no two are alike.
-# Whoever renews, commits or releases has to hold the token.
+# A lease holds the leader's token, its number among all leases, and when it was given: no two are alike. To renew,
+# commit or release takes the token.
 _HOLDS = """
 local held = redis.call('MGET', KEYS[1])[1]
 if not held or string.sub(held, 1, #ARGV[1] + 1) ~= ARGV[1] .. ':' then return 0 end
 """
 
 # Keys: entry, clear mark, lease, generation. Arguments: token, life of the lease in ms, start of the known entry.
-# A lease from before the operation was cleared counts for nothing: what is made under it is void. One that is held with
-# the same token is given again: the answer may have been lost the first time.
+# A lease from before the operation was cleared does not count: what is made under it is void. One that is held with the
+# same token is given again: the answer may have been lost the first time.
 ACQUIRE = Script("""
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local entry = found[1]
@@ -103,7 +87,7 @@ redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 1
 """)
 
-# Keys: one of its own. Arguments: life in ms.
+# Keys: a key of its own. Arguments: life in ms.
 PROBE = Script("""
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
 return redis.call('GET', KEYS[1])

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from observability_integration.redis_client import cut, unannounced
+from observability_integration.redis_backend.backend import threads
+from observability_integration.redis_backend.clients import cut, without_driver_info
+from observability_integration.redis_backend.guard import backoff_seconds
 from observability_integration.tasks import announce, begin_apart, cancel_until_done, drop_left, wait_done
-from observability_integration.threads import DaemonThreads
 
 from .plain import Silence
 from .shared import Subscription
@@ -33,7 +34,6 @@ _PAUSE_SECONDS = 0.1  # before the first attempt to connect again; doubled for e
 _PAUSE_MAX_SECONDS = 10.0
 _OTHERWISE = ("retry", "maint", "oss_cluster")  # options of the pool's connections that this one is made without
 
-_threads = DaemonThreads(max_threads=4, name="observability-redis-channel")
 _hubs: WeakKeyDictionary[Any, dict[asyncio.AbstractEventLoop, _Hub]] = WeakKeyDictionary()
 
 
@@ -167,9 +167,7 @@ class _Hub:
                 logger.debug("Listening to Redis broke off: %s", type(error).__name__)
             failures = 0 if self._confirmed else failures + 1
             self._confirmed.clear()
-            pause = min(_PAUSE_MAX_SECONDS, _PAUSE_SECONDS * 2 ** min(failures, 16))
-            # Half to full: processes that lost the server together must not return to it together.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            await asyncio.sleep(backoff_seconds(failures, _PAUSE_SECONDS, _PAUSE_MAX_SECONDS))
 
     async def _listen(self) -> None:
         connection = await _connection_of(self._client, self._awaits)
@@ -278,7 +276,7 @@ class _ThreadedWire:
         announce(self._coming)
 
     async def send(self, *command: str) -> None:
-        await _threads.run(self._connection.send_command, *command)
+        await threads.run(self._connection.send_command, *command)
 
     async def receive(self, seconds: float | None) -> Any:
         if not self._came:
@@ -293,7 +291,7 @@ class _ThreadedWire:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await _threads.run(self._connection.disconnect)  # which also wakes the thread that reads
+            await threads.run(self._connection.disconnect)  # which also wakes the thread that reads
 
     def cut(self) -> None:
         self._closed = True
@@ -312,7 +310,7 @@ def _is_cluster(client: Any) -> bool:
 async def _connection_of(client: Any, awaits: bool) -> Any:
     maker = getattr(client, "connection_pool", None)
     if not awaits:
-        return await _threads.run(_make_connection, maker or client)
+        return await threads.run(_make_connection, maker or client)
     if maker is None:
         await client.initialize()
         maker = _any_node(client)
@@ -339,6 +337,6 @@ def make_connection(pool: Any, answer_seconds: float | None, opening_seconds: fl
         opening_seconds: how long connecting may take.
     """
     options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(_OTHERWISE)}
-    options.update(unannounced(), protocol=2, decode_responses=False, health_check_interval=0)
+    options.update(without_driver_info(), protocol=2, decode_responses=False, health_check_interval=0)
     options.update(socket_timeout=answer_seconds, socket_connect_timeout=opening_seconds)
     return pool.connection_class(**options)
