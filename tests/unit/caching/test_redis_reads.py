@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from observability_integration.caching.stores import redis_reads
 from observability_integration.caching.stores.redis import RedisStore
 from observability_integration.caching.stores.shared import Place, Reading
 from tests.processes import RedisProcess
@@ -111,7 +113,7 @@ async def test_nobody_reads_again_for_one_who_leaves(store: RedisStore, redis_pr
     answer = store.read(_place(3))
     line: Any = store._line()  # pyright: ignore[reportPrivateUsage]
     await line._connection.disconnect(nowait=True)
-    while not (again := [task for task in asyncio.all_tasks() if "_read_otherwise" in repr(task)]):
+    while not (again := [task for task in asyncio.all_tasks() if "_fall_back" in repr(task)]):
         await asyncio.sleep(0)
     answer.cancel()  # type: ignore[attr-defined]
     await asyncio.wait(again, timeout=2.0)
@@ -172,3 +174,52 @@ async def test_closing_fails_what_is_awaited(store: RedisStore, redis_process: R
     await store.aclose()
     with pytest.raises(ConnectionError):
         await answer
+
+
+async def test_without_a_private_part_of_the_client_reads_go_through_the_pool(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version of redis-py that has changed inside must cost speed and one line in the log, and no answer."""
+    from redis.asyncio.connection import AbstractConnection
+
+    read_response = AbstractConnection.read_response
+
+    async def hidden(self: Any, *args: Any, **options: Any) -> Any:
+        return await read_response(self, *args, **options)
+
+    monkeypatch.setattr(AbstractConnection, "read_response", hidden)
+    monkeypatch.setattr(redis_reads, "_reported", set())
+    ask_server(redis_process, "SET", _PREFIX + "0", "entry 0")
+    for _ in range(2):
+        store = RedisStore(url=redis_process.url, patience_seconds=0.5)
+        for _ in range(3):
+            answer = store.read(_place(0))
+            assert not isinstance(answer, asyncio.Future)
+            assert _entry(0) == await answer
+        await store.aclose()
+    (record,) = caplog.records
+    assert "read_response(disable_decoding)" in record.message
+
+
+class _Pool:
+    """Has what a line needs of a pool and its connections, but for one part."""
+
+    def __init__(self, hidden: str) -> None:
+        methods = {
+            "disconnect": lambda nowait: None,
+            "send_packed_command": lambda command, check_health: None,
+            "read_response": lambda disable_decoding: None,
+        }
+        parts: dict[str, Any] = dict.fromkeys(redis_reads._CONNECTION_PARTS) | methods
+        parts.pop(hidden, None)
+        pool: dict[str, Any] = dict.fromkeys(redis_reads._POOL_PARTS, ())
+        pool |= {"connection_class": lambda **options: SimpleNamespace(**parts), "connection_kwargs": {}}
+        pool.pop(hidden, None)
+        self.__dict__ |= pool
+
+
+@pytest.mark.parametrize("part", [*redis_reads._POOL_PARTS, *redis_reads._CONNECTION_PARTS])
+def test_each_private_part_is_looked_for(part: str) -> None:
+    """Whichever a version of redis-py lacks; and none is missed that is there."""
+    assert part == redis_reads.missing_part(_Pool(part))
+    assert redis_reads.missing_part(_Pool("")) is None
