@@ -73,7 +73,7 @@ class RedisBackend:
         if (url is None) == (client is None):
             raise ConfigurationError("give one of redis_url and redis_client")
         self.is_async = True if client is None else is_async(client)
-        self._given = client
+        self._given: Any = client
         self._make = None if url is None else client_factory(url, connect_seconds)
         self._clients: PerLoop[Any] = PerLoop(close, cut_all)
         self._options = {"NEVER_DECODE": True} if as_bytes else {}
@@ -86,7 +86,7 @@ class RedisBackend:
 
     async def execute(self, *command: Any) -> Any:
         """Sends a command and returns the answer."""
-        client = self._given if self._make is None else await self._clients.open(self._make)
+        client: Any = self._given if self._make is None else await self._clients.open(self._make)
         try:
             if self.is_async:
                 return await client.execute_command(*command, **self._options)

@@ -10,8 +10,8 @@ was invalidated while the store was away is not served when it comes back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores.plain import PlainStore
@@ -69,7 +69,7 @@ class GuardedStore:
         self._gate = ConcurrencyGate(1)  # the first access goes alone: many connections opened at once are all late
         self._answered = False
         self._pending = PendingWrites(prefix)
-        self._flushing: asyncio.Task[object] | None = None
+        self._flushing: asyncio.Task[None] | None = None
 
     @property
     def in_use(self) -> bool:
@@ -80,11 +80,11 @@ class GuardedStore:
         """Tells whether the entry was invalidated, and the store may not know it yet."""
         return self._pending.forgets(name)
 
-    async def read(self, place: Place) -> Reading | None:
+    def read(self, place: Place) -> Coroutine[Any, Any, Reading | None]:
         """Returns the entry; None when the store is out of use or late, or the entry is about to be deleted."""
         if self._guard.in_use and self._pending.forgets(place.name):
-            return None
-        return await self.ask(lambda: self._store.read(place))
+            return _nothing()
+        return self.ask(lambda: self._store.read(place))
 
     def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> None:
         """Writes an entry without a lease: soon if the store is in use, else when it is. No caller waits for it."""
@@ -110,44 +110,50 @@ class GuardedStore:
             await wait_done(flushing, None)
         await self._store.aclose()
 
-    async def ask(self, start: Callable[[], Awaitable[T]]) -> T | None:
+    def ask(self, start: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T | None]:
         """Returns what `start` brings, which must not be None; None when the store is out of use, late, or fails."""
-        if not self._guard.check():
-            return None
         left = remaining()
         if left is None or left > 2 * self._longest_seconds:
-            return await self._queue(start)
+            return self._queue(start)
+        return self._leave_early(start, left / 2)
+
+    async def _leave_early(self, start: Callable[[], Awaitable[T]], wait_seconds: float) -> T | None:
         # The caller leaves while there is time for the call itself; the store is judged by its own budget all the same.
+        if not self._guard.check():
+            return None
         access = spawn(self._queue(start), name="cache store access")
-        return access.result() if await wait_done(access, left / 2) else None
+        return access.result() if await wait_done(access, wait_seconds) else None
 
     async def _queue(self, start: Callable[[], Awaitable[T]]) -> T | None:
+        if not self._guard.check():
+            return None
         gate = self._gate
         if not gate.try_enter() and not await gate.enter(_PATIENCE * self._budget):
             self._count(StoreBusy())
             return None
         try:
-            return await self._ask(start, self._budget)
+            result = await self._guard.ask(start)
         finally:
             gate.leave()
-
-    async def _ask(self, start: Callable[[], Awaitable[T]], budget_seconds: float) -> T | None:
-        result = await self._guard.ask(start, budget_seconds)
         if result is not None:
-            if not self._answered:
-                self._answered = True
-                self._gate.widen(_MAX_AT_ONCE)
-            if self._pending and (self._flushing is None or self._flushing.done()):
-                self._flush_soon()
+            self._on_answer()
         return result
 
-    def _flush_soon(self) -> asyncio.Task[object]:
+    def _on_answer(self) -> None:
+        if not self._answered:
+            self._answered = True
+            self._gate.widen(_MAX_AT_ONCE)
+        if self._pending and (self._flushing is None or self._flushing.done()):
+            self._flush_soon()
+
+    def _flush_soon(self) -> asyncio.Task[None]:
         # The caller's deadline may be short and the caller may be cancelled, but a deletion must be made.
         self._flushing = spawn(self._ask_to_flush(), name="cache store deletion")
         return self._flushing
 
-    async def _ask_to_flush(self) -> object:
-        return await self._ask(self._flush, self._flush_seconds())
+    async def _ask_to_flush(self) -> None:
+        if await self._guard.ask(self._flush, self._flush_seconds()):
+            self._on_answer()
 
     async def _flush(self) -> bool:
         await self._pending.flush(self._store)
@@ -166,6 +172,10 @@ class GuardedStore:
 
     def _count(self, error: BaseException) -> None:
         CACHE_BACKEND_ERRORS.series(self._operation, spans.error_type(error)).add()
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _says_nothing_about_the_store(error: Exception, answered_meanwhile: bool) -> bool:
