@@ -216,7 +216,7 @@ def test_each_event_loop_listens_for_itself() -> None:
     for _ in range(3):
         asyncio.run(heard.channel.ensure())
     assert 3 == heard.radio.attempts
-    assert 1 == len(heard.channel._posts)
+    assert 1 == len(heard.channel._listening)
 
 
 def test_a_note_that_is_not_one_says_so() -> None:

@@ -1,8 +1,7 @@
-"""What processes tell each other about the entries of an operation.
+"""Notes that processes publish about the entries of an operation.
 
-A note says what happened to which entry and never what is in it. Notes may be lost, so nothing depends on them but
-speed: whoever waits for one also looks for himself in the end, and an entry that outlives its deletion somewhere does
-so until its time is up at most.
+A note says what happened to which entry and never what is in it. Notes may be lost, so only speed depends on them: a
+waiter also asks the store in the end, and an entry that outlives its deletion in some process expires with its TTL.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Note(NamedTuple):
         name: of the entry; empty for ``tag`` and ``clear``.
         error_type: for ``failed``, the type of the error.
         tag: for ``tag``, its hash.
-        origin: which cache of which process says so.
+        origin: the cache that published it.
     """
 
     action: Action
@@ -45,12 +44,12 @@ class Note(NamedTuple):
     origin: str = ""
 
     def encode(self) -> str:
-        """As it is published: ASCII."""
+        """Returns the published form: ASCII."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
     def decode(cls, text: str) -> Note:
-        """What was encoded.
+        """Parses the published form.
 
         Raises:
             msgspec.DecodeError: it is not a note that this version knows.
@@ -63,33 +62,33 @@ _decoder = msgspec.json.Decoder(Note)
 
 
 class Waiter:
-    """One who waits for news of an entry."""
+    """A task that waits for a note about one entry."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """From here on; what was heard before is out of date."""
+        """Forgets the note that came: it is out of date."""
         self._came: asyncio.Future[Note | None] = asyncio.get_running_loop().create_future()
 
     def tell(self, note: Note | None) -> None:
-        """Wakes the one who waits; with None, to go and look."""
+        """Wakes the task; None makes it ask the store."""
         if not self._came.done():
             self._came.set_result(note)
 
     @property
     def note(self) -> Note | None:
-        """The first that came, if any has."""
+        """The first note that came, if any."""
         return self._came.result() if self._came.done() else None
 
     async def wait(self, seconds: float) -> Note | None:
-        """The first that comes, or None if none does in time or there is reason to go and look."""
+        """Returns the first note, or None if none comes in time or the store has to be asked."""
         await wait_done(self._came, seconds)
         return self.note
 
 
-class _Post:
-    """The listening in one event loop."""
+class _Listening:
+    """The subscription and the waiters of one event loop."""
 
     def __init__(self) -> None:
         self.waiters: dict[str, list[Waiter]] = {}
@@ -97,7 +96,7 @@ class _Post:
         self.retry_at = 0.0
 
     def all(self) -> list[Waiter]:
-        """Whoever waits, for whichever entry."""
+        """Returns the waiters for all entries."""
         return [waiter for waiters in self.waiters.values() for waiter in waiters]
 
 
@@ -106,7 +105,7 @@ def _subscription(opening: asyncio.Task[Subscription]) -> Subscription | None:
 
 
 class Channel:
-    """The notes of one operation, as one cache hears them.
+    """The notes of one operation, as one cache receives them.
 
     Args:
         store: where they are published.
@@ -116,7 +115,7 @@ class Channel:
         resumed: called when listening goes on after a gap: notes may have been missed.
 
     Attributes:
-        origin: how other caches tell this one's notes from those of others.
+        origin: identifies the notes of this cache.
     """
 
     def __init__(
@@ -133,29 +132,29 @@ class Channel:
         self._forget = forget
         self._patience = patience_seconds
         self._resumed = resumed
-        self._posts: dict[asyncio.AbstractEventLoop, _Post] = {}
+        self._listening: dict[asyncio.AbstractEventLoop, _Listening] = {}
 
     def note(self, action: Action, name: str = "", *, error_type: str = "", tag: str = "") -> str:
-        """A note of this cache, encoded."""
+        """Returns a note of this cache, encoded."""
         return Note(action, name, error_type, tag, self.origin).encode()
 
     def start(self) -> bool:
-        """Begins to listen in the running event loop unless that was done before, and says whether it has succeeded.
+        """Begins to listen in the running event loop, unless it does already, and tells whether it listens by now.
 
-        Nothing is waited for, and a failure is nobody's but this object's: it tries again when asked later.
+        Does not wait. After a failure, a later call tries again.
         """
         return _subscription(self._opening()) is not None
 
     async def ensure(self) -> bool:
-        """The same, and waits for it, but not longer than `patience_seconds`."""
+        """Does the same, and waits for `patience_seconds` at the most."""
         opening = self._opening()
         await wait_done(opening, self._patience)
         return _subscription(opening) is not None
 
     @contextlib.contextmanager
     def waiting(self, name: str) -> Generator[Waiter, None, None]:
-        """One who waits for news of the entry `name`."""
-        waiters = self._post(asyncio.get_running_loop()).waiters
+        """Registers a waiter for notes about the entry `name`."""
+        waiters = self._state(asyncio.get_running_loop()).waiters
         waiter = Waiter()
         waiters.setdefault(name, []).append(waiter)
         try:
@@ -167,10 +166,10 @@ class Channel:
 
     async def aclose(self) -> None:
         """Stops listening in the running event loop."""
-        post = self._posts.get(asyncio.get_running_loop())
-        if post is None or post.opening is None:
+        here = self._listening.get(asyncio.get_running_loop())
+        if here is None or here.opening is None:
             return
-        opening, post.opening = post.opening, None
+        opening, here.opening = here.opening, None
         subscription = _subscription(opening)
         if subscription is None:
             cancel_until_done(opening)
@@ -179,43 +178,43 @@ class Channel:
 
     def _opening(self) -> asyncio.Task[Subscription]:
         loop = asyncio.get_running_loop()
-        post = self._post(loop)
-        opening = post.opening
-        if opening is None or (opening.done() and _subscription(opening) is None and loop.time() >= post.retry_at):
-            post.retry_at = loop.time() + _RETRY_SECONDS
-            opening = begin_apart(loop, self._listen(post), name="cache channel")
-            post.opening = own(opening)
+        here = self._state(loop)
+        opening = here.opening
+        if opening is None or (opening.done() and _subscription(opening) is None and loop.time() >= here.retry_at):
+            here.retry_at = loop.time() + _RETRY_SECONDS
+            opening = begin_apart(loop, self._listen(here), name="cache channel")
+            here.opening = own(opening)
         return opening
 
-    def _post(self, loop: asyncio.AbstractEventLoop) -> _Post:
-        post = self._posts.get(loop)
-        if post is None:
-            for ended in [known for known in list(self._posts) if known.is_closed()]:
-                self._posts.pop(ended, None)
-            post = self._posts[loop] = _Post()
-        return post
+    def _state(self, loop: asyncio.AbstractEventLoop) -> _Listening:
+        here = self._listening.get(loop)
+        if here is None:
+            for ended in [known for known in list(self._listening) if known.is_closed()]:
+                self._listening.pop(ended, None)
+            here = self._listening[loop] = _Listening()
+        return here
 
-    async def _listen(self, post: _Post) -> Subscription:
-        return await self._store.listen(self._prefix, lambda text: self._hear(post, text), lambda: self._look(post))
+    async def _listen(self, here: _Listening) -> Subscription:
+        return await self._store.listen(self._prefix, lambda text: self._hear(here, text), lambda: self._look(here))
 
-    def _hear(self, post: _Post, text: str) -> None:
+    def _hear(self, here: _Listening, text: str) -> None:
         try:
             note = Note.decode(text)
-        except (msgspec.DecodeError, ValueError) as error:  # whoever may publish may publish anything
+        except (msgspec.DecodeError, ValueError) as error:  # every publisher may publish anything
             note_fault("cache.note", error)
             return
         if note.origin != self.origin:
-            self._guarded(lambda: self._forget(note))
-        for waiter in post.all() if note.action == "clear" else post.waiters.get(note.name, ()):
+            self._shielded(lambda: self._forget(note))
+        for waiter in here.all() if note.action == "clear" else here.waiters.get(note.name, ()):
             waiter.tell(note)
 
-    def _look(self, post: _Post) -> None:
-        for waiter in post.all():
+    def _look(self, here: _Listening) -> None:
+        for waiter in here.all():
             waiter.tell(None)
-        self._guarded(self._resumed)
+        self._shielded(self._resumed)
 
     @staticmethod
-    def _guarded(act: Callable[[], None]) -> None:
+    def _shielded(act: Callable[[], None]) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - the connection must not suffer for it

@@ -1,11 +1,11 @@
 """One call for all processes: a lease on the entry, with a heartbeat.
 
-Whoever holds the lease makes the call (it leads), and all others wait for its entry (they follow). A lease is short and
-renewed for as long as the call goes on, so a process that dies is replaced within one lease, however long calls take.
-What is written is written only while the lease is held: a process that was asleep and comes back with an answer of
-yesterday is refused.
+The process that holds the lease (the leader) makes the call; all others (followers) wait for its entry. A lease is
+short and renewed for as long as the call goes on, so a process that dies is replaced within one lease, however long
+calls take. An entry is written only while the lease is held: a process that was suspended and comes back with an old
+answer is refused.
 
-It saves calls and guarantees nothing: whenever the store is at fault, whoever waits makes the call himself.
+Leases save calls and guarantee nothing: whenever the store is at fault, each follower makes the call itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .store_guard import GuardedStore
 
 T = TypeVar("T")
 
-VERSION_BYTES = 16  # as many bytes of an entry tell it from every other under the same name
+VERSION_BYTES = 16  # so many bytes of an entry distinguish it from every other under the same name
 
 _MAX_KEPT = 1000  # tokens of leases that may still be held in the store
 _BEATS = 3  # heartbeats in the life of a lease: two may be lost
@@ -35,7 +35,7 @@ _JITTER = 0.1  # of a lease, at most, that followers wait after it has run out, 
 
 
 class Lease:
-    """The right to make the call and to write what it brings.
+    """The right to make the call and to write its result.
 
     Attributes:
         now_us: the store's time when the lease was acquired: the call begins no earlier.
@@ -70,9 +70,9 @@ class Lease:
         return written
 
     async def release(self, action: Action, error_type: str = "") -> None:
-        """Ends the lease without an entry, and says why; nothing if it has ended already.
+        """Ends the lease without an entry, and publishes why; does nothing if it has ended already.
 
-        If the store does not confirm it, the next who asks for the lease here has it at once.
+        If the store does not confirm it, the next caller of this process that asks for the lease has it at once.
         """
         if self.lost or self._settled:
             return
@@ -137,7 +137,7 @@ class Leases:
         self._kept: dict[str, str] = {}
 
     def keep(self, place: Place, token: str) -> None:
-        """Keeps the token of a lease that the store may hold although nobody here does: else all would wait for it."""
+        """Keeps the token of a lease that the store may hold although no call here does: else all would wait for it."""
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
         self._kept[place.name] = token
@@ -151,7 +151,7 @@ class Leases:
         *,
         wait: bool = True,
     ) -> T | None:
-        """Brings an entry, by whoever makes the call for it.
+        """Returns the entry, computing it here or waiting for the process that holds the lease.
 
         Args:
             place: where the entry stands.
@@ -159,14 +159,14 @@ class Leases:
             judge: makes a result of an entry that is found and of the moment at which the operation was last cleared;
                 None if it is of no use and has to be replaced.
             compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
-                at fault or because others cannot be given what this call brings.
-            wait: whether to follow another who leads.
+                at fault or because the result of this call cannot be shared.
+            wait: whether to follow another leader.
 
         Returns:
-            The result; None only if `wait` is false and another leads.
+            The result; None only if `wait` is false and another process leads.
 
         Raises:
-            SharedCallError: the call of the process that leads has failed.
+            SharedCallError: the leader's call has failed.
             PrimitiveTimeoutError: the deadline in force passed while following.
         """
         allowed, started = remaining(), asyncio.get_running_loop().time()
@@ -189,7 +189,7 @@ class Leases:
                 if not wait:
                     return None
                 if not heard and await self.channel.ensure():
-                    continue  # what was said before anybody listened shows in the store
+                    continue  # what was published before this process listened shows in the store
                 note = await waiter.wait(self._patience(acquired))
                 if note is not None and note.action == "failed":
                     raise SharedCallError(self._operation, note.error_type)
@@ -203,7 +203,7 @@ class Leases:
         try:
             acquired = await self.ask(lambda: self.store.acquire(place, token, self.milliseconds, known))
         finally:
-            if acquired is None:  # the lease may have been given all the same, and nobody would renew it
+            if acquired is None:  # the lease may have been given all the same, and no process would renew it
                 _in_background(Lease(self, place, token, 0, waiter).release("free"))
         return acquired
 
@@ -214,7 +214,7 @@ class Leases:
             result = await compute(lease)
         except Exception as error:
             if isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited":
-                await lease.release("free")  # this caller was in a hurry; others may have the time
+                await lease.release("free")  # the deadline was this caller's; others may have the time
             else:
                 await lease.release("failed", error_type(error))
             raise

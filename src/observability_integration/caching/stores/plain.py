@@ -13,27 +13,27 @@ _PROBE_TTL_MS = 1000
 
 
 class Silence:
-    """A subscription to what is never said."""
+    """A subscription that never receives a note."""
 
     async def aclose(self) -> None:
         """Nothing to stop."""
 
 
 class PlainStore:
-    """A `SharedStore` on a `CacheBackend`: every process leads, and hears nothing of the others.
+    """A `SharedStore` on a `CacheBackend`: every process leads, and receives no notes of the others.
 
-    What is cleared is deleted, there being no marks; what is under way when it happens may be written after it.
+    To clear is to delete, as there are no marks; calls under way may write their entries afterwards.
     """
 
     def __init__(self, backend: CacheBackend) -> None:
         self._backend = backend
 
     async def read(self, place: Place) -> Reading:
-        """The entry; an empty one is none."""
+        """Returns the entry; an empty one counts as none."""
         return Reading(await self._backend.get(place.key) or None, 0)
 
     async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        """Never: see `mark`."""
+        """Returns 0: see `mark`."""
         return 0
 
     async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
@@ -41,7 +41,7 @@ class PlainStore:
         return Acquired(None, 0, time.time_ns() // 1000, leading=True, lease_left_ms=0)
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
-        """There is nothing to lose."""
+        """Succeeds: there is no lease to lose."""
         return True
 
     async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
@@ -50,7 +50,7 @@ class PlainStore:
         return True
 
     async def release(self, place: Place, token: str, note: str) -> None:
-        """Nothing: there was no lease."""
+        """Does nothing: there was no lease."""
 
     async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
         """Writes the entry, unless one is there."""
@@ -60,12 +60,12 @@ class PlainStore:
         return True
 
     async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
-        """Forgets the entries."""
+        """Deletes the entries."""
         if names:
             await self._backend.delete(*(Place(prefix, name).key for name in names))
 
     async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
-        """Forgets all entries.
+        """Deletes all entries.
 
         Raises:
             ConfigurationError: a tag is given; the backend could not say which entries have it.
@@ -80,7 +80,7 @@ class PlainStore:
         await self._backend.get(prefix + "probe")
 
     async def listen(self, prefix: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> Subscription:
-        """Hears nothing."""
+        """Returns a subscription that never receives a note."""
         return Silence()
 
     async def aclose(self) -> None:

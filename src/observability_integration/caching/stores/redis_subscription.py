@@ -1,9 +1,9 @@
-"""Listening to Redis: one connection for each client and event loop, whatever number of channels is heard over it.
+"""Subscriptions in Redis: one connection for each client and event loop, for any number of channels.
 
-The connection is made as the client's pool makes its own, but stands outside the pool: it would take a place there for
-good, and it obeys other timeouts. It speaks RESP2, which has all that a subscribed connection needs. When it is lost it
-is made again, after ever longer pauses; when nothing has come for a while it is asked for a sign of life, because a
-peer that is gone without a word looks just like one that has nothing to say.
+The connection is made as the client's pool makes its own, but stands outside the pool: it would occupy a place there
+for good, and it has other timeouts. It speaks RESP2, which has all that a subscribed connection needs. When it is lost
+it is opened again, after ever longer pauses. When nothing has come for a while it is pinged, because a connection that
+was cut without notice looks like a quiet one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .shared import Subscription
 
 logger = logging.getLogger("observability_integration")
 
-_QUIET_SECONDS = 5.0  # silence after which a sign of life is asked for
-_ANSWER_SECONDS = 5.0  # how long that, or opening a connection, may take
+_QUIET_SECONDS = 5.0  # silence after which the server is pinged
+_ANSWER_SECONDS = 5.0  # how long the answer, or opening a connection, may take
 _PAUSE_SECONDS = 0.1  # before the first attempt to connect again; doubled for each that fails
 _PAUSE_MAX_SECONDS = 10.0
 _OTHERWISE = ("retry", "maint", "oss_cluster")  # options of the pool's connections that this one is made without
@@ -40,11 +40,11 @@ _hubs: WeakKeyDictionary[Any, dict[asyncio.AbstractEventLoop, _Hub]] = WeakKeyDi
 async def subscribe(
     client: Any, channel: str, hear: Callable[[str], None], resumed: Callable[[], None], *, awaits: bool
 ) -> Subscription:
-    """Hears what is published on `channel`, from when this returns; see `SharedStore.listen`.
+    """Subscribes to `channel`, from when this returns; see `SharedStore.listen`.
 
     Args:
-        client: a client for a single server, a Sentinel's master or a cluster. A stand-in that has no connections is
-            never heard from.
+        client: a client for a single server, a Sentinel's master or a cluster. A stand-in without connections never
+            receives a note.
         channel: its name.
         hear: called with each note.
         resumed: called when listening goes on after a gap.
@@ -57,32 +57,32 @@ async def subscribe(
     hub = here.get(loop)
     if hub is None:
         hub = here[loop] = _Hub(client, awaits)
-    ear = _Ear(hub, channel, hear, resumed)
+    listener = _Listener(hub, channel, hear, resumed)
     try:
-        await hub.add(ear)
-        await ear.ready
+        await hub.add(listener)
+        await listener.ready
     except BaseException:
-        hub.remove(ear)
+        hub.remove(listener)
         raise
-    return ear
+    return listener
 
 
 async def leave(client: Any) -> None:
-    """Ends all listening through this client in the running event loop."""
+    """Ends all subscriptions through this client in the running event loop."""
     hub = _hubs.get(client, {}).get(asyncio.get_running_loop())
     if hub is not None:
         await hub.aclose()
 
 
 def drop_ended_hubs() -> None:
-    """Lets go of the listening in event loops that were closed in the middle of it."""
+    """Drops the subscriptions of event loops that were closed before them."""
     for here in list(_hubs.values()):
         for hub in [hub for loop, hub in list(here.items()) if loop.is_closed()]:
             hub.drop()
 
 
-class _Ear:
-    """One who listens to one channel."""
+class _Listener:
+    """One subscription to one channel."""
 
     def __init__(self, hub: _Hub, channel: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> None:
         self.channel = channel
@@ -92,19 +92,19 @@ class _Ear:
         self._hub = hub
 
     async def aclose(self) -> None:
-        """Stops listening; the connection is closed with the last one who does."""
+        """Stops listening; the last listener closes the connection."""
         last = self._hub.remove(self)
         if last is not None:
             await wait_done(last, _ANSWER_SECONDS)
 
 
 class _Hub:
-    """All who listen through one client in one event loop."""
+    """All listeners through one client in one event loop."""
 
     def __init__(self, client: Any, awaits: bool) -> None:
         self._client = client
         self._awaits = awaits
-        self._ears: dict[str, list[_Ear]] = {}
+        self._listeners: dict[str, list[_Listener]] = {}
         self._wire: _Wire | None = None
         self._asked: set[str] = set()  # channels asked for on this connection
         self._confirmed: set[str] = set()  # and those that Redis has confirmed
@@ -117,42 +117,44 @@ class _Hub:
         if here.get(self._loop) is self:
             del here[self._loop]
 
-    async def add(self, ear: _Ear) -> None:
-        """Lets one more listen."""
-        self._ears.setdefault(ear.channel, []).append(ear)
+    async def add(self, listener: _Listener) -> None:
+        """Adds a listener."""
+        self._listeners.setdefault(listener.channel, []).append(listener)
         if self._wire is None:
             return  # asked for as soon as there is a connection
-        if ear.channel in self._confirmed:
-            ear.ready.set_result(None)
-        elif ear.channel not in self._asked:
-            self._asked.add(ear.channel)
+        if listener.channel in self._confirmed:
+            listener.ready.set_result(None)
+        elif listener.channel not in self._asked:
+            self._asked.add(listener.channel)
             with contextlib.suppress(Exception):  # a broken connection is noticed where it is read
-                await self._wire.send("SUBSCRIBE", ear.channel)
+                await self._wire.send("SUBSCRIBE", listener.channel)
 
-    def remove(self, ear: _Ear) -> asyncio.Task[None] | None:
-        """Lets one go, and if it was the last, returns what ends with the connection."""
-        ears = self._ears.get(ear.channel, [])
-        if ear in ears:
-            ears.remove(ear)
-        if not ears:
-            # A channel that nobody hears any more is left with the connection: as a rule they all end together.
-            self._ears.pop(ear.channel, None)
-        if self._ears:
+    def remove(self, listener: _Listener) -> asyncio.Task[None] | None:
+        """Removes a listener; if it was the last, returns the task that ends with the connection."""
+        listeners = self._listeners.get(listener.channel, [])
+        if listener in listeners:
+            listeners.remove(listener)
+        if not listeners:
+            # A channel without listeners is left with the connection: as a rule they all end together.
+            self._listeners.pop(listener.channel, None)
+        if self._listeners:
             return None
         self._ended()
         cancel_until_done(self._task)
         return self._task
 
     async def aclose(self) -> None:
-        """Ends the listening of all."""
-        for ear in [ear for ears in self._ears.values() for ear in ears if not ear.ready.done()]:
-            ear.ready.set_exception(ConnectionError("the client is being closed"))
+        """Removes all listeners."""
+        for listener in [
+            listener for listeners in self._listeners.values() for listener in listeners if not listener.ready.done()
+        ]:
+            listener.ready.set_exception(ConnectionError("the client is being closed"))
         self._ended()
         cancel_until_done(self._task)
         await wait_done(self._task, _ANSWER_SECONDS)
 
     def drop(self) -> None:
-        """Lets go of everything; the event loop is closed."""
+        """Drops the connection and the task of an event loop that is closed."""
         self._ended()
         if self._wire is not None:
             self._wire.cut()
@@ -175,7 +177,7 @@ class _Hub:
         try:
             await wire.open()
             self._wire = wire
-            self._asked = set(self._ears)
+            self._asked = set(self._listeners)
             await wire.send("SUBSCRIBE", *self._asked)
             asked = False
             while True:
@@ -197,17 +199,17 @@ class _Hub:
         if kind not in (b"message", b"subscribe"):
             return
         channel = rest[0].decode()
-        ears = tuple(self._ears.get(channel, ()))
+        listeners = tuple(self._listeners.get(channel, ()))
         if kind == b"message":
-            for ear in ears:
-                ear.hear(rest[1].decode("utf-8", "replace"))
+            for listener in listeners:
+                listener.hear(rest[1].decode("utf-8", "replace"))
         else:
             self._confirmed.add(channel)
-            for ear in ears:
-                if ear.ready.done():
-                    ear.resumed()
+            for listener in listeners:
+                if listener.ready.done():
+                    listener.resumed()
                 else:
-                    ear.ready.set_result(None)
+                    listener.ready.set_result(None)
 
 
 class _Wire(Protocol):
@@ -262,8 +264,8 @@ class _ThreadedWire:
             self._hand("open")
             while not self._closed:
                 self._hand(self._connection.read_response())
-        except Exception as error:  # noqa: BLE001 - told to the one who waits
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        except Exception as error:  # noqa: BLE001 - passed on to the reader
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits
                 self._hand(error)
         finally:
             self._connection.disconnect()

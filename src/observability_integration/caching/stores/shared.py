@@ -1,7 +1,7 @@
-"""What the cache needs of a store that processes share.
+"""The interface of a store that processes share.
 
-Everything that must happen at once happens in one call, so that a store can make it atomic. Names are hashes; times are
-Unix microseconds by the store's own clock, so that the clocks of the processes need not agree.
+What must be atomic is one method. Names are hashes; times are Unix microseconds by the store's own clock, so that the
+clocks of the processes need not agree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class StoreBusy(Exception):  # noqa: N818 - never leaves the cache
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where one entry stands: the prefix of its operation, and its name under it."""
+    """The place of one entry: the prefix of its operation, and its name under it."""
 
     prefix: str
     name: str
@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What a read finds.
+    """The result of a read.
 
     Attributes:
         data: the entry, or None.
@@ -41,14 +41,14 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class Acquired(NamedTuple):
-    """What asking for a lease brings: a newer entry, or the lease, or news of the one who has it.
+    """The answer to a request for a lease: a newer entry, or the lease, or how long another holds it.
 
     Attributes:
         data: an entry other than the one known; then there is no need to lead.
         cleared_us: as in `Reading`.
         now_us: the store's time, if the lease is now the caller's.
         leading: whether the lease is now the caller's.
-        lease_left_ms: how long the lease of another has to go; 0 otherwise.
+        lease_left_ms: how long the lease of another lasts; 0 otherwise.
     """
 
     data: bytes | None
@@ -59,7 +59,7 @@ class Acquired(NamedTuple):
 
 
 class Subscription(Protocol):
-    """A channel that is being listened to."""
+    """A subscription to a channel."""
 
     async def aclose(self) -> None:
         """Stops listening."""
@@ -67,18 +67,18 @@ class Subscription(Protocol):
 
 
 class SharedStore(Protocol):
-    """A store that processes share. What it raises, and how long it takes, is the guard's business."""
+    """A store that processes share. Its guard handles what it raises and how long it takes."""
 
     def read(self, place: Place) -> Awaitable[Reading]:
-        """The entry; a plain future of it may be left at any moment, anything else is awaited in a task."""
+        """Returns the entry; a plain future may be left at any moment, anything else is awaited in a task."""
         ...
 
     async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        """The newest moment at which any of these tags was invalidated; 0 if none ever was."""
+        """Returns the last moment at which any of these tags was invalidated; 0 if none ever was."""
         ...
 
     async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
-        """Asks for the lease on an entry, unless one is there that does not begin with `known` (empty: any entry)."""
+        """Requests the lease on an entry, unless one exists that does not begin with `known` (empty: any entry)."""
         ...
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
@@ -98,7 +98,7 @@ class SharedStore(Protocol):
         ...
 
     async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
-        """Forgets entries, ends leases on them, so that what is being made is not written, and publishes the notes."""
+        """Deletes entries, ends leases on them so that calls under way write nothing, and publishes the notes."""
         ...
 
     async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
@@ -110,37 +110,37 @@ class SharedStore(Protocol):
         ...
 
     async def listen(self, prefix: str, hear: Callable[[str], None], resumed: Callable[[], None]) -> Subscription:
-        """Hears the notes of the operation from now on, in the running event loop.
+        """Subscribes to the notes of the operation, in the running event loop.
 
         `hear` is called in that loop with each note, `resumed` whenever listening goes on after a gap. A connection
-        that is lost is made again for as long as the subscription is open.
+        that is lost is opened again for as long as the subscription lasts.
         """
         ...
 
     async def aclose(self) -> None:
-        """Lets go of connections that the store opened itself."""
+        """Closes the connections that the store opened itself."""
         ...
 
 
 class CacheBackend(Protocol):
-    """A store of the user's own, in place of Redis: it needs no more than this, and gets no leases and no tags."""
+    """A store of the user's own, in place of Redis: these methods are all it needs; it has no leases and no tags."""
 
     async def get(self, key: str) -> bytes | None:
-        """The entry, or None."""
+        """Returns the entry, or None."""
         ...
 
     async def set(self, key: str, value: bytes, ttl_milliseconds: int) -> None:
-        """Keeps an entry for so long."""
+        """Keeps an entry until its TTL is over."""
         ...
 
     async def delete(self, *keys: str) -> None:
-        """Forgets entries."""
+        """Deletes entries."""
         ...
 
     async def clear(self, prefix: str) -> None:
-        """Forgets every entry whose key starts with `prefix`."""
+        """Deletes every entry whose key starts with `prefix`."""
         ...
 
     async def aclose(self) -> None:
-        """Lets go of connections that the store opened itself."""
+        """Closes the connections that the store opened itself."""
         ...
