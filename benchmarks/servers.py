@@ -11,7 +11,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-_BINARY = "redis-server"
+# Searched for on the PATH; tests may put the path of another one here.
+BINARY = "redis-server"
 _STARTUP_SECONDS = 10.0
 # What `commands` itself asks.
 _OWN_COMMANDS = {"cmdstat_info", "cmdstat_config|resetstat"}
@@ -23,7 +24,7 @@ def redis_is_here() -> bool:
         import redis  # noqa: F401
     except ImportError:
         return False
-    return shutil.which(_BINARY) is not None
+    return shutil.which(BINARY) is not None
 
 
 class RedisServer:
@@ -32,14 +33,18 @@ class RedisServer:
     def __enter__(self) -> Self:
         from redis import Redis
 
-        self._directory = tempfile.TemporaryDirectory()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        command = [_BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(
-            [*command, "--dir", self._directory.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._directory = tempfile.TemporaryDirectory()
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--dir", self._directory.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        except OSError:
+            self._directory.cleanup()
+            raise
         self._client: Any = Redis(port=self.port, protocol=2)
         give_up = time.monotonic() + _STARTUP_SECONDS
         while not self._answers():

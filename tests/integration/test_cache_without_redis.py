@@ -12,7 +12,7 @@ from observability_integration.caching.policy import CachePolicy
 from observability_integration.primitives import CachePrimitive
 from tests.scripts import run_script
 
-pytestmark = pytest.mark.promise("S10")
+pytestmark = [pytest.mark.each_environment, pytest.mark.promise("S10")]
 
 _URL = "redis://user:hunter2@cache.internal:6379/0"
 _BLOCKED = "import sys; sys.modules['redis'] = None"

@@ -59,8 +59,7 @@ def _asked(server: RedisProcess) -> int:
 
 
 def _denied(server: RedisProcess) -> list[str]:
-    entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in ask_server(server, "ACL", "LOG")]
-    objects = [entry[b"object"].decode() for entry in entries]
+    objects = [entry[b"object"].decode() for entry in ask_server(server, "ACL", "LOG")]
     return [denied for denied in objects if denied.partition("|")[0] not in _NOT_THE_CACHES]
 
 

@@ -11,6 +11,8 @@ import pytest
 import observability_integration
 from observability_integration import primitives, propagation, resilience, testing, web
 
+pytestmark = pytest.mark.each_environment
+
 _IMPORTED_THIRD_PARTIES = """
 import sys
 before = set(sys.modules)

@@ -111,10 +111,11 @@ def test_keys_that_are_no_tokens_and_values_that_are_no_text_stay_here() -> None
     assert ("", False) == write([(1, Member("1"))])
 
 
+@pytest.mark.needs_otel
 def test_opentelemetry_reads_what_we_write() -> None:
     """Other services read the header with its propagator, which takes a plus for a space."""
-    propagation = pytest.importorskip("opentelemetry.baggage.propagation")
     from opentelemetry import baggage
+    from opentelemetry.baggage import propagation
 
     values = {"a": 'x + y = ü, ;"%', "b": "", "c": " z "}
     text, _ = write(members_of(values, {}).items())
