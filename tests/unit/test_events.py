@@ -70,7 +70,7 @@ def test_subscriber_that_raises(heard: Any, caplog: pytest.LogCaptureFixture) ->
 
 
 def _emitted() -> set[str]:
-    """Every name that the library emits, read from its code: literals, also of a choice or a table."""
+    """Every name that the library emits, read from its code: literals, of a choice, a table or the notice of a backend."""
     names: set[str] = set()
     for path in (Path(events.__file__).parent).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -80,8 +80,13 @@ def _emitted() -> set[str]:
             if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict)
         }
         for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Notice":
+                (prefix,) = [ast.literal_eval(each.value) for each in node.keywords if each.arg == "event"]
+                names |= {f"{prefix}.degraded", f"{prefix}.recovered"}
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "events.emit":
                 name: ast.AST = node.args[0]
+                if isinstance(name, ast.JoinedStr):  # of a `Notice`, see above
+                    continue
                 if isinstance(name, ast.Subscript):
                     name = ast.List([*tables[ast.unparse(name.value)].values])  # type: ignore[union-attr]
                 found = {leaf.value for leaf in ast.walk(name) if isinstance(leaf, ast.Constant)}
