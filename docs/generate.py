@@ -1,6 +1,6 @@
-"""Writes the generated parts of the documentation: docs/metrics.md, and the metric table in README.md.
+"""Writes docs/metrics.md from the catalogue of metrics.
 
-Run by ``make docs``. With ``--check`` nothing is written, and the exit code is 1 when something is out of date.
+Run by ``make docs``. With ``--check`` nothing is written, and the exit code is 1 when the page is out of date.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from observability_integration.telemetry.catalogue import CATALOGUE, Kind, MetricSpec, Profile
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- metrics:begin -->", "<!-- metrics:end -->"
 HEAD = """# Metrics
 
-Generated from the catalogue (`make docs`). A histogram has `_bucket`, `_sum` and `_count` series. Each label set beyond
-2,000 of a metric is added up in one series labelled `otel_metric_overflow="true"`.
+This page is generated from the catalogue of metrics (`make docs`). Names are those of a scrape. A histogram has
+`_bucket`, `_sum` and `_count` series. A metric has at most 2,000 label sets; measurements of any further set are added
+up in one series labelled `otel_metric_overflow="true"`.
 """
 
 
@@ -33,7 +33,7 @@ def metrics_page() -> str:
     """The text of docs/metrics.md."""
     parts = [HEAD]
     for title, profile in (
-        ("Ours", Profile.ALWAYS),
+        ("Primitives and telemetry", Profile.ALWAYS),
         ("gen_ai, profile `v1.41` (the default) and `both`", Profile.V1_41),
         ("gen_ai, profile `latest` and `both`", Profile.LATEST),
     ):
@@ -48,23 +48,14 @@ def metrics_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def readme(text: str) -> str:
-    """README.md with the metric table put in anew."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    specs = [spec for spec in CATALOGUE if spec.profile in (Profile.ALWAYS, Profile.V1_41)]
-    return "\n".join([before + BEGIN, *_table(specs), END + after])
-
-
 def main() -> int:
-    """Writes or checks; 1 when a check fails."""
-    page, front = ROOT / "docs" / "metrics.md", ROOT / "README.md"
-    wanted = {page: metrics_page(), front: readme(front.read_text(encoding="utf-8"))}
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    """Writes or checks the page; returns 1 when the check fails."""
+    page, text = ROOT / "docs" / "metrics.md", metrics_page()
+    current = page.exists() and page.read_text(encoding="utf-8") == text
     if "--check" in sys.argv[1:]:
-        return 1 if stale else 0
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
+        return 0 if current else 1
+    if not current:
+        page.write_text(text, encoding="utf-8")
     return 0
 
 
