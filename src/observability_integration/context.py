@@ -50,23 +50,24 @@ class Deadline:
         return max(0.0, self.when - _now())
 
 
-_deadline: ContextVar[Deadline | None] = ContextVar("observability_integration_deadline", default=None)
+deadline_var: ContextVar[Deadline | None] = ContextVar("observability_integration_deadline", default=None)
+"""Holds the current deadline. Use `set_deadline` and `reset_deadline`."""
 
 
 def current_deadline() -> Deadline | None:
     """The deadline in force here, or None when nobody set one."""
-    return _deadline.get()
+    return deadline_var.get()
 
 
 def set_deadline(deadline: Deadline | None) -> Token[Deadline | None]:
     """Puts a deadline in force for this task and the tasks it starts; undo with `reset_deadline`."""
-    return _deadline.set(deadline)
+    return deadline_var.set(deadline)
 
 
 def reset_deadline(token: Token[Deadline | None]) -> None:
     """Undoes `set_deadline`; in another context, such as that of a coroutine thrown away, there is nothing to undo."""
     try:  # noqa: SIM105 - at half the cost of `suppress`
-        _deadline.reset(token)
+        deadline_var.reset(token)
     except ValueError:
         pass
 
@@ -80,7 +81,7 @@ def earliest(first: Deadline | None, second: Deadline | None) -> Deadline | None
 
 def remaining() -> float | None:
     """Seconds left until the deadline in force, or None when there is none."""
-    deadline = _deadline.get()
+    deadline = deadline_var.get()
     return None if deadline is None else deadline.remaining()
 
 
@@ -188,7 +189,7 @@ class WorkflowContext:
 
     def remaining(self) -> float | None:
         """Seconds left until the nearest deadline (the one in force here or this context's own), None without one."""
-        deadline = earliest(_deadline.get(), self.deadline)
+        deadline = earliest(deadline_var.get(), self.deadline)
         return None if deadline is None else deadline.remaining()
 
     def to_otel_context(self) -> dict[str, str | float]:

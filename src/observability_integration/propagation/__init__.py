@@ -1,8 +1,8 @@
 """What crosses a process boundary with a call: the time it has left, its trace and its baggage.
 
-`outgoing_headers` writes them for the next process, `continue_from` puts what came from the previous one in force, and
-`fan_in` joins the traces of several. They do their work without OpenTelemetry too: time and baggage travel, and a trace
-that others record is passed on.
+`outgoing_headers` writes them for the next process, `continue_from` applies those of the previous process to a block,
+and `fan_in` links a span to the traces of several processes. All three work without OpenTelemetry too: they propagate
+the deadline and the baggage, and pass on a trace that other processes record.
 """
 
 from .carrier import DEADLINE_HEADER

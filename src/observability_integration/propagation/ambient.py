@@ -1,4 +1,4 @@
-"""What came from another process and holds for the task that works on it."""
+"""The trace parent and the baggage of the current task, received from another process."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .baggage import Member
 
 
 class Ambient(NamedTuple):
-    """What holds here.
+    """The received values that apply to the current task.
 
     Attributes:
-        parent: the span to go on from where OpenTelemetry has none.
-        baggage: values that OpenTelemetry's own baggage does not hold.
-        known: the members as they came.
+        parent: the remote parent of new spans, used where OpenTelemetry has no current span.
+        baggage: values by key that OpenTelemetry's own baggage does not hold.
+        members: the members by key as received, with their properties.
     """
 
     parent: RemoteParent | None
     baggage: Mapping[str, str]
-    known: Mapping[str, Member]
+    members: Mapping[str, Member]
 
 
-NOTHING = Ambient(None, {}, {})
-current_ambient: ContextVar[Ambient] = ContextVar("observability_integration_ambient", default=NOTHING)
+_EMPTY = Ambient(None, {}, {})
+current_ambient: ContextVar[Ambient] = ContextVar("observability_integration_ambient", default=_EMPTY)
 
 
 def opentelemetry_in_use() -> bool:
-    """Whether anybody in this process uses OpenTelemetry's API; it is not imported only to find nothing in it."""
+    """Whether any code in this process has imported OpenTelemetry's API. This function does not import it."""
     return "opentelemetry.context" in sys.modules

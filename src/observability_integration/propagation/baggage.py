@@ -10,78 +10,84 @@ from urllib.parse import quote, unquote
 _KEY = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2; never percent-decoded
 _VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")
 
-# What every platform has to pass on; a longer header may lose members at any hop.
-MOST_MEMBERS = 64
-MOST_BYTES = 8192
+# The limits up to which every platform must propagate; a longer header may lose members at any hop (section 3.3.2).
+MAX_MEMBERS = 64
+MAX_BYTES = 8192
 
 
 class Member(NamedTuple):
-    """What a key stands for.
+    """The value and the properties of one baggage key.
 
     Attributes:
-        value: its value, decoded.
-        properties: what else was said of it, as it came (such as ``;hint=1``); opaque here, and passed on.
+        value: the value, percent-decoded.
+        properties: the properties as received, such as ``;hint=1``; not interpreted, but passed on.
     """
 
     value: str
     properties: str = ""
 
 
-def read(headers: Sequence[str]) -> tuple[dict[str, Member], bool]:
-    """The members by key, the last where a key stands twice, and whether all of them were sound and found room.
+def parse_header(headers: Sequence[str]) -> tuple[dict[str, Member], bool]:
+    """Parses members by key; of a repeated key, the last.
 
-    A value may hold a literal ``+``, which some senders write for a space; the standard reads it as it stands.
+    A literal ``+`` in a value stays a ``+``, as the standard requires, although some senders write it for a space.
+
+    Returns:
+        The members, and whether all members were valid and within the limits.
     """
     text = ",".join(headers)
-    whole = len(text) <= MOST_BYTES
-    if not whole:
-        text = text[: MOST_BYTES + 1].rpartition(",")[0]  # never half a member
+    complete = len(text) <= MAX_BYTES
+    if not complete:
+        text = text[: MAX_BYTES + 1].rpartition(",")[0]  # drops the member that the limit cuts
     members: dict[str, Member] = {}
     for part in filter(None, (part.strip(" \t") for part in text.split(","))):
         pair, *properties = (piece.strip(" \t") for piece in part.split(";"))
-        key, equals, value = _halves(pair)
-        full = len(members) == MOST_MEMBERS and key not in members
+        key, equals, value = _split_pair(pair)
+        full = len(members) == MAX_MEMBERS and key not in members
         if full or not equals or not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
-            whole = False
+            complete = False
             continue
-        sound = all(map(_is_property, properties))
-        members[key] = Member(unquote(value), "".join(f";{each}" for each in properties) if sound else "")
-        whole = whole and sound
-    return members, whole
+        valid = all(map(_is_property, properties))
+        members[key] = Member(unquote(value), "".join(f";{each}" for each in properties) if valid else "")
+        complete = complete and valid
+    return members, complete
 
 
-def write(members: Iterable[tuple[object, Member | None]]) -> tuple[str, bool]:
-    """The header, and whether every member could be written; the first ones stay where there is no room for all.
+def format_header(members: Iterable[tuple[object, Member | None]]) -> tuple[str, bool]:
+    """Formats members, the first ones only where the limits do not allow all.
 
     Args:
-        members: pairs of key and member; what is no token or no text (None) is left out.
+        members: pairs of key and member. A key that is no token is left out, and so is a member of None.
+
+    Returns:
+        The header, and whether it holds every member.
     """
     written: list[str] = []
-    size = -1  # one comma less than members
-    whole = True
+    size = -1  # there is one comma less than members
+    complete = True
     for key, member in members:
         if member is None or not isinstance(key, str) or not _KEY.fullmatch(key):
-            whole = False
+            complete = False
             continue
-        # All but letters, digits and `_.-~` is encoded, the `+` too: there are readers that take it for a space.
+        # Encodes all but letters, digits and `_.-~`. Some readers take a bare `+` for a space.
         text = f"{key}={quote(member.value, safe='', errors='replace')}{member.properties}"
-        if len(written) == MOST_MEMBERS or size + 1 + len(text) > MOST_BYTES:
-            whole = False
+        if len(written) == MAX_MEMBERS or size + 1 + len(text) > MAX_BYTES:
+            complete = False
             continue
         written.append(text)
         size += 1 + len(text)
-    return ",".join(written), whole
+    return ",".join(written), complete
 
 
-def members_of(values: Mapping[str, object], known: Mapping[str, Member]) -> dict[str, Member | None]:
-    """The members for plain values; one that is `known` and has not changed keeps its properties.
+def members_from_values(values: Mapping[str, object], received: Mapping[str, Member]) -> dict[str, Member | None]:
+    """Members of plain values; a `received` member with the same value keeps its properties.
 
-    Numbers are written as Python writes them; what is neither text nor number becomes None.
+    A number becomes its Python text. A value that is neither text nor number becomes None.
     """
     members: dict[str, Member | None] = {}
     for key, value in values.items():
         text = value if isinstance(value, str) else str(value) if isinstance(value, int | float) else None
-        before = known.get(key)
+        before = received.get(key)
         if text is None:
             members[key] = None
         else:
@@ -89,11 +95,11 @@ def members_of(values: Mapping[str, object], known: Mapping[str, Member]) -> dic
     return members
 
 
-def _halves(text: str) -> tuple[str, str, str]:
+def _split_pair(text: str) -> tuple[str, str, str]:
     key, equals, value = text.partition("=")
     return key.rstrip(" \t"), equals, value.lstrip(" \t")
 
 
 def _is_property(text: str) -> bool:
-    key, _, value = _halves(text)
+    key, _, value = _split_pair(text)
     return _KEY.fullmatch(key) is not None and _VALUE.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""The headers that carry the call, found in whatever holds the headers of a request or a message."""
+"""The headers that propagate a call, and their selection from the headers of a request or a message."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 DEADLINE_HEADER = "X-Request-Deadline-Ms"
-"""Whole milliseconds that remain, 0 or more. Never a time of day: the clocks of two machines differ."""
+"""Whole milliseconds that remain, >= 0. A time of day would be wrong: the clocks of two machines differ."""
 
 Headers = Mapping[Any, Any] | Iterable[tuple[Any, Any]] | None
-"""A mapping, or pairs as ASGI has them; names and values are text or bytes, and the case of names does not matter."""
+"""A mapping, or pairs as in ASGI; names and values are text or bytes, and names are case-insensitive."""
 
 DEADLINE = DEADLINE_HEADER.lower()
 TRACEPARENT = "traceparent"
@@ -18,8 +18,8 @@ BAGGAGE = "baggage"
 NAMES = (DEADLINE, TRACEPARENT, TRACESTATE, BAGGAGE)
 
 
-def gather(headers: Headers) -> dict[str, list[str]]:
-    """The values of our headers, in order; a header that is not there has none."""
+def select_headers(headers: Headers) -> dict[str, list[str]]:
+    """Returns the values of each header of `NAMES`, in order; an empty list for a missing header."""
     found: dict[str, list[str]] = {name: [] for name in NAMES}
     pairs = cast("Iterable[tuple[Any, Any]]", headers.items() if isinstance(headers, Mapping) else headers or ())
     for key, value in pairs:

@@ -1,4 +1,4 @@
-"""`incoming` reads what another process sent along; `continue_from` puts it in force."""
+"""`incoming` reads deadline, trace and baggage of another process; `continue_from` applies them to a block."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from observability_integration.checks import check_positive
 from observability_integration.context import (
     Deadline,
     WorkflowContext,
-    current_deadline,
+    deadline_var,
     earliest,
-    set_deadline,
 )
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import remote_parent
@@ -23,24 +22,24 @@ from observability_integration.telemetry.tracing.remote_parent import RemotePare
 from . import ambient, baggage
 from .ambient import Ambient, current_ambient
 from .baggage import Member
-from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, gather
-from .scope import Block
+from .carrier import BAGGAGE, DEADLINE, TRACEPARENT, TRACESTATE, Headers, select_headers
+from .scope import ContextScope
 
-# More than that, 115 days, is no deadline but a fault. Digits only: `int` would take "1_000" and "１２" too.
+# Ten digits are 115 days: a longer number is a fault. Digits only: `int` would accept "1_000" and "１２" too.
 _MILLISECONDS = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What another process sent along with a request or a message.
+    """Deadline, trace and baggage that another process sent with a request or a message.
 
     Attributes:
-        deadline_seconds: the time that was left when it was read here, 0 or more; None where nobody set a deadline,
-            neither the sender nor a limit here.
-        deadline: the same as a moment on this process's clock.
-        baggage: small strings, by key. Whoever sent them may have put anything there.
-        parent: the span to go on from, or None.
-        members: the baggage with the properties that it came with.
+        deadline_seconds: the time left when the headers were read, in seconds, >= 0; None where neither the sender nor
+            a limit of this process set a deadline.
+        deadline: the same deadline on this process's clock.
+        baggage: small strings by key, with any content that the sender chose: do not trust them.
+        parent: the remote parent of new spans, or None.
+        members: the baggage with its properties.
     """
 
     deadline_seconds: float | None = None
@@ -57,38 +56,39 @@ class Incoming:
 def incoming(headers: Headers, *, max_seconds: float | None = None) -> Incoming:
     """Reads deadline, trace and baggage; the clock of the deadline runs from this call on.
 
-    What is malformed is left out and counted in ``telemetry.faults``, whoever sent it: a peer's mistake fails no call.
+    Malformed values are left out and counted in ``telemetry.faults``: a mistake of the sender fails no call.
 
     Args:
-        headers: those of the request or message: a mapping, or pairs as ASGI has them; text or bytes.
-        max_seconds: the deadline is never further away than this, also where none was sent or it was malformed; > 0.
+        headers: the headers of the request or message: a mapping, or pairs as in ASGI; text or bytes.
+        max_seconds: the latest deadline, in seconds from now, > 0; applies also where the sender's deadline is missing
+            or malformed.
 
     Raises:
         ConfigurationError: `max_seconds` is not a finite number > 0.
     """
     check_positive("max_seconds", max_seconds, optional=True)
-    return read(headers, max_seconds, max_seconds)
+    return read_headers(headers, max_seconds, max_seconds)
 
 
-def read(headers: Headers, max_seconds: float | None, default_seconds: float | None) -> Incoming:
-    """`incoming` with a deadline of its own for what brings none."""
+def read_headers(headers: Headers, max_seconds: float | None, default_seconds: float | None) -> Incoming:
+    """Does what `incoming` does, with another deadline, `default_seconds`, where the sender sets none."""
     try:
-        found = gather(headers)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it holds no headers
+        found = select_headers(headers)
+    except Exception as error:  # noqa: BLE001 - an argument of any type may raise anything
         note_fault("propagation.headers", error)
-        found = gather(None)
-    seconds, setter = _deadline_seconds(found[DEADLINE]), "request header"
+        found = select_headers(None)
+    seconds, source = _deadline_seconds(found[DEADLINE]), "request header"
     if seconds is None:
-        seconds, setter = default_seconds, "server default"
+        seconds, source = default_seconds, "server default"
     if seconds is not None and max_seconds is not None:
         seconds = min(seconds, max_seconds)
-    parent, sound = remote_parent.read(found[TRACEPARENT], found[TRACESTATE])
-    if not sound:
+    parent, valid = remote_parent.read(found[TRACEPARENT], found[TRACESTATE])
+    if not valid:
         note_fault("propagation.trace", ValueError())
-    members, sound = baggage.read(found[BAGGAGE])
-    if not sound:
+    members, complete = baggage.parse_header(found[BAGGAGE])
+    if not complete:
         note_fault("propagation.baggage", ValueError())
-    deadline = None if seconds is None else Deadline.after(seconds, setter)
+    deadline = None if seconds is None else Deadline.after(seconds, source)
     values = {key: member.value for key, member in members.items()}
     return Incoming(seconds, deadline, values, parent, members)
 
@@ -105,40 +105,40 @@ def _deadline_seconds(values: list[str]) -> float | None:
 
 @contextmanager
 def continue_from(source: Headers | Incoming) -> Generator[Incoming, None, None]:
-    """Puts what came along in force for the block, and undoes it at its end, however it ends.
+    """Applies a received deadline, trace and baggage to the block, and removes them at its end.
 
-    Within it the deadline bounds every primitive (an earlier one that is in force already stays), spans begin under the
-    remote one, and `outgoing_headers` passes all of it on. Blocks of one task may end in any order.
+    In the block the deadline bounds every primitive (an earlier current deadline stays), new spans are children of the
+    remote span, and `outgoing_headers` passes all three on. Blocks of one task may end in any order.
 
     Args:
-        source: headers, or what `incoming` made of them, as with its ``max_seconds``.
+        source: headers, or the result of `incoming`, for example with its ``max_seconds``.
     """
-    arrived = source if isinstance(source, Incoming) else incoming(source)
-    block = Block()
+    received = source if isinstance(source, Incoming) else incoming(source)
+    scope = ContextScope()
     try:
-        told = _attach(arrived, block)
-        block.put(current_ambient.get, current_ambient.set, lambda before: _with(before, arrived, told=told))
-        block.put(current_deadline, set_deadline, lambda before: earliest(before, arrived.deadline))
-        yield arrived
+        attached = _attach_to_opentelemetry(received, scope)
+        scope.change(current_ambient, lambda before: _merge(before, received, attached=attached))
+        scope.change(deadline_var, lambda before: earliest(before, received.deadline))
+        yield received
     finally:
-        block.ends_here()
+        scope.end()
 
 
-def _with(before: Ambient, arrived: Incoming, *, told: bool) -> Ambient:
-    own = before.baggage if told else {**before.baggage, **arrived.baggage}
-    return Ambient(arrived.parent or before.parent, own, {**before.known, **arrived.members})
+def _merge(before: Ambient, received: Incoming, *, attached: bool) -> Ambient:
+    own = before.baggage if attached else {**before.baggage, **received.baggage}
+    return Ambient(received.parent or before.parent, own, {**before.members, **received.members})
 
 
-def _attach(arrived: Incoming, block: Block) -> bool:
-    """Whether OpenTelemetry was told of it."""
+def _attach_to_opentelemetry(received: Incoming, scope: ContextScope) -> bool:
+    """Attaches trace and baggage to OpenTelemetry's context, if OpenTelemetry is in use; True on success."""
     if not ambient.opentelemetry_in_use():
         return False
     from observability_integration.telemetry.tracing import trace_headers
 
     try:
-        token = trace_headers.attach(arrived.parent, arrived.baggage)
-    except Exception as error:  # noqa: BLE001 - the current span may be anybody's
+        token = trace_headers.attach(received.parent, received.baggage)
+    except Exception as error:  # noqa: BLE001 - the current span may be of any class
         note_fault("propagation.trace", error)
         return False
-    block.undo_by(partial(trace_headers.detach, token))
+    scope.undo_with(partial(trace_headers.detach, token))
     return True

@@ -1,4 +1,4 @@
-"""`fan_in`: one span for what joins the results of several other processes."""
+"""`fan_in` begins one span for work on the results of several other processes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 from . import ambient
 from .carrier import Headers
 from .extract import Incoming, incoming
-from .scope import Block
+from .scope import ContextScope
 
 
 def links_from(*sources: Headers | Incoming) -> tuple[Any, ...]:
-    """Links to the spans that the headers name, for where a span is begun; nothing where nothing is traced.
+    """Returns links to the spans that the headers name, for a new span; empty where tracing is off.
 
     Args:
-        sources: headers, or what `incoming` made of them; those that name no span are skipped.
+        sources: headers, or results of `incoming`; a source without a trace is skipped.
     """
     if not (spans.tracing.enabled and ambient.opentelemetry_in_use()):
         return ()
     from observability_integration.telemetry.tracing import trace_headers
 
-    arrived = (source if isinstance(source, Incoming) else incoming(source) for source in sources)
-    return tuple(trace_headers.link_to(each.parent) for each in arrived if each.parent is not None)
+    received = (source if isinstance(source, Incoming) else incoming(source) for source in sources)
+    return tuple(trace_headers.link_to(each.parent) for each in received if each.parent is not None)
 
 
 @contextmanager
 def fan_in(name: str, *sources: Headers | Incoming) -> Generator[OperationSpan, None, None]:
-    """Begins a span under the current one that is linked to every source, and ends it with the block.
+    """Begins a child of the current span that is linked to every source, and ends it with the block.
 
-    A span has one parent; an agent that works on the results of several others belongs to the traces of all of them.
+    A span has one parent, but an agent that works on the results of several others belongs to the traces of all.
 
     Args:
         name: name of the span, such as ``join research``.
-        sources: headers of the messages that are joined, or what `incoming` made of them; those that name no span are
-            skipped.
+        sources: headers of the joined messages, or results of `incoming`; a source without a trace is skipped.
     """
     span = spans.tracing.begin(name, {"fan_in.sources": len(sources)}, links=links_from(*sources))
-    block = Block()
+    scope = ContextScope()
     token = spans.tracing.activate(span)
     try:
         yield span
@@ -49,6 +48,6 @@ def fan_in(name: str, *sources: Headers | Incoming) -> Generator[OperationSpan, 
         spans.tracing.mark_failed(span, error)
         raise
     finally:
-        if block.ends_here():
+        if scope.end():
             spans.tracing.deactivate(token)
         span.end()

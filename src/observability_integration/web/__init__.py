@@ -1,4 +1,4 @@
-"""For applications that are served over HTTP."""
+"""Middleware for web applications."""
 
 from .asgi import DeadlineMiddleware
 

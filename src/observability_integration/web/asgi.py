@@ -1,4 +1,4 @@
-"""ASGI middleware: a request goes on with the deadline, the trace and the baggage that it came with."""
+"""ASGI middleware that applies the deadline, trace and baggage of a request to the application's work on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from observability_integration.checks import check_positive
 from observability_integration.propagation import continue_from
-from observability_integration.propagation.extract import read
+from observability_integration.propagation.extract import read_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,16 +21,16 @@ _HEADERS = [
     (b"content-length", str(len(_BODY)).encode()),
     (b"cache-control", b"no-store"),
 ]
-_TRY_AGAIN_LATER = 1013  # of the IANA registry of WebSocket close codes
+_TRY_AGAIN_LATER = 1013  # IANA registry of WebSocket close codes
 
 
 class DeadlineMiddleware:
-    """Puts what a request brought along in force while the application works on it.
+    """Applies the deadline, trace and baggage of a request while the application works on it.
 
-    A request whose deadline has passed never reaches the application: it is answered with status 504, as gRPC answers
-    with DEADLINE_EXCEEDED. So is a WebSocket where the server has the ``websocket.http.response`` extension; elsewhere
-    it is closed before it is accepted, which servers answer with 403. Nothing is cancelled here: within the
-    application the primitives keep to the deadline. Responses pass through untouched, streams too.
+    A request whose deadline has passed does not reach the application. The middleware answers with status 504, as gRPC
+    answers with DEADLINE_EXCEEDED. A WebSocket gets the 504 too, if the server has the ``websocket.http.response``
+    extension; else it is closed before it is accepted, and the server answers with 403. The middleware cancels nothing:
+    the primitives in the application enforce the deadline. Responses and streams pass through unchanged.
 
     Usage::
 
@@ -39,9 +39,10 @@ class DeadlineMiddleware:
 
     Args:
         app: the ASGI application.
-        max_seconds: the longest deadline of an HTTP request, whatever its peer asks for, sends malformed or leaves out;
-            of a WebSocket whose peer asks for one. > 0.
-        default_seconds: the deadline of an HTTP request that brings none, if that is less; > 0. A WebSocket lives on.
+        max_seconds: the longest deadline, in seconds, > 0. Applies to every HTTP request, also where its header is
+            missing or malformed, and to a WebSocket with a deadline header.
+        default_seconds: the deadline of an HTTP request without a deadline header, in seconds, > 0; `max_seconds` caps
+            it. A WebSocket without the header has no deadline.
 
     Raises:
         ConfigurationError: `max_seconds` or `default_seconds` is not a finite number > 0.
@@ -55,17 +56,17 @@ class DeadlineMiddleware:
         self._default_seconds = max_seconds if default_seconds is None else default_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one connection, as ASGI calls it."""
+        """Serves one ASGI connection."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         default_seconds = self._default_seconds if kind == "http" else None
-        arrived = read(scope.get("headers"), self._max_seconds, default_seconds)
-        if arrived.deadline is not None and arrived.deadline.remaining() <= 0:
+        received = read_headers(scope.get("headers"), self._max_seconds, default_seconds)
+        if received.deadline is not None and received.deadline.remaining() <= 0:
             await _refuse(scope, send)
             return
-        with continue_from(arrived):
+        with continue_from(received):
             await self._app(scope, receive, send)
 
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability_integration.propagation import continue_from, incoming, outgoing_headers
-from observability_integration.propagation.baggage import MOST_BYTES, MOST_MEMBERS, Member, members_of, read, write
+from observability_integration.propagation.baggage import (
+    MAX_BYTES,
+    MAX_MEMBERS,
+    Member,
+    format_header,
+    members_from_values,
+    parse_header,
+)
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("W2", "W3")]
 
@@ -18,8 +25,8 @@ _VALUES = st.text(st.characters(codec="utf-8"), max_size=40)
 @given(st.dictionaries(_KEYS, _VALUES, max_size=20))
 def test_what_is_written_is_read_again(values: dict[str, str]) -> None:
     """Any key of the standard and any text at all: quotes, commas, line ends, spaces at the ends, other scripts."""
-    text, whole = write(members_of(values, {}).items())
-    members, sound = read([text])
+    text, whole = format_header(members_from_values(values, {}).items())
+    members, sound = parse_header([text])
     assert whole
     assert sound
     assert values == {key: member.value for key, member in members.items()}
@@ -30,10 +37,10 @@ def test_what_is_written_is_read_again(values: dict[str, str]) -> None:
 @given(st.text(max_size=200))
 def test_any_text_can_be_read(text: str) -> None:
     """The header comes from outside: nothing in it may raise, and what was understood must be writable again."""
-    members, _ = read([text])
-    written, whole = write(members.items())
+    members, _ = parse_header([text])
+    written, whole = format_header(members.items())
     assert whole
-    assert members == read([written])[0]
+    assert members == parse_header([written])[0]
 
 
 @pytest.mark.parametrize(
@@ -66,49 +73,49 @@ def test_any_text_can_be_read(text: str) -> None:
 )
 def test_members_of_a_header(header: str, expected: str, sound: bool) -> None:
     """A member that is not as the standard has it is left out; its neighbours are not."""
-    members, whole = read([header])
+    members, whole = parse_header([header])
     assert expected == "|".join(f"{key}={member.value}{member.properties}" for key, member in members.items())
     assert sound == whole
 
 
 def test_several_headers_are_one_list() -> None:
     """A proxy may split the header, or join what came apart."""
-    assert {"a": Member("1"), "b": Member("2")} == read(["a=1", "b=2"])[0]
+    assert {"a": Member("1"), "b": Member("2")} == parse_header(["a=1", "b=2"])[0]
 
 
 def test_a_header_beyond_the_limits_loses_whole_members() -> None:
     """Half a member would be another value: an id that is cut is the id of somebody else."""
-    many = ",".join(f"k{number}=v" for number in range(MOST_MEMBERS + 1))
-    members, whole = read([many])
+    many = ",".join(f"k{number}=v" for number in range(MAX_MEMBERS + 1))
+    members, whole = parse_header([many])
     assert not whole
-    assert [f"k{number}" for number in range(MOST_MEMBERS)] == list(members)
-    assert "v" == read([f"{many},k0=w"])[0]["k1"].value
+    assert [f"k{number}" for number in range(MAX_MEMBERS)] == list(members)
+    assert "v" == parse_header([f"{many},k0=w"])[0]["k1"].value
     long = ["a=" + "x" * 4000, "b=" + "y" * 4000, "c=" + "z" * 4000]
-    assert ["a", "b"] == list(read(long)[0])
-    exact = "a=" + "x" * (MOST_BYTES - 6)
-    assert ["a", "b"] == list(read([f"{exact},b=1"])[0])
-    assert ["a"] == list(read([f"{exact},b=12"])[0])
+    assert ["a", "b"] == list(parse_header(long)[0])
+    exact = "a=" + "x" * (MAX_BYTES - 6)
+    assert ["a", "b"] == list(parse_header([f"{exact},b=1"])[0])
+    assert ["a"] == list(parse_header([f"{exact},b=12"])[0])
 
 
 def test_what_has_no_room_is_not_written() -> None:
     """Exactly 64 members and 8,192 bytes go out; one that is too long leaves its room to smaller ones."""
-    text, whole = write((f"k{number}", Member("v")) for number in range(MOST_MEMBERS + 1))
+    text, whole = format_header((f"k{number}", Member("v")) for number in range(MAX_MEMBERS + 1))
     assert not whole
-    assert MOST_MEMBERS == text.count("=")
-    text, whole = write([("a", Member("x" * (MOST_BYTES - 6))), ("b", Member("1"))])
-    assert (MOST_BYTES, True) == (len(text), whole)
-    text, whole = write([("a", Member("x" * (MOST_BYTES - 6))), ("b", Member("12")), ("c", Member("1"))])
-    assert (MOST_BYTES, False) == (len(text), whole)
+    assert MAX_MEMBERS == text.count("=")
+    text, whole = format_header([("a", Member("x" * (MAX_BYTES - 6))), ("b", Member("1"))])
+    assert (MAX_BYTES, True) == (len(text), whole)
+    text, whole = format_header([("a", Member("x" * (MAX_BYTES - 6))), ("b", Member("12")), ("c", Member("1"))])
+    assert (MAX_BYTES, False) == (len(text), whole)
     assert text.endswith(",c=1")
 
 
 def test_keys_that_are_no_tokens_and_values_that_are_no_text_stay_here() -> None:
     """They would be read as something else, or not at all."""
     values = {"": "1", "a b": "1", "ключ": "1", "a,b": "1", "ok": "1", "n": 7, "t": True, "none": None, "o": object()}
-    text, whole = write(members_of(values, {}).items())
+    text, whole = format_header(members_from_values(values, {}).items())
     assert ("ok=1,n=7,t=True", False) == (text, whole)
-    assert ("a=%3F", True) == write(members_of({"a": "\ud800"}, {}).items())
-    assert ("", False) == write([(1, Member("1"))])
+    assert ("a=%3F", True) == format_header(members_from_values({"a": "\ud800"}, {}).items())
+    assert ("", False) == format_header([(1, Member("1"))])
 
 
 @pytest.mark.needs_otel
@@ -118,7 +125,7 @@ def test_opentelemetry_reads_what_we_write() -> None:
     from opentelemetry.baggage import propagation
 
     values = {"a": 'x + y = ü, ;"%', "b": "", "c": " z "}
-    text, _ = write(members_of(values, {}).items())
+    text, _ = format_header(members_from_values(values, {}).items())
     context = propagation.W3CBaggagePropagator().extract({"baggage": text})
     assert {"a": 'x + y = ü, ;"%', "b": "", "c": "z"} == dict(baggage.get_all(context))
 

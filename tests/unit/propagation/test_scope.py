@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from observability_integration.context import Deadline, current_deadline, remaining, reset_deadline, set_deadline
+from observability_integration.context import (
+    Deadline,
+    current_deadline,
+    deadline_var,
+    remaining,
+    reset_deadline,
+    set_deadline,
+)
 from observability_integration.propagation import ambient, continue_from, outgoing_headers, scope
 from observability_integration.testing import FakeClockLoop
 
@@ -82,7 +89,7 @@ async def test_overlapping_without_an_end(way: str) -> None:
         assert f"n={number}" == outgoing_headers()["baggage"]
     before.close()
     assert (None, {}) == (current_deadline(), outgoing_headers())
-    assert scope._top.get() is None
+    assert scope._stack.get() == ()
 
 
 async def test_what_somebody_else_put_between_them_stays() -> None:
@@ -132,16 +139,16 @@ async def test_one_that_was_left_elsewhere_goes_with_the_next(monkeypatch: pytes
         outer.close()
         assert 4.5 == remaining()
     assert (None, {}) == (current_deadline(), outgoing_headers())
-    assert scope._top.get() is None
+    assert scope._stack.get() == ()
 
 
 async def test_what_was_put_in_force_since_stays() -> None:
     """By the time that it is noticed, the deadline and the span in force may be somebody's who still needs them."""
     ways_back: list[str] = []
-    left = scope.Block()
-    left.put(current_deadline, set_deadline, lambda _: Deadline.after(0.1))
-    left.undo_by(lambda: ways_back.append("taken"))
-    assert not copy_context().run(left.ends_here)
+    left = scope.ContextScope()
+    left.change(deadline_var, lambda _: Deadline.after(0.1))
+    left.undo_with(lambda: ways_back.append("taken"))
+    assert not copy_context().run(left.end)
     token = set_deadline(Deadline.after(2.0, "ours"))
     with continue_from(_headers("b", 5.0)):
         assert 2.0 == remaining()
@@ -158,7 +165,7 @@ async def test_tasks_that_begin_each_other_keep_no_blocks() -> None:
             if number:
                 tasks.append(asyncio.create_task(work(number - 1)))
             else:
-                seen.extend(_reachable(scope._top.get()))
+                seen.extend(_reachable(scope._stack.get()))
 
     seen: list[object] = []
     await work(20)
@@ -171,8 +178,8 @@ def _reachable(root: object) -> list[object]:
     found, left = list[object](), [root]
     while left:
         each = left.pop()
-        if isinstance(each, scope.Block) and not any(each is known for known in found):
+        if isinstance(each, scope.ContextScope) and not any(each is known for known in found):
             found.append(each)
-        if isinstance(each, scope.Block | Token):
+        if isinstance(each, scope.ContextScope | Token | tuple):
             left += gc.get_referents(each)
     return found
