@@ -1,6 +1,6 @@
 """Small async primitives that make every LLM call bounded, cached, routed, priced and visible.
 
-Importing this package imports neither OpenTelemetry nor redis; each name below is loaded when it is first used.
+Importing this package imports neither OpenTelemetry nor redis. Each name is loaded at its first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What travels with a call: its identity (`WorkflowContext`) and the time it has left (`Deadline`)."""
+"""The identity of a workflow run (`WorkflowContext`) and the time that a call has left (`Deadline`)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deadline:
-    """A moment after which nobody waits for the result any more.
+    """A moment after which the caller no longer waits for the result.
 
-    Compared by identity: two primitives that happen to end at the same moment still own different deadlines.
+    Compared by identity: two primitives may end at the same moment and still own different deadlines.
 
     Attributes:
-        when: absolute time on the event loop's clock, in seconds. Meaningless in another process; stands still, as that
-            clock does, while the machine is suspended.
-        operation: name of what set it, for error messages.
+        when: absolute time on the event loop's clock, in seconds. Meaningless in another process. The clock stops while
+            the machine is suspended.
+        operation: name of the operation that set it, for error messages.
     """
 
     when: float
@@ -37,7 +37,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, operation: str = "caller") -> Deadline:
-        """A deadline `seconds` from now (finite; zero or negative means already passed).
+        """A deadline `seconds` from now (finite; zero or negative: already passed).
 
         Raises:
             ConfigurationError: if `seconds` is not a finite number.
@@ -55,17 +55,17 @@ deadline_var: ContextVar[Deadline | None] = ContextVar("observability_integratio
 
 
 def current_deadline() -> Deadline | None:
-    """The deadline in force here, or None when nobody set one."""
+    """The deadline of the current task, or None."""
     return deadline_var.get()
 
 
 def set_deadline(deadline: Deadline | None) -> Token[Deadline | None]:
-    """Puts a deadline in force for this task and the tasks it starts; undo with `reset_deadline`."""
+    """Sets the deadline of the current task and of the tasks it starts; undo with `reset_deadline`."""
     return deadline_var.set(deadline)
 
 
 def reset_deadline(token: Token[Deadline | None]) -> None:
-    """Undoes `set_deadline`; in another context, such as that of a coroutine thrown away, there is nothing to undo."""
+    """Undoes `set_deadline`; does nothing in another context, such as that in which a dropped coroutine is closed."""
     try:  # noqa: SIM105 - at half the cost of `suppress`
         deadline_var.reset(token)
     except ValueError:
@@ -73,14 +73,14 @@ def reset_deadline(token: Token[Deadline | None]) -> None:
 
 
 def earliest(first: Deadline | None, second: Deadline | None) -> Deadline | None:
-    """The one of two deadlines that comes first."""
+    """The earlier of two deadlines; None is later than any."""
     if first is None or (second is not None and second.when < first.when):
         return second
     return first
 
 
 def remaining() -> float | None:
-    """Seconds left until the deadline in force, or None when there is none."""
+    """Seconds left until the deadline of the current task, or None without a deadline."""
     deadline = deadline_var.get()
     return None if deadline is None else deadline.remaining()
 
@@ -89,7 +89,7 @@ def _new_id() -> str:
     return f"{getrandbits(128):032x}"
 
 
-_LAZY: dict[str, Callable[[], Any]] = {
+_LAZY_FIELDS: dict[str, Callable[[], Any]] = {
     "correlation_id": _new_id,
     "metadata": dict,
     "state": dict,
@@ -101,20 +101,20 @@ _LAZY: dict[str, Callable[[], Any]] = {
 
 @dataclass(slots=True, init=False, eq=False)
 class WorkflowContext:
-    """Identity and scratch space of one workflow run, handed from primitive to primitive.
+    """Identity and scratch space of one workflow run, passed from primitive to primitive.
 
-    Fields that nobody reads are never built, so passing a context costs next to nothing. Ids never become metric
-    labels; they are put on spans.
+    A field is built at its first read, so an unused context costs next to nothing. Ids become span attributes, never
+    metric labels.
 
     Attributes:
         workflow_id: your name for the workflow, or None.
         session_id: your id of the session, or None.
-        correlation_id: joins everything done for one request; generated when not given.
+        correlation_id: joins all work for one request; generated when not given.
         metadata: facts about the request. A child gets a copy.
-        state: scratch space that steps share. A child gets a copy.
-        baggage: small strings meant to travel to other services.
-        tags: small strings meant for grouping.
-        deadline: a deadline to obey in addition to the one in force, or None.
+        state: scratch space for steps. A child gets a copy.
+        baggage: small strings sent to other services. A child gets a copy.
+        tags: small strings for grouping. A child gets a copy.
+        deadline: a deadline that applies in addition to the current task's, or None.
         checkpoints: pairs of (name, milliseconds since the start), in order.
     """
 
@@ -156,16 +156,16 @@ class WorkflowContext:
             self.tags = tags
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for a slot that is still empty.
-        make = _LAZY.get(name)
-        if make is None:
+        # Called only for a slot that is still empty.
+        build = _LAZY_FIELDS.get(name)
+        if build is None:
             raise AttributeError(f"'WorkflowContext' object has no attribute {name!r}")
-        value = make()
+        value = build()
         setattr(self, name, value)
         return value
 
     def child(self, step_name: str) -> WorkflowContext:
-        """A context for one step: same ids, clock and deadline; copies of metadata, state, baggage and tags."""
+        """A context for one step: the same ids, start and deadline; copies of metadata, state, baggage and tags."""
         context = WorkflowContext(
             self.workflow_id,
             self.session_id,
@@ -180,7 +180,7 @@ class WorkflowContext:
         return context
 
     def checkpoint(self, name: str) -> None:
-        """Notes that `name` was reached now."""
+        """Records that the run reached `name` now."""
         self.checkpoints.append((name, self.elapsed_ms()))
 
     def elapsed_ms(self) -> float:
@@ -188,12 +188,12 @@ class WorkflowContext:
         return (time.perf_counter() - self._started) * 1000.0
 
     def remaining(self) -> float | None:
-        """Seconds left until the nearest deadline (the one in force here or this context's own), None without one."""
+        """Seconds until the earlier deadline, the current task's or this context's own; None without a deadline."""
         deadline = earliest(deadline_var.get(), self.deadline)
         return None if deadline is None else deadline.remaining()
 
     def to_otel_context(self) -> dict[str, str | float]:
-        """Span attributes that identify this run."""
+        """The span attributes that identify this run."""
         attributes: dict[str, str | float] = {
             "workflow.correlation_id": self.correlation_id,
             "workflow.elapsed_ms": self.elapsed_ms(),

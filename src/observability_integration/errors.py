@@ -1,24 +1,24 @@
-"""The errors this library raises of its own accord.
+"""The errors that this library raises itself.
 
 ::
 
     Exception
     └── ObservabilityError                 base of everything below
         ├── ConfigurationError             a wrong argument; also a ValueError
-        ├── MissingDependencyError         an optional package is needed; also an ImportError
-        ├── SharedCallError                the call was made by another process, on behalf of this one too, and failed
-        ├── CallRefusedError               a limit of ours refused the call, which was never made
-        │   ├── CircuitOpenError           its target failed too often lately
-        │   ├── ConcurrencyLimitError      too many calls run or wait already
-        │   └── RateLimitExceededError     too many requests or tokens for this minute
+        ├── MissingDependencyError         an optional package is missing; also an ImportError
+        ├── SharedCallError                another process made the call for this one too, and it failed
+        ├── CallRefusedError               a limit of this library refused the call, which was never made
+        │   ├── CircuitOpenError           the circuit breaker is open: the target failed too often
+        │   ├── ConcurrencyLimitError      too many calls are running or waiting
+        │   └── RateLimitExceededError     the requests or tokens of this minute are used up
         ├── AllTargetsFailedError          no target of a fallback gave an answer
-        ├── CompensationError              a saga failed, and could not be undone altogether
+        ├── CompensationError              a step of a saga failed, and so did a compensation
         ├── ProviderStreamError            the provider reported an error inside its stream
-        ├── PrimitiveTimeoutError          our own clock ran out; also a builtins.TimeoutError (hence an OSError)
+        ├── PrimitiveTimeoutError          a timeout of a primitive; also a builtins.TimeoutError (hence an OSError)
         └── StreamInterruptedError         a stream ended before its answer was complete
-            └── StreamStalledError         no content came for too long; also a PrimitiveTimeoutError
+            └── StreamStalledError         no content for too long; also a PrimitiveTimeoutError
 
-An exception raised by the wrapped work is never converted: it passes through unchanged.
+An exception of the wrapped work passes through unchanged.
 No message contains a prompt or an answer.
 """
 
@@ -47,19 +47,19 @@ class ObservabilityError(Exception):
 
 
 class ConfigurationError(ObservabilityError, ValueError):
-    """A caller's argument is wrong; the message names it."""
+    """An argument is wrong; the message names it."""
 
 
 class MissingDependencyError(ObservabilityError, ImportError):
-    """An optional package is needed for what was asked; the message says how to install it."""
+    """An optional package is not installed; the message says how to install it."""
 
 
 class SharedCallError(ObservabilityError):
-    """The call was made by another process, on behalf of this one too, and failed there.
+    """Another process made the call for this one too, and the call failed there.
 
     Attributes:
         operation: name of the operation.
-        error_type: the type of the exception over there, such as ``openai.RateLimitError``; its message stays there.
+        error_type: type of the exception in that process, such as ``openai.RateLimitError``. Its message is not sent.
     """
 
     def __init__(self, operation: str, error_type: str) -> None:
@@ -72,11 +72,11 @@ class SharedCallError(ObservabilityError):
 
 
 class CallRefusedError(ObservabilityError):
-    """A limit of ours refused the call: it was never made, so another target may serve it at once.
+    """A limit of this library refused the call. It was never made, so another target may serve it at once.
 
     Attributes:
         operation: name of the operation, or of the target.
-        retry_after_seconds: before which it is no use to ask again, in seconds; None when nobody knows.
+        retry_after_seconds: earliest time at which a retry can succeed, in seconds from now; None if unknown.
     """
 
     def __init__(self, operation: str, retry_after_seconds: float | None, message: str) -> None:
@@ -89,7 +89,7 @@ class CallRefusedError(ObservabilityError):
 
 
 class CircuitOpenError(CallRefusedError):
-    """The circuit breaker is open: the target failed too often lately, and it is not yet time to try again."""
+    """The circuit breaker is open: the target failed too often, and the next probe is not due yet."""
 
     def __init__(self, operation: str, retry_after_seconds: float) -> None:
         super().__init__(
@@ -104,12 +104,12 @@ class CircuitOpenError(CallRefusedError):
 
 
 class ConcurrencyLimitError(CallRefusedError):
-    """As many calls as are allowed run already, and there was no time or no place to wait.
+    """All permits are in use, and the call could not wait, or not long enough.
 
     Attributes:
-        reason: ``queue_full``, ``queue_timeout``, ``deadline``, or ``shed`` when it made room for a higher priority.
-        waited_seconds: how long it waited, in seconds.
-        limit: how many calls may run at once.
+        reason: ``queue_full``, ``queue_timeout``, ``deadline``, or ``shed`` to admit a call of higher priority.
+        waited_seconds: time in the queue, in seconds.
+        limit: number of calls that may run at once.
     """
 
     _KNOBS: ClassVar[dict[str, str]] = {
@@ -135,35 +135,37 @@ class ConcurrencyLimitError(CallRefusedError):
 
 
 class RateLimitExceededError(CallRefusedError):
-    """The requests or tokens of this minute are used up, and the wait would be longer than allowed.
+    """The requests or tokens of this minute are used up, and the wait would exceed `max_wait_seconds`.
 
     Attributes:
-        limit: ``requests``, ``tokens``, or ``provider`` when that has asked for a pause.
+        limit: ``requests``, ``tokens``, or ``provider`` if the provider asked for a pause.
     """
 
     def __init__(self, operation: str, limit: str, retry_after_seconds: float | None) -> None:
         self.limit = limit
         when = "never" if retry_after_seconds is None else f"in {retry_after_seconds:.1f}s"
         if limit == "provider":
-            told = f"The provider of '{operation}' asked for a pause, which ends {when}; raise max_wait_seconds to wait"
+            message = (
+                f"The provider of '{operation}' asked for a pause, which ends {when}; raise max_wait_seconds to wait"
+            )
         else:
-            told = (
+            message = (
                 f"'{operation}' has used up its {limit} per minute; there is room for this call {when}; raise "
                 f"{limit}_per_minute or max_wait_seconds to allow more"
             )
-        super().__init__(operation, retry_after_seconds, told)
+        super().__init__(operation, retry_after_seconds, message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RateLimitExceededError, (self.operation, self.limit, self.retry_after_seconds)
 
 
 class TargetFailure(NamedTuple):
-    """Why one target of a fallback gave no answer.
+    """The failure of one target of a fallback.
 
     Attributes:
-        target: its name.
-        fault: what kind of fault it was (see `resilience.faults`).
-        error: what it raised.
+        target: name of the target.
+        fault: kind of the fault (see `resilience.faults`).
+        error: the exception that the target raised.
     """
 
     target: str
@@ -172,87 +174,87 @@ class TargetFailure(NamedTuple):
 
 
 class AllTargetsFailedError(ObservabilityError):
-    """No target of a fallback gave an answer; the last one's error is the ``__cause__``.
+    """All targets of a fallback failed; the error of the last one is the ``__cause__``.
 
     Attributes:
         operation: name of the operation.
-        failures: what happened at each target, in the order in which they were asked. Pickling leaves of each error
-            an `ObservabilityError` with the name of its type.
+        failures: the failure of each target, in the order of the calls. Pickling replaces each error with an
+            `ObservabilityError` that names its type.
     """
 
     def __init__(self, operation: str, failures: Sequence[TargetFailure]) -> None:
         self.operation = operation
         self.failures = tuple(failures)
-        told = ", ".join(
+        failed = ", ".join(
             f"{failure.target}: {failure.fault} ({type(failure.error).__name__})" for failure in self.failures
         )
-        super().__init__(f"All targets of '{operation}' failed: {told}")
+        super().__init__(f"All targets of '{operation}' failed: {failed}")
 
     def __copy__(self) -> AllTargetsFailedError:
         return AllTargetsFailedError(self.operation, self.failures)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception of a provider's holds the request, with its key and prompt, and many cannot be loaded again.
+        # A provider's exception holds the request, with key and prompt, and often cannot be unpickled.
         failures = tuple(TargetFailure(target, fault, _type_only(error)) for target, fault, error in self.failures)
-        return _rebuild_failed, (AllTargetsFailedError, str(self), self.operation, failures)
+        return _rebuild_with_message, (AllTargetsFailedError, str(self), self.operation, failures)
 
 
 class CompensationError(ObservabilityError):
-    """A step of a saga failed, and so did compensations: what the saga did is not wholly undone.
+    """A step of a saga failed, and so did at least one compensation: some steps are not undone.
 
-    The step's own error is the ``__cause__``.
+    The error of the step is the ``__cause__``.
 
     Attributes:
         operation: name of the saga.
         failed_step: the step whose failure ended it.
-        failures: pairs of the step that could not be undone and the error of its compensation, in the order in which
-            they were tried. Pickling leaves of each error an `ObservabilityError` with the name of its type.
+        failures: pairs of a step that is not undone and the error of its compensation, in the order of the attempts.
+            Pickling replaces each error with an `ObservabilityError` that names its type.
     """
 
     def __init__(self, operation: str, failed_step: str, failures: Sequence[tuple[str, BaseException]]) -> None:
         self.operation = operation
         self.failed_step = failed_step
         self.failures = tuple(failures)
-        told = ", ".join(f"{step} ({type(error).__name__})" for step, error in self.failures)
-        super().__init__(f"Saga '{operation}' failed at '{failed_step}' and could not undo: {told}")
+        failed = ", ".join(f"{step} ({type(error).__name__})" for step, error in self.failures)
+        super().__init__(f"Saga '{operation}' failed at '{failed_step}' and could not undo: {failed}")
 
     def __copy__(self) -> CompensationError:
         return CompensationError(self.operation, self.failed_step, self.failures)
 
     def __reduce__(self) -> tuple[Any, ...]:
         failures = tuple((step, _type_only(error)) for step, error in self.failures)
-        return _rebuild_failed, (CompensationError, str(self), self.operation, self.failed_step, failures)
+        return _rebuild_with_message, (CompensationError, str(self), self.operation, self.failed_step, failures)
 
 
 def _type_only(error: BaseException) -> ObservabilityError:
     if type(error) is ObservabilityError:
-        return error  # it was pickled before
+        return error  # replaced by an earlier pickling
     kind = type(error)
     return ObservabilityError(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _rebuild_failed(
+def _rebuild_with_message(
     kind: Callable[..., AllTargetsFailedError | CompensationError], message: str, *args: Any
 ) -> AllTargetsFailedError | CompensationError:
     rebuilt = kind(*args)
-    rebuilt.args = (message,)  # which names the types that the errors had
+    rebuilt.args = (message,)  # names the original types of the errors
     return rebuilt
 
 
 class ProviderStreamError(ObservabilityError):
-    """The provider reported an error inside its stream, where it has no status any more to say so.
+    """The provider reported an error inside its stream, after it had sent the HTTP status.
 
     The provider's message is not kept, because it may quote the prompt.
 
     Args:
-        operation: see the attributes, as for `code` and `status_code`.
+        operation: as the attribute; likewise `code` and `status_code`.
         kind: the attribute `type`.
 
     Attributes:
-        operation: name of the operation whose stream it was.
-        code: the provider's name for the error, such as ``overloaded_error``; ``error`` if it has none.
-        type: what else the provider calls it, such as ``invalid_request_error``; None if nothing.
-        status_code: the HTTP status from 400 to 599 that it told in place of a code, or None.
+        operation: name of the operation that read the stream.
+        code: the provider's code of the error, such as ``overloaded_error``; ``error`` if it sent none.
+        type: the provider's type of the error, such as ``invalid_request_error``, or None.
+        status_code: the HTTP status from 400 to 599 that the event holds in place of a code, or None.
     """
 
     def __init__(self, operation: str, code: str, status_code: int | None = None, *, kind: str | None = None) -> None:
@@ -260,32 +262,34 @@ class ProviderStreamError(ObservabilityError):
         self.code = code
         self.type = kind
         self.status_code = status_code
-        told = code if status_code is None else f"{code}, status {status_code}"
-        super().__init__(f"The provider of '{operation}' reported an error inside its stream: {told}")
+        detail = code if status_code is None else f"{code}, status {status_code}"
+        super().__init__(f"The provider of '{operation}' reported an error inside its stream: {detail}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_streamed, (self.operation, self.code, self.status_code, self.type)
+        return _rebuild_provider_stream_error, (self.operation, self.code, self.status_code, self.type)
 
 
-def _rebuild_streamed(operation: str, code: str, status_code: int | None, kind: str | None) -> ProviderStreamError:
+def _rebuild_provider_stream_error(
+    operation: str, code: str, status_code: int | None, kind: str | None
+) -> ProviderStreamError:
     return ProviderStreamError(operation, code, status_code, kind=kind)
 
 
 class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):
-    """The time allowed by a primitive ran out.
+    """A timeout of a primitive expired.
 
-    Raised only when our own clock fired: a ``TimeoutError`` of the wrapped work stays its own. Being a
-    ``builtins.TimeoutError`` makes it an ``OSError`` too, so list it before ``except OSError``.
+    Raised only for a timeout of this library: a ``TimeoutError`` of the wrapped work passes through unchanged. As a
+    ``builtins.TimeoutError`` it is an ``OSError`` too, so list it before ``except OSError``.
 
     Attributes:
-        operation: name of the operation that ran out of time.
+        operation: name of the operation that timed out.
         timeout_seconds: the limit that was exceeded, in seconds.
-        elapsed_seconds: time between the start of the work and this error, in seconds.
-        kind: which clock fired: ``total``, ``attempt``, ``first_chunk``, ``idle``, ``hard`` or ``deadline``.
+        elapsed_seconds: time from the start of the work to this error, in seconds.
+        kind: the limit that was exceeded: ``total``, ``attempt``, ``first_chunk``, ``idle``, ``hard`` or ``deadline``.
         cleanup: how the cancelled work ended: ``clean``, ``failed``, ``late_result``, ``abandoned``, or ``refused``
-            when nothing was left of the deadline and the work was never started.
-        deadline_source: ``own`` when this primitive's limit fired, ``inherited`` when one set further out did.
-        deadline: the deadline that passed, for a primitive further out to recognise as its own.
+            if the deadline had passed before the work was started.
+        deadline_source: ``own`` for a limit of this primitive, ``inherited`` for a deadline that an outer one set.
+        deadline: the deadline that passed. The outer primitive that set it recognises it by identity.
     """
 
     def __init__(
@@ -319,11 +323,11 @@ class PrimitiveTimeoutError(ObservabilityError, builtins.TimeoutError):
 
     @property
     def elapsed(self) -> float:
-        """Time between the start of the work and this error, in seconds."""
+        """Time from the start of the work to this error, in seconds."""
         return self.elapsed_seconds
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A deadline is a moment on this process's clock; it means nothing elsewhere, so it stays behind.
+        # A deadline is a moment on this process's clock, and means nothing in another process.
         return _rebuild_timeout, (
             self.operation,
             self.timeout_seconds,
@@ -348,14 +352,14 @@ def _rebuild_timeout(
 
 
 class StreamInterruptedError(ObservabilityError):
-    """A stream stopped before its answer was complete.
+    """A stream ended before its answer was complete.
 
     Attributes:
-        operation: name of the operation whose stream stopped.
-        chunks: number of chunks that had been delivered.
-        reason: ``no_finish_reason`` (the provider closed the stream early), ``cut`` (the connection broke, or what came
-            could not be read), ``stalled`` (see `StreamStalledError`), ``cancelled`` (the call that others read too) or
-            ``unreadable`` (a kept stream that could not be rebuilt).
+        operation: name of the operation that read the stream.
+        chunks: number of chunks delivered before.
+        reason: ``no_finish_reason`` (the provider closed the stream early), ``cut`` (the connection broke, or the
+            provider sent malformed data), ``stalled`` (see `StreamStalledError`), ``cancelled`` (the call that several
+            readers share was cancelled) or ``unreadable`` (a cached stream could not be decoded).
     """
 
     def __init__(self, operation: str, chunks: int, reason: str) -> None:
@@ -369,7 +373,7 @@ class StreamInterruptedError(ObservabilityError):
 
 
 class StreamStalledError(StreamInterruptedError, PrimitiveTimeoutError):
-    """The idle clock ran out in the middle of an answer: at once an interrupted stream and a timeout of ours."""
+    """The idle timeout expired in the middle of an answer: both an interrupted stream and a timeout."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Events: rare, important turns inside the process (a cache degraded, a breaker opened).
+"""Events: rare, important changes of state inside the process, such as a degraded cache or an opened breaker.
 
-Metrics tell how much; an event tells that something just changed, to whoever subscribed in this process. Nothing that
-happens on every call is an event.
+Metrics say how much. An event tells the subscribers in this process that a state has just changed. Nothing that happens
+on every call is an event.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ AttributeValue = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One turn of events.
+    """One change of state.
 
     Attributes:
-        name: what happened, dotted, e.g. ``cache.backend.degraded``.
-        attributes: facts about it; never a prompt, an answer or a key.
+        name: dotted name of the change, such as ``cache.backend.degraded``.
+        attributes: facts about the change; never a prompt, an answer or a key.
         time_seconds: Unix time, in seconds.
     """
 
@@ -37,9 +37,10 @@ _subscribers: tuple[tuple[str, Subscriber], ...] = ()
 
 
 def subscribe(subscriber: Subscriber, prefix: str = "") -> Callable[[], None]:
-    """Calls `subscriber` at every event whose name starts with `prefix`; returns a function that ends it.
+    """Calls `subscriber` at every event whose name starts with `prefix`; returns a function that unsubscribes.
 
-    A subscriber runs in the thread of whoever emitted and must return at once. One that raises is logged and kept.
+    A subscriber runs in the thread that emits the event and must return at once. If it raises, the error is logged and
+    the subscriber stays subscribed.
     """
     global _subscribers
     entry = (prefix, subscriber)
@@ -47,13 +48,13 @@ def subscribe(subscriber: Subscriber, prefix: str = "") -> Callable[[], None]:
 
     def unsubscribe() -> None:
         global _subscribers
-        _subscribers = tuple(kept for kept in _subscribers if kept is not entry)
+        _subscribers = tuple(other for other in _subscribers if other is not entry)
 
     return unsubscribe
 
 
 def emit(name: str, **attributes: AttributeValue) -> None:
-    """Tells the subscribers; never raises."""
+    """Calls the subscribers; never raises."""
     subscribers = _subscribers
     if not subscribers:
         return
@@ -62,5 +63,5 @@ def emit(name: str, **attributes: AttributeValue) -> None:
         if name.startswith(prefix):
             try:
                 subscriber(event)
-            except Exception as error:  # noqa: BLE001 - a subscriber's fault is not the caller's
+            except Exception as error:  # noqa: BLE001 - an error of a subscriber must not reach the emitting call
                 logger.warning("A subscriber to event %s raised %s", name, type(error).__name__)
