@@ -1,1 +1,1 @@
-"""What calls use and cost."""
+"""Token usage and cost of calls."""

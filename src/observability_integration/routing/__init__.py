@@ -1,1 +1,1 @@
-"""How a router decides."""
+"""Estimates that a router decides by."""

@@ -1,8 +1,8 @@
-"""A first guess at how hard a question is, from its text alone.
+"""Estimates how hard a question is, from its text alone.
 
-A heuristic without training, meant as the default where nothing better is at hand: it reads length, signs of code and
-mathematics, words that ask for reasoning, and the number of separate demands. The weights are our own choice, not taken
-from a study; pass `complexity_fn` to replace it.
+An untrained heuristic, the default complexity function. It weighs length, code, mathematics, words that ask for
+reasoning and the number of separate demands. The weights are a choice of this library, not of a study; pass
+`complexity_fn` to replace it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _MATHS = re.compile(
     r"[∫∑√≤≥≠∂]|\\(frac|sum|int)|\b\d+\s*[*/^%]\s*\d+\b|\b(equation|integral|probability|matrix)\b", re.I
 )
 _DEMANDS = re.compile(r"[?\n;]|\b(and then|also|finally|first|second|third)\b", re.IGNORECASE)
-_WORDS_FOR_LONG = 400  # beyond this, more words add nothing
-_READ_AT_MOST = 20_000  # characters; a longer text is hard whatever else stands in it
+_MAX_WORDS = 400  # more words add nothing to the estimate
+_MAX_CHARACTERS = 20_000  # the rest of a longer text is not read
 
 
 def estimate_complexity(text: str) -> float:
-    """How hard `text` looks, from 0 (trivial) to 1 (hard)."""
-    text = text[:_READ_AT_MOST]
+    """Returns how hard `text` looks, from 0 (trivial) to 1 (hard)."""
+    text = text[:_MAX_CHARACTERS]
     words = len(text.split())
-    length = min(1.0, math.log1p(words) / math.log1p(_WORDS_FOR_LONG))
+    length = min(1.0, math.log1p(words) / math.log1p(_MAX_WORDS))
     reasoning = min(1.0, len(_REASONING.findall(text)) / 3)
     demands = min(1.0, max(0, len(_DEMANDS.findall(text)) - 1) / 6)
     code = 1.0 if _CODE.search(text) else 0.0
