@@ -1,1 +1,1 @@
-"""A runnable demonstration: a local OpenAI-compatible provider, a corpus of questions it can answer, and a workload."""
+"""The demonstration: a local OpenAI-compatible provider, a corpus of questions and answers, and a workload."""

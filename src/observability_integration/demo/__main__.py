@@ -1,4 +1,4 @@
-"""The main job, for real: a thousand requests through cache, router and timeout, scraped and traced.
+"""Runs a thousand requests through cache, router and timeout, then prints a scrape and a trace.
 
 Run with ``python -m observability_integration.demo``; ``--help`` lists the options.
 """
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from .pipeline import Pipeline
     from .provider import LocalProvider
-    from .report import Proof
-    from .run import Outcome
+    from .report import CrossCheck
+    from .run import RunResult
     from .scrape import Samples
 
 LOCAL_MODELS = {"fast": "local-small", "premium": "local-large", "slow": "local-slow", "flaky": "local-flaky"}
 COST_PER_ROUTE = {"fast": 0.0001, "premium": 0.0015}  # USD a call, simulated, for the savings metrics
-COST_PER_CALL = 0.00025  # USD, simulated: what an upstream call costs on average in this workload
-SPEED = 20.0  # the local provider and the arrivals run this many times as fast as life
+COST_PER_CALL = 0.00025  # USD, simulated: mean cost of an upstream call in this workload
+SPEED = 20.0  # the local provider and the arrivals run this many times as fast as real time
 TIMEOUT_SECONDS = 30.0
 REQUESTS_PER_SECOND = 3.0  # before the speed-up
 
@@ -52,7 +52,7 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _switch_on(console: Console, port: int, otlp_endpoint: str | None) -> str | None:
+def _initialize(console: Console, port: int, otlp_endpoint: str | None) -> str | None:
     for candidate in (port, 0):
         initialize_observability("demo", prometheus_port=candidate, otlp_endpoint=otlp_endpoint)
         status = observability_status()
@@ -75,7 +75,7 @@ async def _run(options: argparse.Namespace) -> int:
     from .scrape import scrape
 
     console = Console()
-    url = _switch_on(console, options.port, options.otlp_endpoint)
+    url = _initialize(console, options.port, options.otlp_endpoint)
     if url is None:
         return 1
     from observability_integration.telemetry.tracing.trace_memory import remember_traces
@@ -95,14 +95,14 @@ async def _run(options: argparse.Namespace) -> int:
         )
         stack.push_async_callback(pipeline.aclose)
         console.print(pipeline.cache.describe(), highlight=False)
-        outcome = await _drive(console, pipeline, options, local=provider is not None)
+        result = await _drive(console, pipeline, options, local=provider is not None)
         samples = await scrape(url)
-        paid = None
+        simulated_cost = None
         if provider is not None:
             profiles = {profile.name: profile for profile in DEFAULT_PROFILES}
-            paid = cost(outcome, pipeline.upstream, profiles, LOCAL_MODELS["premium"])
-        print_table(console, outcome, samples, paid, SPEED if provider else 1)
-        agree = print_scrape(console, url, samples, _proofs(samples, outcome, pipeline, provider))
+            simulated_cost = cost(result, pipeline.upstream, profiles, LOCAL_MODELS["premium"])
+        print_table(console, result, samples, simulated_cost, SPEED if provider else 1)
+        agree = print_scrape(console, url, samples, _cross_checks(samples, result, pipeline, provider))
         for trace in reversed(memory.traces() if memory else []):
             if [span.name.split()[0] for span in trace] == ["cache", "router", "timeout", "chat"]:
                 print_trace(console, trace)
@@ -112,31 +112,33 @@ async def _run(options: argparse.Namespace) -> int:
         return 0 if agree else 1
 
 
-def _proofs(samples: Samples, outcome: Outcome, pipeline: Pipeline, provider: LocalProvider | None) -> list[Proof]:
-    from .report import Proof
+def _cross_checks(
+    samples: Samples, result: RunResult, pipeline: Pipeline, provider: LocalProvider | None
+) -> list[CrossCheck]:
+    from .report import CrossCheck
 
     hits, misses = samples.total("cache_hits_total"), samples.total("cache_misses_total")
     upstream = sum(used.calls for used in pipeline.upstream.values())
-    # Callers who joined a flight that failed are misses without a call of their own.
+    # A caller that joined a failed flight counts as a miss, but made no call of its own.
     failed_calls = samples.total("timeout_failures_total") + samples.total("timeout_errors_total")
-    joined_failures = outcome.outcomes["timed out"] + outcome.outcomes["failed"] - failed_calls
-    proofs = [
-        Proof("lookups = requests", hits + misses, len(outcome.latencies_seconds)),
-        Proof("router decisions = calls to the client", samples.total("router_decisions_total"), upstream),
-        Proof("misses, less shared failures = calls to the client", misses - joined_failures, upstream),
-        Proof(
+    joined_failures = result.outcomes["timed out"] + result.outcomes["failed"] - failed_calls
+    checks = [
+        CrossCheck("lookups = requests", hits + misses, len(result.latencies_seconds)),
+        CrossCheck("router decisions = calls to the client", samples.total("router_decisions_total"), upstream),
+        CrossCheck("misses, less shared failures = calls to the client", misses - joined_failures, upstream),
+        CrossCheck(
             "successes = answered by a call",
             samples.total("timeout_successes_total"),
-            outcome.outcomes["answered"] - hits,
+            result.outcomes["answered"] - hits,
         ),
     ]
     if provider is not None:
         received = sum(provider.requests.values()) + provider.in_flight
-        proofs.append(Proof("calls = requests the provider received", upstream, received))
-    return proofs
+        checks.append(CrossCheck("calls = requests the provider received", upstream, received))
+    return checks
 
 
-async def _drive(console: Console, pipeline: Pipeline, options: argparse.Namespace, *, local: bool) -> Outcome:
+async def _drive(console: Console, pipeline: Pipeline, options: argparse.Namespace, *, local: bool) -> RunResult:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from .run import drive
@@ -165,7 +167,7 @@ async def _serve(console: Console, pipeline: Pipeline, url: str, options: argpar
 
 
 def main() -> int:
-    """Runs the demonstration; 0 when every figure of the scrape agrees with what others counted."""
+    """Runs the demonstration; returns 0 if every figure of the scrape agrees with an independent count."""
     options = _arguments().parse_args()
     if options.base_url is not None and not options.api_key:
         _arguments().error("--base-url needs --api-key or $OPENAI_API_KEY")

@@ -1,4 +1,4 @@
-"""What a model says, how long it takes, and how it fails half-way."""
+"""Composes the answer of a local model and sends it at the model's pace, with the model's failure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from observability_integration.testing.http.chat_reply import STREAM_END, FinishReason, ReplyFrame
-from observability_integration.testing.http.exchange import wait_for_ever
-from observability_integration.testing.http.tokens import Usage, message_tokens, split_tokens
+from observability_integration.testing.http.exchange import wait_until_cancelled
+from observability_integration.testing.http.tokens import TokenCounts, message_tokens, split_tokens
 
 from .corpus import corpus_answers, normalise_prompt
 from .model_profiles import Failure, ModelProfile
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from observability_integration.testing.http.chat_request import ChatRequest
     from observability_integration.testing.http.exchange import Exchange
 
-# Read when this module is imported: reading a file while requests are served would hold up all of them.
+# Read at import: reading a file while requests are served would block all of them.
 _ANSWERS = corpus_answers()
 
 
 def answer_to(question: str) -> str:
-    """The corpus answer to the question, else a sentence made from nothing but the question itself."""
+    """Returns the corpus answer to the question, else a sentence computed from the question alone."""
     normalised = normalise_prompt(question)
     known = _ANSWERS.get(normalised)
     if known is not None:
@@ -38,74 +38,74 @@ def answer_to(question: str) -> str:
 
 
 class Pace:
-    """When each token of one answer is due, counted from the moment this object is made.
+    """The times at which the tokens of one answer are due, counted from the creation of this object.
 
     Attributes:
         first_token_seconds: time until the first token, in seconds, jittered and scaled.
-        seconds_per_token: time of each token after that, in seconds, jittered and scaled.
+        seconds_per_token: time between tokens after that, in seconds, jittered and scaled.
     """
 
-    def __init__(self, profile: ModelProfile, time_scale: float, dice: random.Random) -> None:
-        factor = time_scale * (1.0 + profile.jitter_fraction * dice.uniform(-1.0, 1.0))
+    def __init__(self, profile: ModelProfile, time_scale: float, rng: random.Random) -> None:
+        factor = time_scale * (1.0 + profile.jitter_fraction * rng.uniform(-1.0, 1.0))
         self.first_token_seconds = profile.first_token_seconds * factor
         self.seconds_per_token = profile.seconds_per_token * factor
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
 
     async def until_token(self, index: int) -> None:
-        """Waits until the token of this index, from 0, is due; gives way to other tasks even if it is overdue."""
-        # Due times are absolute: what one sleep takes too long, the next one makes up for.
+        """Waits until the token of this index, from 0, is due; yields to other tasks even if the token is overdue."""
+        # Due times are absolute, so a sleep that takes too long shortens the next one.
         due = self._start + self.first_token_seconds + index * self.seconds_per_token
         await asyncio.sleep(max(0.0, due - self._loop.time()))
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One answer, ready to be sent.
+    """One answer, ready to send.
 
     Attributes:
-        frame: the answer's id, time and model.
+        frame: id, time and model of the answer.
         tokens: the visible text, token by token.
-        finish_reason: how the answer ends, if it is allowed to.
-        usage: its token counts.
-        failure: what goes wrong on the way.
+        finish_reason: finish reason, unless the failure prevents it.
+        usage: token counts of the answer.
+        failure: failure of the model.
     """
 
     frame: ReplyFrame
     tokens: tuple[str, ...]
     finish_reason: FinishReason
-    usage: Usage
+    usage: TokenCounts
     failure: Failure
 
     @classmethod
     def compose(cls, frame: ReplyFrame, chat: ChatRequest, profile: ModelProfile, cached_tokens: int) -> ChatAnswer:
-        """Finds the answer to a request and cuts it to the length that the request and the model allow."""
+        """Finds the answer to a request and truncates it to the length that the request and the model allow."""
         tokens = split_tokens(answer_to(chat.question))
         reasoning = profile.reasoning_tokens
         allowed = len(tokens)
         if profile.failure is Failure.TRUNCATED:
             allowed = max(1, len(tokens) // 2)
         if chat.max_tokens is not None:
-            # Reasoning counts against the limit too, and comes first.
+            # Reasoning comes first and counts against the limit too.
             reasoning = min(reasoning, chat.max_tokens)
             allowed = min(allowed, chat.max_tokens - reasoning)
-        is_cut = allowed < len(tokens) or profile.failure is Failure.TRUNCATED
-        usage = Usage(
+        is_truncated = allowed < len(tokens) or profile.failure is Failure.TRUNCATED
+        usage = TokenCounts(
             prompt=sum(message_tokens(message) for message in chat.messages),
             cached=cached_tokens,
             completion=allowed + reasoning,
             reasoning=reasoning,
         )
-        return cls(frame, tuple(tokens[:allowed]), "length" if is_cut else "stop", usage, profile.failure)
+        return cls(frame, tuple(tokens[:allowed]), "length" if is_truncated else "stop", usage, profile.failure)
 
     async def send_whole(self, exchange: Exchange, pace: Pace) -> None:
-        """Sends the answer as one document, when its last token is due."""
+        """Sends the answer as one document when its last token is due."""
         await pace.until_token(max(0, self.usage.completion - 1))
         match self.failure:
             case Failure.CUT | Failure.STALL:
                 await exchange.reply_half(200, self.frame.completion("".join(self.tokens), "stop", self.usage))
                 if self.failure is Failure.STALL:
-                    await wait_for_ever()
+                    await wait_until_cancelled()
             case Failure.SILENT_CUT:
                 half = "".join(self.tokens[: self._half])
                 await exchange.reply(200, self.frame.completion(half, None, self.usage))
@@ -128,7 +128,7 @@ class ChatAnswer:
             case Failure.CUT:
                 exchange.break_off()
             case Failure.STALL:
-                await wait_for_ever()
+                await wait_until_cancelled()
             case Failure.SILENT_CUT:
                 await exchange.close_stream()
             case _:
@@ -140,5 +140,5 @@ class ChatAnswer:
 
     @property
     def _half(self) -> int:
-        # At least one token, so that a reader has seen content before it breaks off.
+        # At least one token, so that the client has read content before the break.
         return max(1, len(self.tokens) // 2)

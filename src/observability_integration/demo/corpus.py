@@ -1,7 +1,7 @@
-"""The questions of the demonstration, each with an answer that is right.
+"""The questions of the demonstration, each with a correct answer.
 
-The local provider answers these from the file, so an answer that went through cache, router and fallback can be
-checked word for word.
+The local provider answers from the corpus, so an answer that passed through cache and router can be checked word for
+word.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class CorpusEntry:
 
     Attributes:
         id: topic and number, e.g. ``math-001``.
-        topic: what kind of task it is, e.g. ``sql``.
-        difficulty: how hard it is for a small model, from 0.0 (any model gets it right) to 1.0 (most get it wrong);
-            the authors' judgement, not a measurement.
+        topic: kind of task, e.g. ``sql``.
+        difficulty: difficulty for a small model, from 0.0 (any model gets it right) to 1.0 (most get it wrong);
+            a judgement of the authors, not a measurement.
         prompt: the user message.
         answer: a correct answer.
     """
@@ -38,7 +38,7 @@ class CorpusEntry:
 
 
 def normalise_prompt(prompt: str) -> str:
-    """Returns the prompt with every run of white space made one blank, and none at either end."""
+    """Returns the prompt with each run of white space replaced by one space, and none at either end."""
     return " ".join(prompt.split())
 
 
@@ -51,5 +51,5 @@ def load_corpus() -> tuple[CorpusEntry, ...]:
 
 @functools.cache
 def corpus_answers() -> Mapping[str, str]:
-    """The answers by normalised prompt (see `normalise_prompt`)."""
+    """Returns the answers by normalised prompt (see `normalise_prompt`)."""
     return MappingProxyType({normalise_prompt(entry.prompt): entry.answer for entry in load_corpus()})

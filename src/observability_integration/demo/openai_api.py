@@ -1,4 +1,4 @@
-"""The OpenAI API as far as the local provider speaks it: two paths, a key check, models that fail as they should."""
+"""The part of the OpenAI API that the local provider serves: two paths, a key check, and models that may fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from observability_integration.testing.http.chat_reply import ReplyFrame, error_document, model_list, refusal
 from observability_integration.testing.http.chat_request import ChatRequest, ChatRequestError, parse_chat_request
-from observability_integration.testing.http.exchange import UNKNOWN_MODEL, Exchange, wait_for_ever
+from observability_integration.testing.http.exchange import UNKNOWN_MODEL, Exchange, wait_until_cancelled
 
 from .chat_answer import ChatAnswer, Pace
 from .model_profiles import Failure, ModelProfile
@@ -29,14 +29,14 @@ _FLAKY_PERIOD = 3
 
 
 class OpenAIApi:
-    """Replies to requests as the models of the table would."""
+    """Replies to requests as the model profiles say."""
 
     def __init__(self, profiles: Sequence[ModelProfile], *, time_scale: float, seed: int) -> None:
         self._profiles = {profile.name: profile for profile in profiles}
         self._time_scale = time_scale
-        # One source of chance per model: traffic to one does not change the times of another.
-        self._dice = {name: random.Random(f"{seed}:{name}") for name in self._profiles}
-        self._turns: Counter[str] = Counter()
+        # One generator per model: requests to one model do not change the times of another.
+        self._rng_by_model = {name: random.Random(f"{seed}:{name}") for name in self._profiles}
+        self._request_counts: Counter[str] = Counter()
         self._answer_numbers = itertools.count(1)
         self._prefixes = PrefixMemory()
         self._started = int(time.time())
@@ -45,7 +45,7 @@ class OpenAIApi:
         """Replies to one request for a path of `METHOD_BY_PATH`.
 
         Raises:
-            ConnectionError: if the client went away.
+            ConnectionError: the client disconnected.
         """
         if not _has_bearer(request):
             message = "No API key was given: send an Authorization header with Bearer and any key."
@@ -72,16 +72,16 @@ class OpenAIApi:
         await self._run_model(exchange, chat, profile)
 
     async def _run_model(self, exchange: Exchange, chat: ChatRequest, profile: ModelProfile) -> None:
-        self._turns[profile.name] += 1
-        pace = Pace(profile, self._time_scale, self._dice[profile.name])
+        self._request_counts[profile.name] += 1
+        pace = Pace(profile, self._time_scale, self._rng_by_model[profile.name])
         match profile.failure:
             case Failure.HANG:
-                await wait_for_ever()
+                await wait_until_cancelled()
             case Failure.RATE_LIMITED:
                 await self._refuse_for_rate(exchange, profile)
             case Failure.SERVER_ERROR:
                 await _fail(exchange, pace)
-            case Failure.FLAKY if self._turns[profile.name] % _FLAKY_PERIOD == 0:
+            case Failure.FLAKY if self._request_counts[profile.name] % _FLAKY_PERIOD == 0:
                 await _fail(exchange, pace)
             case _:
                 await self._answer(exchange, chat, profile, pace)
@@ -101,7 +101,7 @@ class OpenAIApi:
         await exchange.reply(
             429,
             error_document(message, "requests", code="rate_limit_exceeded"),
-            # Whole seconds are all that RFC 9110 allows; the finer header is the one OpenAI's clients read first.
+            # RFC 9110 allows whole seconds only; OpenAI's clients read the finer header first.
             ("Retry-After", str(max(1, math.ceil(wait_seconds)))),
             ("Retry-After-Ms", str(math.ceil(wait_seconds * 1000))),
         )

@@ -1,4 +1,4 @@
-"""The demonstrated chain: cache → router → timeout → call, around the real OpenAI client."""
+"""The pipeline of the demonstration: cache → router → timeout → call, around the real OpenAI client."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from observability_integration.routing.complexity import estimate_complexity
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
-HARD = 0.30  # questions that score at least this go to the premium model
+PREMIUM_COMPLEXITY = 0.30  # questions with at least this score go to the premium model
 
 
 @dataclass(slots=True)
-class Upstream:
-    """What was sent to one model, and what it reported.
+class UpstreamCounts:
+    """The calls to one model, and the tokens that it reported.
 
     Attributes:
-        calls: attempts, answered or not.
-        input_tokens: of the answered ones.
-        output_tokens: of the answered ones.
+        calls: number of calls, answered or not.
+        input_tokens: input tokens of the answered calls.
+        output_tokens: output tokens of the answered calls.
     """
 
     calls: int = 0
@@ -33,15 +33,15 @@ class Upstream:
 
 
 class Pipeline:
-    """The chain, and the client under it.
+    """The pipeline and its client.
 
     Args:
-        base_url: the provider's API.
-        api_key: its key.
-        models: route → model; must hold ``fast`` and ``premium``.
+        base_url: URL of the provider's API.
+        api_key: key of the API.
+        models: models by route, with ``fast`` and ``premium`` among the routes.
         cost_per_route: USD per call, for the router's savings metric.
         cost_per_call: USD per call, for the cache's savings metric.
-        timeout_seconds: per call.
+        timeout_seconds: timeout of a call, in seconds.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Pipeline:
         cost_per_call: float,
         timeout_seconds: float,
     ) -> None:
-        self.upstream: dict[str, Upstream] = {model: Upstream() for model in models.values()}
-        # The SDK's own retries would multiply with ours and hide from every count.
+        self.upstream: dict[str, UpstreamCounts] = {model: UpstreamCounts() for model in models.values()}
+        # The SDK's own retries would be missing from every count.
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
         routes: dict[str, TimeoutPrimitive[Request, Answer]] = {
             route: TimeoutPrimitive(
-                LLMCallPrimitive(self._ask(model), model=model, provider="openai", server_url=base_url),
+                LLMCallPrimitive(self._call_of(model), model=model, provider="openai", server_url=base_url),
                 timeout_seconds,
                 grace_period_seconds=0.5,
                 operation_name=f"answer.{route}",
@@ -67,9 +67,9 @@ class Pipeline:
             for route, model in models.items()
         }
         self.router = RouterPrimitive[Request, Answer](
-            routes, _choose, default_route="fast", cost_per_route=cost_per_route, name="by-difficulty"
+            routes, _choose_route, default_route="fast", cost_per_route=cost_per_route, name="by-difficulty"
         )
-        # The desk and the question are the whole request here; everything that shapes the answer belongs in the key.
+        # The key must hold everything that shapes the answer: here, the messages are the whole request.
         self.cache = CachePrimitive[Request, Answer](
             self.router,
             lambda request: request["messages"],
@@ -78,8 +78,8 @@ class Pipeline:
             operation_name="answers",
         )
 
-    def _ask(self, model: str) -> Any:
-        async def ask(request: Request) -> Answer:
+    def _call_of(self, model: str) -> Any:
+        async def call(request: Request) -> Answer:
             self.upstream[model].calls += 1
             completion = await self._client.chat.completions.create(model=model, messages=request["messages"])
             if completion.usage is not None:
@@ -87,7 +87,7 @@ class Pipeline:
                 self.upstream[model].output_tokens += completion.usage.completion_tokens
             return completion.model_dump(mode="json")
 
-        return ask
+        return call
 
     async def answer(self, request: Request, pinned_route: str | None) -> Answer:
         """Answers one request."""
@@ -98,8 +98,8 @@ class Pipeline:
         await self._client.close()
 
 
-def _choose(request: Request, context: WorkflowContext) -> str:
+def _choose_route(request: Request, context: WorkflowContext) -> str:
     pinned: str | None = context.metadata.get("route")
     if pinned is not None:
         return pinned
-    return "premium" if estimate_complexity(request["messages"][-1]["content"]) >= HARD else "fast"
+    return "premium" if estimate_complexity(request["messages"][-1]["content"]) >= PREMIUM_COMPLEXITY else "fast"

@@ -1,4 +1,4 @@
-"""What the local provider has read before, as far as its token counts show it."""
+"""The simulated prompt cache of the local provider, for the cached tokens in its token counts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from observability_integration.testing.http.chat_request import Message
 
-# OpenAI's prompt caching: nothing under 1024 tokens, then in steps of 128 (guide "Prompt caching").
+# OpenAI's prompt caching: no prefix under 1024 tokens, then steps of 128 (guide "Prompt caching").
 CACHED_PREFIX_MINIMUM_TOKENS = 1024
 CACHED_PREFIX_STEP_TOKENS = 128
 
 
 class PrefixMemory:
-    """Tells how much of a prompt the provider has read before, as a prompt cache would.
+    """Remembers the prefixes of prompts, as a provider's prompt cache does.
 
-    Two prompts share a prefix when their leading messages are equal, whole messages only. Keeps digests, never text,
-    and forgets the least recently seen beyond `max_prefixes`.
+    Two prompts share a prefix if their first messages are equal; only whole messages count. The memory keeps digests,
+    never text, and drops the least recently seen beyond `max_prefixes`.
     """
 
     def __init__(self, max_prefixes: int = 4096) -> None:
@@ -30,7 +30,7 @@ class PrefixMemory:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     def cached_tokens(self, model: str, messages: tuple[Message, ...]) -> int:
-        """Counts the tokens of the longest prefix seen before with this model, and remembers these messages."""
+        """Returns the tokens of the longest prefix seen before with this model, and remembers these messages."""
         longest = 0
         for digest, tokens in _prefixes(model, messages):
             if tokens < CACHED_PREFIX_MINIMUM_TOKENS:
@@ -49,7 +49,7 @@ def _prefixes(model: str, messages: tuple[Message, ...]) -> Iterator[tuple[bytes
     running = hashlib.blake2b(repr(model).encode(), digest_size=16)
     tokens = 0
     for message in messages:
-        # repr() escapes lone surrogates and delimits both fields, so that no two lists of messages look alike.
+        # repr() escapes lone surrogates and delimits both fields, so different messages have different bytes.
         running.update(repr((message.role, message.text)).encode("utf-8", "backslashreplace"))
         tokens += message_tokens(message)
         yield running.digest(), tokens

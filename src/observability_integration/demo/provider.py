@@ -1,7 +1,7 @@
-"""A provider of language models that runs in this process, on the loopback interface, and speaks the OpenAI API.
+"""A local provider that serves the OpenAI API in this process, on the loopback interface.
 
-It answers from the corpus, at the speed and with the faults that its model table states (`model_profiles`), so that
-clients, timeouts, retries and fail-over can be tried over a real socket without a network or a bill.
+It answers from the corpus, with the speed and the failures of its `model_profiles`. Clients, timeouts, retries and
+fail-over can be tried over a real socket without a network or a bill.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class LocalProvider(LoopbackProvider):
-    """An HTTP server on the loopback interface that speaks the OpenAI chat completions API.
+    """An HTTP server on the loopback interface that serves the OpenAI chat completions API.
 
     Usage::
 
         async with LocalProvider(time_scale=0.05, seed=7) as provider:
             client = AsyncOpenAI(base_url=provider.base_url, api_key="any", max_retries=0)
 
-    Nothing it receives is logged, kept or sent on. Any bearer token is accepted; its presence is required.
+    It logs, keeps and forwards nothing that it receives. It requires a bearer token and accepts any.
 
     Args:
-        time_scale: all latencies of the model table are multiplied by this; 0.0 answers at once.
-        seed: where the jitter of the latencies starts; the same seed and order of requests give the same latencies.
+        time_scale: factor of all latencies of the profiles; 0.0 answers at once.
+        seed: seed of the jitter; the same seed and order of requests give the same latencies.
         port: the TCP port to listen on; 0 picks a free one.
-        profiles: the models on offer.
+        profiles: the models that are served.
 
     Raises:
-        ConfigurationError: if `time_scale` is negative or not finite, or two profiles share a name.
+        ConfigurationError: `time_scale` is negative or not finite, or two profiles share a name.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class LocalProvider(LoopbackProvider):
         if len({profile.name for profile in profiles}) != len(profiles):
             raise ConfigurationError("profiles must not name a model twice")
         api = OpenAIApi(profiles, time_scale=time_scale, seed=seed)
-        super().__init__(api.handle, METHOD_BY_PATH, count=self._note, port=port)
+        super().__init__(api.handle, METHOD_BY_PATH, count=self._count_request, port=port)
         self._requests: Counter[tuple[str, int]] = Counter()
 
     @property
     def requests(self) -> Counter[tuple[str, int]]:
-        """How many requests were answered so far, by model and HTTP status; a copy.
+        """The number of requests answered so far, by model and HTTP status; a copy.
 
-        A request is counted just before the first byte of its reply. One that ends without a reply, because the
-        client left or the provider closed, has status 499. The model is ``unknown`` for a name that is not on offer
-        and ``none`` where the request did not get as far as naming one.
+        A request is counted just before the first byte of its reply. A request that ends without a reply, because the
+        client disconnected or the provider closed, has status 499. The model is ``unknown`` if it is not served, and
+        ``none`` if the request names none.
         """
         return self._requests.copy()
 
-    def _note(self, model: str, status: int) -> None:
+    def _count_request(self, model: str, status: int) -> None:
         self._requests[model, status] += 1

@@ -1,4 +1,4 @@
-"""What the demonstration prints: a table, the scrape that proves it, and one trace as a tree."""
+"""Prints the results of the demonstration: a table, a scrape to check it against, and one trace as a tree."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.tree import Tree
 
 from observability_integration.telemetry.tracing.trace_memory import RememberedSpan
 
-from .run import Cost, Outcome, quantile
+from .run import Cost, RunResult, quantile
 from .scrape import Samples
 
-# The families that the table is checked against, and that are shown.
-SHOWN = (
+# The metric families that are printed; the table is checked against some of them.
+SHOWN_FAMILIES = (
     "router_decisions_total",
     "router_cost_savings_usd_total",
     "router_errors_total",
@@ -32,7 +32,7 @@ SHOWN = (
     "gen_ai_client_operation_duration_seconds_count",
     "gen_ai_client_token_usage_sum",
 )
-_SPAN_FACTS = (
+_SHOWN_ATTRIBUTES = (
     "cache.hit",
     "router.route",
     "router.reason",
@@ -45,13 +45,13 @@ _SPAN_FACTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """One figure, counted twice.
+class CrossCheck:
+    """One figure from two independent counts.
 
     Attributes:
-        what: what was counted.
-        scraped: by the primitives, read from the scrape.
-        seen: by somebody else: the provider's own count, or the callers'.
+        what: name of the figure.
+        scraped: count of the primitives, from the scrape.
+        seen: count of the provider or of the callers.
     """
 
     what: str
@@ -68,26 +68,26 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:,.1f} ms"
 
 
-def print_table(console: Console, outcome: Outcome, samples: Samples, cost: Cost | None, speed: float) -> None:
-    """The figures of the run."""
-    requests = len(outcome.latencies_seconds)
+def print_table(console: Console, result: RunResult, samples: Samples, cost: Cost | None, speed: float) -> None:
+    """Prints the figures of the run."""
+    requests = len(result.latencies_seconds)
     hits, misses = samples.total("cache_hits_total"), samples.total("cache_misses_total")
     table = Table(title="What the callers saw", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
-    table.add_row("requests", f"{requests:,} in {outcome.seconds:.1f} s")
+    table.add_row("requests", f"{requests:,} in {result.seconds:.1f} s")
     for name in ("answered", "timed out", "failed"):
-        table.add_row(name, f"{outcome.outcomes[name]:,}")
-    if outcome.wrong:
-        table.add_row("wrong answers", f"{outcome.wrong:,}", style="red")
+        table.add_row(name, f"{result.outcomes[name]:,}")
+    if result.wrong:
+        table.add_row("wrong answers", f"{result.wrong:,}", style="red")
     table.add_row("hit rate", f"{hits / (hits + misses):.1%}  ({hits:,.0f} of {hits + misses:,.0f})")
     decisions = samples.by_label("router_decisions_total", "route")
-    whole = sum(decisions.values()) or 1
-    shares = ", ".join(f"{route} {count / whole:.1%}" for route, count in sorted(decisions.items()) if count)
+    total = sum(decisions.values()) or 1
+    shares = ", ".join(f"{route} {count / total:.1%}" for route, count in sorted(decisions.items()) if count)
     table.add_row("route shares", shares)
     table.add_row("timeouts", f"{samples.total('timeout_failures_total'):,.0f}")
     for share in (0.50, 0.95, 0.99):
-        table.add_row(f"p{share * 100:.0f}", _milliseconds(quantile(outcome.latencies_seconds, share)))
+        table.add_row(f"p{share * 100:.0f}", _milliseconds(quantile(result.latencies_seconds, share)))
     if cost is None:
         table.add_row("cost", "unknown: no prices are known for these models")
     else:
@@ -108,41 +108,41 @@ def print_table(console: Console, outcome: Outcome, samples: Samples, cost: Cost
         )
 
 
-def print_scrape(console: Console, url: str, samples: Samples, proofs: Sequence[Proof]) -> bool:
-    """The lines of the scrape, and whether they agree with what others counted."""
+def print_scrape(console: Console, url: str, samples: Samples, checks: Sequence[CrossCheck]) -> bool:
+    """Prints the lines of the scrape; returns whether all `checks` agree."""
     console.print(Text(f"\nScrape of {url}", style="bold"))
-    for line in samples.lines(SHOWN):
+    for line in samples.lines(SHOWN_FAMILIES):
         console.print(Text(f"  {line}"), soft_wrap=True)
     console.print(Text("\nCounted twice", style="bold"))
-    for proof in proofs:
-        mark, style = ("agree", "green") if proof.agrees else ("DIFFER", "red")
+    for check in checks:
+        mark, style = ("agree", "green") if check.agrees else ("DIFFER", "red")
         console.print(
-            Text(f"  {mark}  {proof.what}: {proof.scraped:,.0f} scraped, {proof.seen:,.0f} seen", style=style)
+            Text(f"  {mark}  {check.what}: {check.scraped:,.0f} scraped, {check.seen:,.0f} seen", style=style)
         )
-    return all(proof.agrees for proof in proofs)
+    return all(check.agrees for check in checks)
 
 
 def print_trace(console: Console, spans: Sequence[RememberedSpan]) -> None:
-    """One trace as a tree."""
+    """Prints one trace as a tree."""
     children: dict[str | None, list[RememberedSpan]] = {}
     known = {span.span_id for span in spans}
     for span in spans:
         children.setdefault(span.parent_id if span.parent_id in known else None, []).append(span)
     console.print(Text(f"\nTrace {spans[0].trace_id}", style="bold"))
 
-    def grow(tree: Tree, parent: str | None) -> None:
+    def add_children(tree: Tree, parent: str | None) -> None:
         for span in children.get(parent, []):
-            grow(tree.add(_line(span)), span.span_id)
+            add_children(tree.add(_line(span)), span.span_id)
 
     for root in children[None]:
         tree = Tree(_line(root))
-        grow(tree, root.span_id)
+        add_children(tree, root.span_id)
         console.print(tree)
 
 
 def _line(span: RememberedSpan) -> Text:
-    facts = " ".join(f"{key}={span.attributes[key]}" for key in _SPAN_FACTS if key in span.attributes)
+    attributes = " ".join(f"{key}={span.attributes[key]}" for key in _SHOWN_ATTRIBUTES if key in span.attributes)
     text = Text(f"{span.name}  ")
     text.append(f"{span.duration_ms:.1f} ms  {span.kind}", style="cyan")
-    text.append(f"  {facts}", style="red" if span.status == "error" else "dim")
+    text.append(f"  {attributes}", style="red" if span.status == "error" else "dim")
     return text

@@ -1,4 +1,4 @@
-"""Drives the workload through the pipeline and notes what the user of each request saw."""
+"""Sends the workload through the pipeline and records the result of each request."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from observability_integration.costs.usage import usage_of
 from observability_integration.errors import PrimitiveTimeoutError
 
 from .model_profiles import ModelProfile
-from .pipeline import Pipeline, Upstream
+from .pipeline import Pipeline, UpstreamCounts
 from .workload import Arrival
 
 MILLION = Decimal(1_000_000)
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What came of a run.
+class RunResult:
+    """The results of a run.
 
     Attributes:
-        latencies_seconds: of every request, in the order of completion.
-        outcomes: ``answered``, ``timed out``, ``failed``: how many.
-        wrong: answers that are not the corpus's.
-        usage_by_request: model and (input, output) tokens of each answer, hits included.
-        seconds: from the first arrival to the last answer.
+        latencies_seconds: latency of every request, in the order of completion.
+        outcomes: number of requests by outcome: ``answered``, ``timed out``, ``failed``.
+        wrong: number of answers that differ from the corpus.
+        usage_by_request: model, input tokens and output tokens of each answer, including cache hits.
+        seconds: time from the first arrival to the last answer.
     """
 
     latencies_seconds: list[float] = field(default_factory=list[float])
@@ -41,47 +41,47 @@ class Outcome:
 
 async def drive(
     pipeline: Pipeline, arrivals: Sequence[Arrival], *, check_answers: bool, on_done: Callable[[], None]
-) -> Outcome:
-    """Sends each request at its time, however many are still under way."""
-    outcome = Outcome()
+) -> RunResult:
+    """Sends each request at its time of arrival, whether or not earlier ones have ended."""
+    result = RunResult()
     loop = asyncio.get_running_loop()
     began = loop.time()
 
-    async def one(arrival: Arrival) -> None:
+    async def send(arrival: Arrival) -> None:
         started = time.perf_counter()
         try:
             answer = await pipeline.answer({"messages": arrival.messages}, arrival.pinned_route)
         except PrimitiveTimeoutError:
-            outcome.outcomes["timed out"] += 1
-        except Exception:  # noqa: BLE001 - any failure is an outcome to be counted
-            outcome.outcomes["failed"] += 1
+            result.outcomes["timed out"] += 1
+        except Exception:  # noqa: BLE001 - any failure is counted as an outcome
+            result.outcomes["failed"] += 1
         else:
-            outcome.outcomes["answered"] += 1
-            outcome.wrong += check_answers and answer["choices"][0]["message"]["content"] != arrival.entry.answer
+            result.outcomes["answered"] += 1
+            result.wrong += check_answers and answer["choices"][0]["message"]["content"] != arrival.entry.answer
             used = usage_of(answer)
-            outcome.usage_by_request.append((str(answer["model"]), used.input_tokens or 0, used.output_tokens or 0))
-        outcome.latencies_seconds.append(time.perf_counter() - started)
+            result.usage_by_request.append((str(answer["model"]), used.input_tokens or 0, used.output_tokens or 0))
+        result.latencies_seconds.append(time.perf_counter() - started)
         on_done()
 
     async with asyncio.TaskGroup() as group:
         for arrival in arrivals:
             await asyncio.sleep(max(0.0, began + arrival.at_seconds - loop.time()))
-            group.create_task(one(arrival))
-    outcome.seconds = loop.time() - began
-    return outcome
+            group.create_task(send(arrival))
+    result.seconds = loop.time() - began
+    return result
 
 
 def price(profile: ModelProfile, input_tokens: int, output_tokens: int) -> Decimal:
-    """USD at the simulated price of a model."""
-    whole = (
+    """Returns the cost of the tokens in USD, at the simulated price of a model."""
+    usd_times_million = (
         profile.simulated_input_usd_per_million * input_tokens
         + profile.simulated_output_usd_per_million * output_tokens
     )
-    return whole / MILLION
+    return usd_times_million / MILLION
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of `values` do not exceed (nearest rank); NaN for none."""
+    """Returns the value that `share` of `values` do not exceed (nearest rank); NaN without values."""
     if not values:
         return float("nan")
     ordered = sorted(values)
@@ -90,11 +90,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Simulated USD. A call that timed out or failed reported no usage and is in neither figure.
+    """Simulated cost in USD. A call that timed out or failed reports no usage and is in neither figure.
 
     Attributes:
-        with_primitives: the upstream calls that were made.
-        without_primitives: every answered request sent to the premium model.
+        with_primitives: cost of the upstream calls.
+        without_primitives: cost if every answered request had gone to the premium model.
     """
 
     with_primitives: Decimal
@@ -102,9 +102,11 @@ class Cost:
 
 
 def cost(
-    outcome: Outcome, upstream: Mapping[str, Upstream], profiles: Mapping[str, ModelProfile], premium: str
+    result: RunResult, upstream: Mapping[str, UpstreamCounts], profiles: Mapping[str, ModelProfile], premium: str
 ) -> Cost:
-    """What the run cost, and what it would have cost without cache and router."""
-    paid = (price(profiles[model], used.input_tokens, used.output_tokens) for model, used in upstream.items())
-    whole = (price(profiles[premium], *tokens) for _, *tokens in outcome.usage_by_request)
-    return Cost(sum(paid, Decimal(0)), sum(whole, Decimal(0)))
+    """Returns the simulated cost of the run, with and without cache and router."""
+    with_primitives = (
+        price(profiles[model], used.input_tokens, used.output_tokens) for model, used in upstream.items()
+    )
+    without_primitives = (price(profiles[premium], *tokens) for _, *tokens in result.usage_by_request)
+    return Cost(sum(with_primitives, Decimal(0)), sum(without_primitives, Decimal(0)))

@@ -1,4 +1,4 @@
-"""Reads a scrape over HTTP, the way Prometheus does."""
+"""Scrapes the metrics endpoint over HTTP."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Samples:
     """The samples of one scrape.
 
     Attributes:
-        text: the whole answer.
+        text: the body of the response.
     """
 
     text: str
 
-    def _each(self, name: str) -> list[tuple[dict[str, str], float]]:
+    def _named(self, name: str) -> list[tuple[dict[str, str], float]]:
         found: list[tuple[dict[str, str], float]] = []
         for line in self.text.splitlines():
             match = _SAMPLE.match(line)
@@ -31,25 +31,25 @@ class Samples:
         return found
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum over all series of `name` that carry `labels`."""
-        return sum(value for found, value in self._each(name) if labels.items() <= found.items())
+        """Returns the sum over all series of `name` with these `labels`."""
+        return sum(value for found, value in self._named(name) if labels.items() <= found.items())
 
     def by_label(self, name: str, label: str) -> dict[str, float]:
-        """The sums by one label."""
+        """Returns the sum over the series of `name`, by the value of one label."""
         sums: dict[str, float] = {}
-        for labels, value in self._each(name):
+        for labels, value in self._named(name):
             key = labels.get(label, "")
             sums[key] = sums.get(key, 0.0) + value
         return sums
 
     def lines(self, names: Sequence[str]) -> list[str]:
-        """The lines of these names whose value is not 0, as they came."""
+        """Returns the lines of these names whose value is not 0, unchanged."""
         matches = ((line, _SAMPLE.match(line)) for line in self.text.splitlines())
         return [line for line, match in matches if match and match["name"] in names and float(match["value"])]
 
 
 async def scrape(url: str) -> Samples:
-    """One GET of the scrape endpoint."""
+    """Sends one GET to the scrape endpoint."""
 
     def get() -> str:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own loopback URL

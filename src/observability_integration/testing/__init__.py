@@ -1,8 +1,8 @@
 """Tools for the tests of code that uses this library.
 
-`FaultyProvider` misbehaves over a real socket, `FakeClockLoop` makes waiting free, `capture_telemetry` shows what the
-library measured, `assert_no_abandoned` finds timed-out work that goes on, `set_testing` takes the pauses out of
-retries. `pytest_plugin` offers the first four as fixtures.
+`FaultyProvider` misbehaves over a real socket, `FakeClockLoop` makes waiting take no time, `capture_telemetry` collects
+spans, metrics and events, `assert_no_abandoned` finds timed-out work that still runs, and `set_testing` removes the
+pauses between retries. `pytest_plugin` offers the first four as fixtures.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: the pytest plugin passes through here in every run, whatever that run is about.
+    # Lazy: every run of pytest imports this package for the plugin, whether or not a test uses it.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

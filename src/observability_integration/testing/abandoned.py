@@ -1,4 +1,4 @@
-"""Finds work that timed out, did not end when it was cancelled, and is still running."""
+"""Finds abandoned work: it timed out, did not end when it was cancelled, and is still running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDO
 
 
 def abandoned_work() -> Counter[str]:
-    """How much abandoned work of each operation is running in this process at this moment."""
+    """Returns the number of abandoned tasks and threads running in this process, by operation."""
     return Counter(
         {
             str(series.attributes.get("operation", "(others)")): int(series.value)
@@ -19,15 +19,15 @@ def abandoned_work() -> Counter[str]:
 
 
 def assert_no_abandoned(already: Counter[str] | None = None) -> None:
-    """Fails when timed-out work of this library is still running, be it a task or a thread.
+    """Fails if abandoned work of this library, a task or a thread, is running in this process.
 
-    Holds whether telemetry is on or off, for the whole process.
+    Works with telemetry on or off.
 
     Args:
-        already: work that is not to count, as `abandoned_work` has found it earlier.
+        already: an earlier result of `abandoned_work`, which does not count.
 
     Raises:
-        AssertionError: some is running; the message names the operations.
+        AssertionError: abandoned work is running; the message names the operations.
     """
     left = abandoned_work() - (already or Counter())
     if left:

@@ -1,4 +1,4 @@
-"""Spans as the primitives begin, fail and end them, kept in the process; OpenTelemetry may be there or not."""
+"""Captures the spans of the primitives in memory, with or without OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class CapturedSpan:
     """One span of this library, open or ended.
 
     Attributes:
-        name: its name.
+        name: name of the span.
         kind: ``client`` for a call of a model, else ``internal``.
-        parent: the captured span that was current when it began, or None.
-        attributes: its attributes.
-        events: its events: name and attributes.
-        links: the captured spans that it is linked to.
-        status: ``error`` once it has failed, else ``unset``.
-        ended: whether it has ended.
-        duration_ms: how long it took, in milliseconds; 0.0 while it is open.
+        parent: the captured span that was current at the start, or None.
+        attributes: attributes of the span.
+        events: events of the span, each a name and attributes.
+        links: the captured spans that the span is linked to.
+        status: ``error`` after a failure, else ``unset``.
+        ended: whether the span has ended.
+        duration_ms: duration in milliseconds; 0.0 while the span is open.
     """
 
     name: str
@@ -44,7 +44,7 @@ class CapturedSpan:
 
     @property
     def exemplar_context(self) -> Any:
-        """What an exemplar recorded under this span points to, where the application traces too."""
+        """The context that an exemplar under this span refers to, if the application traces too; else None."""
         return getattr(self._inner, "exemplar_context", None)
 
     def set_attribute(self, key: str, value: Any, /) -> None:
@@ -73,11 +73,11 @@ class _Activation(NamedTuple):
 
 
 class CapturingTracing(Tracing):
-    """Keeps every span, and does to it what the tracing before it would have done.
+    """Keeps every span, and passes each call on to the tracing that was installed before.
 
     Args:
-        inner: the tracing in force so far.
-        spans: where the spans go, in the order in which they begin.
+        inner: the tracing installed before.
+        spans: receives the spans, in the order in which they begin.
     """
 
     enabled = True
@@ -104,31 +104,31 @@ class CapturingTracing(Tracing):
     def activate(self, span: OperationSpan) -> Any:
         """Makes `span` current and returns a token for `deactivate`."""
         inner = self._inner.activate(_inner_of(span))
-        # A span from before the capture is none of ours, and neither is what it is inside of.
+        # A span that began before the capture is not captured, so captured spans inside have no parent.
         return _Activation(_current.set(span if isinstance(span, CapturedSpan) else None), inner)
 
     def deactivate(self, token: Any) -> None:
         """Undoes `activate`."""
         if isinstance(token, _Activation):
-            with suppress(ValueError):  # a coroutine that was closed from elsewhere: nothing to undo there
+            with suppress(ValueError):  # a coroutine that is closed in another context: nothing to undo there
                 _current.reset(token.own)
             token = token.inner
         self._inner.deactivate(token)
 
     def mark_failed(self, span: OperationSpan, error: BaseException) -> None:
-        """Gives the span the status ERROR and says of which type the error is."""
+        """Sets the status ERROR and the attribute ``error.type``."""
         if isinstance(span, CapturedSpan) and not span.ended:
             span.status = "error"
             span.attributes["error.type"] = error_type(error)
         self._inner.mark_failed(_inner_of(span), error)
 
     def link_to(self, span: OperationSpan) -> Any:
-        """A link to `span`, for `begin`."""
+        """Returns a link to `span`, for `begin`."""
         inner = self._inner.link_to(_inner_of(span))
         return _Link(span, inner) if isinstance(span, CapturedSpan) else inner
 
     def link(self, span: OperationSpan, other: OperationSpan) -> None:
-        """Links `span`, which is open, to another one."""
+        """Links the open `span` to another span."""
         if isinstance(span, CapturedSpan) and isinstance(other, CapturedSpan):
             span.links.append(other)
         self._inner.link(_inner_of(span), _inner_of(other))

@@ -1,4 +1,4 @@
-"""What this library measures while a test runs: spans, metric points and events, in the process."""
+"""Captures spans, metric points and events of this library in memory, for a test."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from observability_integration.telemetry.tracing import spans
 
 from .captured_spans import CapturedSpan, CapturingTracing
 
-_SPECS = {spec.name: spec for spec in CATALOGUE}
+_SPEC_BY_NAME = {spec.name: spec for spec in CATALOGUE}
 _Key = tuple[str, frozenset[tuple[str, str | bool]]]
 
 
 class CapturedTelemetry:
-    """What was measured since the capture began; once it has ended, until then.
+    """The telemetry from the start of the capture until now, or until its end.
 
     Attributes:
         spans: the spans of this library, in the order in which they began.
-        events: its events (see `observability_integration.events`), in the order in which they came.
+        events: the events of this library (see `observability_integration.events`), in order.
     """
 
     def __init__(self) -> None:
         self.spans: list[CapturedSpan] = []
         self.events: list[Event] = []
-        self._before = _states()
+        self._before = _current_points()
         self._started_ns = instruments.switch.started_ns
-        self._frozen: dict[str, list[Point]] | None = None
+        self._final: dict[str, list[Point]] | None = None
 
     def span(self, name: str) -> CapturedSpan:
-        """The only span of that name.
+        """Returns the only span of that name.
 
         Raises:
-            AssertionError: there is none, or more than one.
+            AssertionError: there is no such span, or more than one.
         """
         found = [span for span in self.spans if span.name == name]
         if len(found) != 1:
@@ -47,26 +47,26 @@ class CapturedTelemetry:
         return found[0]
 
     def points(self) -> Mapping[str, list[Point]]:
-        """The points by metric name: counters and histograms as the capture has seen them grow, gauges as they stand.
+        """Returns the points by metric name: growth since the start for counters and histograms, values for gauges.
 
-        The extremes of a histogram are those since telemetry was switched on; a series that did not move is there too.
+        Minimum and maximum of a histogram are those since telemetry was switched on. Unchanged series are included.
         """
-        return self._now() if self._frozen is None else self._frozen
+        return self._now() if self._final is None else self._final
 
     def value(self, metric: str, **labels: str) -> float | None:
-        """What a metric stands at, summed over the series that have these labels; of a histogram, how many values.
+        """Returns the value of a metric, or the count of a histogram, summed over the series with these labels.
 
         Args:
-            metric: its name as the catalogue has it, such as ``timeout.failures``.
-            labels: as much of them as matters; ``**{"gen_ai.request.model": ...}`` where a name has dots.
+            metric: name in the catalogue, such as ``timeout.failures``.
+            labels: any of the metric's labels; ``**{"gen_ai.request.model": ...}`` for a name with dots.
 
         Returns:
-            None where there is no such series.
+            The sum, or None if there is no such series.
 
         Raises:
-            ConfigurationError: there is no metric of that name, or it has no such label.
+            ConfigurationError: there is no such metric, or it has no such label.
         """
-        spec = _SPECS.get(metric)
+        spec = _SPEC_BY_NAME.get(metric)
         if spec is None:
             raise ConfigurationError(f"there is no metric {metric!r}")
         if unknown := sorted(set(labels) - set(spec.labels)):
@@ -79,18 +79,18 @@ class CapturedTelemetry:
         return sum(values) if values else None
 
     def freeze(self) -> None:
-        """Keeps the points as they are now."""
-        self._frozen = self._now()
+        """Keeps the current points as the final ones."""
+        self._final = self._now()
 
     def _now(self) -> dict[str, list[Point]]:
-        # Whoever has switched telemetry on or off in the meantime has set all counts to zero.
+        # Switching telemetry on or off in the meantime has reset all counts to zero.
         before = self._before if instruments.switch.started_ns == self._started_ns else {}
-        return {spec.name: [_since(before, spec, point) for point in points] for spec, points in snapshot()}
+        return {spec.name: [_difference(before, spec, point) for point in points] for spec, points in snapshot()}
 
 
 @contextmanager
 def capture_telemetry() -> Generator[CapturedTelemetry, None, None]:
-    """Collects what this library measures within the block, without a network and without OpenTelemetry.
+    """Collects the telemetry of this library in the block, without a network and without OpenTelemetry.
 
     Usage::
 
@@ -99,9 +99,9 @@ def capture_telemetry() -> Generator[CapturedTelemetry, None, None]:
         assert captured.value("timeout.successes", operation="ask") == 1
         assert captured.span("timeout ask").status == "unset"
 
-    Telemetry that is on goes on as it was: spans are exported and counts are kept as if nobody looked. If it is off, it
-    is on within the block and exports nothing. Spans that began before the block, or that are made by other libraries,
-    are not collected. The whole process is: do not run calls of another test at the same time.
+    Telemetry that is on stays on: spans are exported and counts are kept as without the capture. Telemetry that is off
+    is on in the block, and exports nothing. Spans that began before the block and spans of other libraries are not
+    collected. The capture covers the whole process: do not run calls of another test at the same time.
     """
     was_on = instruments.switch.on
     if not was_on:
@@ -117,14 +117,14 @@ def capture_telemetry() -> Generator[CapturedTelemetry, None, None]:
     finally:
         captured.freeze()
         unsubscribe()
-        # Unless telemetry was switched on or off within the block: then that is how it is to stay.
+        # If telemetry was switched on or off in the block, it stays so.
         if spans.tracing is tracing:
             spans.install(before if before.enabled else None)
         if not was_on and instruments.switch.started_ns == started_ns:
             instruments.stop()
 
 
-def _states() -> dict[_Key, Point]:
+def _current_points() -> dict[_Key, Point]:
     return {_key(spec, point): point for spec, points in snapshot() for point in points}
 
 
@@ -132,7 +132,7 @@ def _key(spec: MetricSpec, point: Point) -> _Key:
     return spec.name, frozenset(point.attributes.items())
 
 
-def _since(before: Mapping[_Key, Point], spec: MetricSpec, point: Point) -> Point:
+def _difference(before: Mapping[_Key, Point], spec: MetricSpec, point: Point) -> Point:
     earlier = before.get(_key(spec, point))
     if earlier is None or spec.kind is Kind.GAUGE:
         return point

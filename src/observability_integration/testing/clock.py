@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps, so that no test waits for a timeout, a sleep or a deadline."""
+"""An event loop whose clock jumps to the next timer, so that a test does not wait for timeouts, sleeps or deadlines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_RESOLUTION_SECONDS = time.get_clock_info("monotonic").resolution  # as asyncio's event loops have it
+_RESOLUTION_SECONDS = time.get_clock_info("monotonic").resolution  # the `_clock_resolution` of asyncio's loops
 
 
 class FakeClockLoop(asyncio.SelectorEventLoop):
     """An event loop on which waiting takes no time.
 
-    Whenever every task waits, the clock jumps to the next timer. Timers fire in the right order and at exactly the
-    right time of this clock, so a test may say what happens at 29.9 s and at 30 s, and runs in microseconds::
+    When all tasks wait, the clock jumps to the next timer. Timers fire in order and exactly on time, so a test may
+    state what happens at 29.9 s and at 30 s, and runs in microseconds::
 
         def test_gives_up_after_30_seconds() -> None:
             async def scenario() -> None:
@@ -27,11 +27,11 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
             with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
                 runner.run(scenario())
 
-    Only `time` of this loop is faked. What does not wait for the loop's clock, such as a socket or a thread, takes real
-    time, and a timer that is pending meanwhile fires first; use an ordinary loop for a test that has both.
+    Only `time` of this loop is fake. A socket or a thread takes real time, and a timer that is pending meanwhile fires
+    first: use an ordinary loop for a test that has both.
 
     Args:
-        start_seconds: what the clock shows at first, in seconds.
+        start_seconds: time of the clock at the start, in seconds.
     """
 
     def __init__(self, start_seconds: float = 0.0) -> None:
@@ -39,14 +39,14 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
         super().__init__(_JumpingSelector(self._jump))
 
     def time(self) -> float:
-        """Seconds on the fake clock."""
+        """The time of the fake clock, in seconds."""
         return self._now_seconds
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock while nothing else runs, as code does that blocks the loop.
+        """Moves the clock while no other task runs, as code that blocks the loop does.
 
         Args:
-            seconds: by how much, 0 or more.
+            seconds: time to add, in seconds, >= 0.
 
         Raises:
             ValueError: `seconds` is negative.
@@ -56,24 +56,24 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
         self._now_seconds += seconds
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Waits for the threads of the default executor, in real time: a timeout on this clock would give them none."""
+        """Waits for the threads of the default executor in real time; a timeout on this clock would expire at once."""
         await super().shutdown_default_executor()
 
     def _jump(self, seconds: float) -> None:
         now = self._now_seconds + seconds
-        # A loop fires what is due before `now` + its resolution, which after some months is lost in rounding.
+        # A loop fires timers before `now` + its resolution, a sum that after some months rounds to `now`.
         self._now_seconds = now if now + _RESOLUTION_SECONDS > now else math.nextafter(now, math.inf)
 
 
 class _JumpingSelector(selectors.BaseSelector):
-    """Instead of waiting for a timer, moves the clock to it."""
+    """Moves the clock to the next timer instead of waiting for it."""
 
     def __init__(self, jump: Callable[[float], None]) -> None:
         self._jump = jump
         self._real = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # Without a timer, only a socket or another thread can have something to do for the loop: wait for that.
+        # Without a timer, only a socket or another thread can wake the loop.
         ready = self._real.select(0 if timeout is not None else None)
         if not ready and timeout is not None and timeout > 0:
             self._jump(timeout)

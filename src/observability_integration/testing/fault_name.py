@@ -1,4 +1,4 @@
-"""How a fault and the model name that asks for it are made from each other."""
+"""The base of all faults: converts a fault to the model name that requests it, and back."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from observability_integration.checks import check_at_least, check_count
 
 if TYPE_CHECKING:
-    from .faulty_turn import Turn
+    from .pending_request import PendingRequest
 
 PREFIX = "faulty-"
-_MOST = 1_000_000
+_MAX_NUMBER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A way to misbehave, with its parameters. The classes of `faults` are all there are.
+    """A fault of a provider, with its parameters. Its subclasses are in `faults`.
 
     Attributes:
-        template: the model name that asks for it, with its parameters in braces and what may be left out in brackets.
+        template: the model name of the fault, with parameters in braces and the optional part in brackets.
     """
 
     template: ClassVar[str]
@@ -34,15 +34,15 @@ class Fault:
 
     @property
     def model(self) -> str:
-        """The model name that asks for this fault."""
-        always, _, optional = self.template.removesuffix("]").partition("[")
+        """The model name that requests this fault."""
+        required, _, optional = self.template.removesuffix("]").partition("[")
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        template = always if _is_default(self, optional) else always + optional
-        return template.format_map({name: written(value) for name, value in values.items()})
+        template = required if _is_default(self, optional) else required + optional
+        return template.format_map({name: format_number(value) for name, value in values.items()})
 
     @classmethod
     def read(cls, name: str) -> Self | None:
-        """The fault of this kind that a model name asks for; None where it asks for another one.
+        """Parses a model name; returns None if it does not request a fault of this class.
 
         Raises:
             ConfigurationError: a number in the name is out of range.
@@ -57,9 +57,9 @@ class Fault:
         }
         return cls(**values)
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        raise NotImplementedError  # a fault without behaviour would answer nothing: each class has its own
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        raise NotImplementedError  # a fault without `play` would never reply: each class has its own
 
 
 def _is_seconds(name: str) -> bool:
@@ -68,18 +68,18 @@ def _is_seconds(name: str) -> bool:
 
 def _check(name: str, value: object) -> None:
     if _is_seconds(name):
-        check_at_least(name, value, 0, maximum=_MOST)
+        check_at_least(name, value, 0, maximum=_MAX_NUMBER)
     else:
-        check_count(name, value, 0 if name == "token" else 1, maximum=_MOST)
+        check_count(name, value, 0 if name == "token" else 1, maximum=_MAX_NUMBER)
 
 
-def written(value: float | None) -> str:
-    """A number as it stands in names and headers, with no more digits than it needs and six decimals at the most."""
+def format_number(value: float | None) -> str:
+    """Formats a number for names and headers, with up to six decimals and no trailing zeros."""
     return f"{value or 0:.6f}".rstrip("0").rstrip(".")
 
 
 def _is_default(fault: Fault, optional: str) -> bool:
-    # An optional part names one parameter, which has a default.
+    # The optional part names one parameter, which has a default.
     defaults = {field.name: field.default for field in fields(fault) if field.default is not MISSING}
     return all(getattr(fault, name) == defaults[name] for name in re.findall(r"\{(\w+)\}", optional))
 
@@ -90,6 +90,6 @@ def _pattern(template: str) -> re.Pattern[str]:
         number = r"[0-9]{1,7}(?:\.[0-9]{1,6})?" if _is_seconds(match[1]) else "[0-9]{1,7}"
         return f"(?P<{match[1]}>{number})"
 
-    always, _, optional = template.removesuffix("]").partition("[")
-    whole = f"{always}(?:{optional})?" if optional else always
-    return re.compile(re.sub(r"\{(\w+)\}", group, whole))
+    required, _, optional = template.removesuffix("]").partition("[")
+    pattern = f"{required}(?:{optional})?" if optional else required
+    return re.compile(re.sub(r"\{(\w+)\}", group, pattern))

@@ -1,4 +1,4 @@
-"""What a `FaultyProvider` can do wrong, each fault under the model name that asks for it.
+"""The faults of a `FaultyProvider`, each with the model name that requests it.
 
 ==================================================  ====================================================================
 model name                                          what a client sees
@@ -36,13 +36,14 @@ any that does not begin with ``faulty-``            the whole answer
 ``faulty-huge-headers``                             200 with 128 KiB of headers
 ==================================================  ====================================================================
 
-A client that asked for no stream gets half of the document where a token number says when the connection breaks, half
-of it with the length of a half where the JSON is malformed, and no finish reason where there is no end. Seconds, up to
-a million with six decimals, are multiplied by the provider's `time_scale`, but for Retry-After, which is the client's
-to wait. In the table above, a part in brackets may be left out.
+A part in brackets is optional. Seconds, up to a million with six decimals, are multiplied by the provider's
+`time_scale`, except those of Retry-After, which the client waits.
 
-Each class makes the name of its fault, so that none need be written by hand: ``CutAt(5).model`` is ``faulty-cut-at-5``.
-What follows a colon only tells models apart, each of which counts its own requests: ``faulty-500-once:first target``.
+A client that requests no stream gets half of the document if the connection breaks at a token, half of it with the
+length of a half if the JSON is malformed, and no finish reason if there is no end.
+
+Each class formats the name of its fault: ``CutAt(5).model`` is ``faulty-cut-at-5``. A suffix after a colon tells models
+with the same fault apart; each counts its own requests: ``faulty-500-once:first target``.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ from typing import ClassVar
 
 from observability_integration.errors import ConfigurationError
 
-from .fault_name import PREFIX, Fault, written
-from .faulty_turn import Plan, Turn
+from .fault_name import PREFIX, Fault, format_number
+from .pending_request import AnswerPlan, PendingRequest
 
 _HUGE_HEADERS = tuple((f"X-Padding-{number}", "x" * 4_096) for number in range(32))
 _HTML_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>\r\n"
@@ -62,17 +63,17 @@ _HTML_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Ba
 
 @dataclass(frozen=True, slots=True)
 class RateLimited(Fault):
-    """429, without a hint when to come back; at the first `requests` requests, or always where that is None."""
+    """429 without Retry-After, at the first `requests` requests, or always if `requests` is None."""
 
     template: ClassVar[str] = "faulty-429[-first-{requests}]"
     requests: int | None = None
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        if self.requests is None or turn.number <= self.requests:
-            await _refuse_for_rate(turn)
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        if self.requests is None or request.number <= self.requests:
+            await _refuse_for_rate(request)
         else:
-            await turn.answer()
+            await request.answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,13 @@ class RateLimitedWithRetryAfter(Fault):
     seconds: float
     requests: int = 1
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        if turn.number > self.requests:
-            await turn.answer()
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        if request.number > self.requests:
+            await request.answer()
             return
-        milliseconds = ("Retry-After-Ms", written(self.seconds * 1000))
-        await _refuse_for_rate(turn, ("Retry-After", str(math.ceil(self.seconds))), milliseconds)
+        milliseconds = ("Retry-After-Ms", format_number(self.seconds * 1000))
+        await _refuse_for_rate(request, ("Retry-After", str(math.ceil(self.seconds))), milliseconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ class ServerError(Fault):
 
     template: ClassVar[str] = "faulty-500"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await _fail(turn)
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await _fail(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +110,22 @@ class ServerErrorOnce(Fault):
 
     template: ClassVar[str] = "faulty-500-once"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await (_fail(turn) if turn.number == 1 else turn.answer())
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await (_fail(request) if request.number == 1 else request.answer())
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable(Fault):
-    """503 for `seconds` from the first request on, or until `FaultyProvider.heal` where that is None."""
+    """503 for `seconds` from the first request on, or until `FaultyProvider.heal` if `seconds` is None."""
 
     template: ClassVar[str] = "faulty-503[-for-{seconds}]"
     seconds: float | None = None
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        over = turn.healed or (self.seconds is not None and turn.age_seconds >= self.seconds)
-        await (turn.answer() if over else refuse_as_overloaded(turn))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        healthy = request.healed or (self.seconds is not None and request.age_seconds >= self.seconds)
+        await (request.answer() if healthy else refuse_as_overloaded(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,9 @@ class Reset(Fault):
 
     template: ClassVar[str] = "faulty-reset"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        turn.reset()
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        request.reset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,9 @@ class Silent(Fault):
 
     template: ClassVar[str] = "faulty-silent"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.hang()
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.hang()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +157,9 @@ class SlowFirstToken(Fault):
     template: ClassVar[str] = "faulty-slow-first-token-{seconds}"
     seconds: float
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(first_token_seconds=self.seconds))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(first_token_seconds=self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,9 @@ class Drip(Fault):
     template: ClassVar[str] = "faulty-drip-{seconds}"
     seconds: float
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(seconds_per_token=self.seconds))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(seconds_per_token=self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +181,9 @@ class CutAt(Fault):
     template: ClassVar[str] = "faulty-cut-at-{token}"
     token: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(breaks_at=self.token))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(breaks_at=self.token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,9 @@ class ResetAt(Fault):
     template: ClassVar[str] = "faulty-reset-at-{token}"
     token: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(breaks_at=self.token, breaks_by="reset"))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(breaks_at=self.token, breaks_by="reset"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,9 @@ class StallAt(Fault):
     template: ClassVar[str] = "faulty-stall-at-{token}"
     token: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(breaks_at=self.token, breaks_by="stall"))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(breaks_at=self.token, breaks_by="stall"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +217,9 @@ class MalformedAt(Fault):
     template: ClassVar[str] = "faulty-malformed-at-{token}"
     token: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(malformed_at=self.token))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(malformed_at=self.token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +229,9 @@ class MalformedThenCutAt(Fault):
     template: ClassVar[str] = "faulty-malformed-then-cut-at-{token}"
     token: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(malformed_at=self.token, breaks_at=self.token))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(malformed_at=self.token, breaks_at=self.token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,20 +240,20 @@ class NoEndMarker(Fault):
 
     template: ClassVar[str] = "faulty-no-end-marker"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(has_end_marker=False))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(has_end_marker=False))
 
 
 @dataclass(frozen=True, slots=True)
 class NoEnd(Fault):
-    """All content, in good order, with neither finish reason nor ``[DONE]``."""
+    """All content without finish reason and ``[DONE]``."""
 
     template: ClassVar[str] = "faulty-no-end"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(finish_reason=None, has_end_marker=False))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(finish_reason=None, has_end_marker=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +262,9 @@ class FinishContentFilter(Fault):
 
     template: ClassVar[str] = "faulty-finish-content-filter"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.answer(Plan(finish_reason="content_filter"))
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.answer(AnswerPlan(finish_reason="content_filter"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +273,10 @@ class ContentFilter(Fault):
 
     template: ClassVar[str] = "faulty-content-filter"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
         message = "The response was filtered due to the prompt triggering the content management policy."
-        await turn.refuse(400, message, "invalid_request_error", code="content_filter", param="prompt")
+        await request.refuse(400, message, "invalid_request_error", code="content_filter", param="prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,13 +285,13 @@ class ContextLength(Fault):
 
     template: ClassVar[str] = "faulty-context-length"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
         message = (
             "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens. "
             "Please reduce the length of the messages."
         )
-        await turn.refuse(400, message, "invalid_request_error", code="context_length_exceeded", param="messages")
+        await request.refuse(400, message, "invalid_request_error", code="context_length_exceeded", param="messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +300,13 @@ class PrefillRejected(Fault):
 
     template: ClassVar[str] = "faulty-prefill-rejected"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        if turn.chat.messages[-1].role != "assistant":
-            await turn.answer()
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        if request.chat.messages[-1].role != "assistant":
+            await request.answer()
             return
         message = "Assistant message prefill is not supported. The conversation must end with a user message."
-        await turn.refuse(400, message, "invalid_request_error", param="messages")
+        await request.refuse(400, message, "invalid_request_error", param="messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +315,11 @@ class Unauthorized(Fault):
 
     template: ClassVar[str] = "faulty-401"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
         challenge = ("WWW-Authenticate", "Bearer")
         message = "Incorrect API key provided."
-        await turn.refuse(401, message, "invalid_request_error", challenge, code="invalid_api_key")
+        await request.refuse(401, message, "invalid_request_error", challenge, code="invalid_api_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,9 +329,9 @@ class FlappingEvery(Fault):
     template: ClassVar[str] = "faulty-flapping-every-{nth}"
     nth: int
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await (_fail(turn) if turn.number % self.nth == 0 else turn.answer())
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await (_fail(request) if request.number % self.nth == 0 else request.answer())
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,22 +342,22 @@ class Flapping(Fault):
     good_seconds: float
     bad_seconds: float
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
         period = self.good_seconds + self.bad_seconds
-        good = period == 0 or turn.age_seconds % period < self.good_seconds
-        await (turn.answer() if good else refuse_as_overloaded(turn))
+        good = period == 0 or request.age_seconds % period < self.good_seconds
+        await (request.answer() if good else refuse_as_overloaded(request))
 
 
 @dataclass(frozen=True, slots=True)
 class NotJson(Fault):
-    """200 whose body is no JSON, though its content type says so."""
+    """200 with the content type of JSON and a body that is not JSON."""
 
     template: ClassVar[str] = "faulty-not-json"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.reply_raw(200, b"upstream connect error or disconnect before headers", "application/json")
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.reply_raw(200, b"upstream connect error or disconnect before headers", "application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,42 +366,42 @@ class Empty(Fault):
 
     template: ClassVar[str] = "faulty-empty"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.reply_raw(200, b"", "application/json")
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.reply_raw(200, b"", "application/json")
 
 
 @dataclass(frozen=True, slots=True)
 class WrongContentType(Fault):
-    """200 with the answer as one document of ``text/plain``, also where a stream was asked for."""
+    """200 with the answer as one document of ``text/plain``, even if the client requested a stream."""
 
     template: ClassVar[str] = "faulty-wrong-content-type"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.reply_raw(200, turn.document(), "text/plain")
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.reply_raw(200, request.document(), "text/plain")
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlBadGateway(Fault):
-    """502 with a page of HTML, as proxies answer for a provider that is down."""
+    """502 with a page of HTML, the reply of a proxy whose provider is down."""
 
     template: ClassVar[str] = "faulty-502-html"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.reply_raw(502, _HTML_PAGE, "text/html")
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.reply_raw(502, _HTML_PAGE, "text/html")
 
 
 @dataclass(frozen=True, slots=True)
 class HugeHeaders(Fault):
-    """200 with 128 KiB of headers, more than common clients read."""
+    """200 with 128 KiB of headers, more than common clients accept."""
 
     template: ClassVar[str] = "faulty-huge-headers"
 
-    async def play(self, turn: Turn) -> None:
-        """Does it to one request."""
-        await turn.reply_raw(200, turn.document(), "application/json", *_HUGE_HEADERS)
+    async def play(self, request: PendingRequest) -> None:
+        """Replies to one request with this fault."""
+        await request.reply_raw(200, request.document(), "application/json", *_HUGE_HEADERS)
 
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -436,10 +437,10 @@ FAULTS: tuple[type[Fault], ...] = (
 
 
 def fault_of(model: str) -> Fault | None:
-    """The fault that a model name asks for; None where it asks for none.
+    """Returns the fault that a model name requests, or None.
 
     Raises:
-        ConfigurationError: the name begins as those of faults do, but there is no such fault, or not with such numbers.
+        ConfigurationError: the name begins with ``faulty-``, but there is no such fault, or a number is out of range.
     """
     if not model.startswith(PREFIX):
         return None
@@ -451,15 +452,15 @@ def fault_of(model: str) -> Fault | None:
     raise ConfigurationError(f"there is no fault {name[:64]!r}; see observability_integration.testing.faults")
 
 
-async def refuse_as_overloaded(turn: Turn) -> None:
-    """503, as OpenAI says that it is overloaded."""
-    await turn.refuse(503, "The engine is currently overloaded, please try again later.", "server_error")
+async def refuse_as_overloaded(request: PendingRequest) -> None:
+    """Replies with 503 and OpenAI's message for overload."""
+    await request.refuse(503, "The engine is currently overloaded, please try again later.", "server_error")
 
 
-async def _refuse_for_rate(turn: Turn, *headers: tuple[str, str]) -> None:
+async def _refuse_for_rate(request: PendingRequest, *headers: tuple[str, str]) -> None:
     message = "Rate limit reached; please try again later."
-    await turn.refuse(429, message, "requests", *headers, code="rate_limit_exceeded")
+    await request.refuse(429, message, "requests", *headers, code="rate_limit_exceeded")
 
 
-async def _fail(turn: Turn) -> None:
-    await turn.refuse(500, "The server had an error while processing your request.", "server_error")
+async def _fail(request: PendingRequest) -> None:
+    await request.refuse(500, "The server had an error while processing your request.", "server_error")

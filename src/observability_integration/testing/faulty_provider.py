@@ -1,4 +1,4 @@
-"""A provider of language models that misbehaves on demand, for tests of whatever has to cope with one."""
+"""A provider of language models that misbehaves on demand, for tests of code that calls one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import spawn, wait_done
 
 from .faults import fault_of, refuse_as_overloaded
-from .faulty_turn import Turn
 from .http.chat_reply import refusal
 from .http.chat_request import ChatRequest, ChatRequestError, parse_chat_request
 from .http.loopback import LoopbackProvider
 from .http.tokens import split_tokens
-from .request_log import ReceivedRequest, RequestLog, without_secrets
+from .pending_request import PendingRequest
+from .request_log import ReceivedRequest, RequestLog, redact_headers
 
 if TYPE_CHECKING:
     from .http.exchange import Exchange
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 Outage = Literal["reset", "503"]
 
-# Twenty-four tokens as they are counted here: enough to be cut anywhere that a test may name.
+# 24 tokens by the rule of `http.tokens`: enough for a cut at any token that a test may name.
 ANSWER = "This is the whole answer, and long enough to be cut in the middle: it ends with the word end."
 _CHAT_PATH = "/v1/chat/completions"
-_BODY_BYTES = 32 * 1024 * 1024  # a long conversation with pictures in it
+_BODY_BYTES = 32 * 1024 * 1024  # a long conversation with images
 
 
 class FaultyProvider(LoopbackProvider):
-    """An OpenAI-compatible HTTP server on the loopback interface that misbehaves as the model name says.
+    """An OpenAI-compatible HTTP server on the loopback interface; the model name of a request selects the fault.
 
     Usage::
 
@@ -41,20 +41,19 @@ class FaultyProvider(LoopbackProvider):
             await client.chat.completions.create(model="faulty-429-retry-after-2", messages=[...])
             assert provider.attempts("faulty-429-retry-after-2") == 1
 
-    `faults` has the table of the names. Any other model answers `ANSWER` at once, whole or streamed, with its own name,
-    a finish reason and token counts. The key is not looked at; a limit on tokens is not kept to. It serves on a free
-    port, and leaving the context ends everything, requests in the middle of their answer too.
-    It needs h11 (extra `testing`).
+    `faults` has the table of the names. Any other model answers with `ANSWER` at once, whole or streamed, with its own
+    name, a finish reason and token counts. The server ignores the key and limits on tokens. It listens on a free port.
+    Leaving the context drops all connections, including those of unfinished answers. Needs h11 (extra `testing`).
 
     Args:
-        time_scale: all waits of its own are multiplied by this, above 0: with 0.01 a `faulty-slow-first-token-20`
-            takes 0.2 s, and a `faulty-503-for-60` answers after 0.6 s. Retry-After is sent as it is.
+        time_scale: factor of all waits of the provider, > 0: with 0.01 a `faulty-slow-first-token-20` takes 0.2 s, and
+            a `faulty-503-for-60` answers after 0.6 s. Retry-After is not scaled.
         max_connections: further connections are dropped at once.
-        max_request_seconds: a request that is still worked on after so long, in seconds and not scaled, is reset: no
-            test hangs for ever on a silent provider.
+        max_request_seconds: a request that is unfinished after this time, in seconds and not scaled, is reset, so that
+            no test hangs on a silent provider.
 
     Raises:
-        ConfigurationError: if an argument is out of range.
+        ConfigurationError: an argument is out of range.
     """
 
     def __init__(
@@ -75,44 +74,44 @@ class FaultyProvider(LoopbackProvider):
 
     @property
     def requests(self) -> tuple[ReceivedRequest, ...]:
-        """The requests for chat completions so far, in the order of their arrival: the latest 10,000."""
+        """The latest 10,000 requests for chat completions, in the order of their arrival."""
         return self._log.requests
 
     def attempts(self, model: str) -> int:
-        """How many requests asked for the model."""
+        """Returns the number of requests for the model."""
         return self._log.attempts(model)
 
     def gaps(self, model: str) -> list[float]:
-        """Seconds between one request for the model and the next, on the event loop's clock."""
+        """Returns the seconds between successive requests for the model, on the event loop's clock."""
         return self._log.gaps(model)
 
     def down(self, model: str | None = None, *, how: Outage = "reset") -> None:
-        """Begins an outage: every request is answered with a reset or a 503.
+        """Begins an outage: every request gets a reset or a 503.
 
         Args:
-            model: of this model alone; None is all of them.
+            model: the model that is down; None is all models.
             how: ``reset`` or ``503``.
         """
         check_choice("how", how, get_args(Outage))
         self._outages[model] = how
 
     def up(self, model: str | None = None) -> None:
-        """Ends an outage that `down` began with the same argument; harmless when there is none."""
+        """Ends the outage that `down` began with the same `model`; does nothing without an outage."""
         self._outages.pop(model, None)
 
     def heal(self, model: str | None = None) -> None:
-        """Ends the ``faulty-503`` of the model, or of all of them, until `reset`."""
+        """Ends the ``faulty-503`` of the model, or of all models, until `reset`."""
         self._healed.add(model)
 
     def reset(self) -> None:
-        """Forgets all requests, outages and healings: every fault begins again with its first request."""
+        """Clears all requests, outages and healings: every fault starts again at its first request."""
         self._log = RequestLog()
         self._outages.clear()
         self._healed.clear()
 
     async def _answer(self, exchange: Exchange, request: Request) -> None:
         now = asyncio.get_running_loop().time()
-        headers: Mapping[str, str] = MappingProxyType(without_secrets(request.headers))
+        headers: Mapping[str, str] = MappingProxyType(redact_headers(request.headers))
         try:
             chat = parse_chat_request(request.body)
         except ChatRequestError as error:
@@ -131,8 +130,8 @@ class FaultyProvider(LoopbackProvider):
             received.outcome = "broken"
             exchange.reset()
         except (asyncio.CancelledError, ConnectionError):
-            # Even where the reply was complete: the client has not taken all of it.
-            self._note_left(received)
+            # Applies even after a complete reply: the client has not read all of it.
+            self._record_disconnect(received)
             raise
         finally:
             work.cancel()
@@ -141,7 +140,7 @@ class FaultyProvider(LoopbackProvider):
         self, exchange: Exchange, received: ReceivedRequest, chat: ChatRequest, number: int, age_seconds: float
     ) -> None:
         model = chat.model
-        turn = Turn(
+        request = PendingRequest(
             exchange,
             received,
             chat,
@@ -153,19 +152,19 @@ class FaultyProvider(LoopbackProvider):
         )
         outage = self._outages.get(model) or self._outages.get(None)
         if outage == "reset":
-            turn.reset()
+            request.reset()
             return
         if outage is not None:
-            await refuse_as_overloaded(turn)
+            await refuse_as_overloaded(request)
             return
         try:
             fault = fault_of(model)
         except ConfigurationError as error:
-            await turn.refuse(404, str(error), "invalid_request_error", code="model_not_found", param="model")
+            await request.refuse(404, str(error), "invalid_request_error", code="model_not_found", param="model")
             return
-        await (turn.answer() if fault is None else fault.play(turn))
+        await (request.answer() if fault is None else fault.play(request))
 
-    def _note_left(self, received: ReceivedRequest) -> None:
+    def _record_disconnect(self, received: ReceivedRequest) -> None:
         if not self.is_open:
             received.outcome = "closed"
         else:

@@ -1,4 +1,4 @@
-"""One request to a `FaultyProvider` and the ways to answer it badly."""
+"""One request to a `FaultyProvider`, and the correct and faulty ways to answer it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from .http.chat_reply import STREAM_END, FinishReason, ReplyFrame, error_document
-from .http.exchange import wait_for_ever
-from .http.tokens import Usage, message_tokens
+from .http.exchange import wait_until_cancelled
+from .http.tokens import TokenCounts, message_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How an answer goes.
+class AnswerPlan:
+    """The timing and the faults of one answer.
 
     A token is a piece of content; times are in seconds, before the provider's `time_scale`.
 
     Attributes:
         first_token_seconds: wait before the status line and the first token.
         seconds_per_token: wait before each token.
-        malformed_at: after this many tokens comes an event of broken JSON, which takes no content with it.
-        breaks_at: after this many tokens, or the last one, `breaks_by` happens.
-        breaks_by: the connection ends without the end of the answer, is reset, or stays open and silent.
-        finish_reason: what the answer says of its end.
+        malformed_at: number of tokens before an additional event of broken JSON; None sends none.
+        breaks_at: number of tokens before the break, which comes after the last token at the latest; None is no break.
+        breaks_by: ``cut`` closes the connection before the end of the answer, ``reset`` resets it, ``stall`` keeps it
+            open and sends nothing more.
+        finish_reason: finish reason of the answer, or None for an answer without its end.
         has_end_marker: whether a stream ends with ``[DONE]``.
     """
 
@@ -45,15 +46,15 @@ class Plan:
     has_end_marker: bool = True
 
 
-WHOLE = Plan()
+WHOLE_ANSWER = AnswerPlan()
 
 
-class Turn:
-    """One request, and what a fault may do with it.
+class PendingRequest:
+    """One request without a reply yet; a fault calls one of the methods to reply.
 
     Attributes:
-        chat: what was asked.
-        number: the number of this request among those for the model, from 1.
+        chat: the request for a chat completion.
+        number: number of this request among those for the model, from 1.
         age_seconds: time since the first request for the model, in seconds, before `time_scale`.
         healed: whether `FaultyProvider.heal` was called for the model.
     """
@@ -81,13 +82,13 @@ class Turn:
         self._frame = ReplyFrame(f"chatcmpl-faulty-{number:06d}", int(time.time()), chat.model)
 
     async def wait(self, seconds: float) -> None:
-        """Waits for that long, scaled."""
+        """Waits for `seconds` times `time_scale`."""
         if seconds > 0:
             await asyncio.sleep(seconds * self._time_scale)
 
     async def hang(self) -> None:
-        """Waits until the client leaves or the provider has had enough."""
-        await wait_for_ever()
+        """Waits until the client disconnects or the provider cancels the request."""
+        await wait_until_cancelled()
 
     def reset(self) -> None:
         """Resets the connection: the client gets an RST, not an end."""
@@ -98,25 +99,25 @@ class Turn:
         self, status: int, message: str, kind: str, *headers: tuple[str, str], code: str | None = None, param: str = ""
     ) -> None:
         """Replies with an error in the API's shape; `kind` is its ``type``."""
-        self._decide(status)
+        self._record_status(status)
         await self._exchange.reply(status, error_document(message, kind, code=code, param=param or None), *headers)
 
     async def reply_raw(self, status: int, body: bytes, content_type: str, *headers: tuple[str, str]) -> None:
-        """Replies with any body at all."""
-        self._decide(status)
+        """Replies with any body, then closes the connection."""
+        self._record_status(status)
         self._exchange.break_off()
         await self._exchange.reply(status, body, *headers, content_type=content_type)
 
     def document(self) -> bytes:
-        """The whole answer, as it should be."""
+        """Returns the correct answer as one document."""
         return self._frame.completion("".join(self._tokens), "stop", self._usage())
 
-    async def answer(self, plan: Plan = WHOLE) -> None:
-        """Answers as planned, in pieces or as a whole, as the client has asked."""
+    async def answer(self, plan: AnswerPlan = WHOLE_ANSWER) -> None:
+        """Answers by the plan, streamed or whole as the client requested."""
         await self.wait(plan.first_token_seconds)
         await (self._stream(plan) if self.chat.stream else self._send_document(plan))
 
-    async def _send_document(self, plan: Plan) -> None:
+    async def _send_document(self, plan: AnswerPlan) -> None:
         document = self._frame.completion("".join(self._tokens), plan.finish_reason, self._usage())
         if plan.malformed_at is not None:
             document = document[: len(document) // 2]
@@ -127,7 +128,7 @@ class Turn:
         elif plan.seconds_per_token > 0:
             await self._drip(document, plan.seconds_per_token)
         else:
-            self._decide(200)
+            self._record_status(200)
             await self._exchange.reply(200, document)
 
     async def _drip(self, document: bytes, seconds_per_token: float) -> None:
@@ -136,10 +137,10 @@ class Turn:
         for start in range(0, len(document), size):
             await self.wait(seconds_per_token)
             if start + size >= len(document):
-                self._decide(200)
+                self._record_status(200)
             await self._exchange.send_part(document[start : start + size])
 
-    async def _stream(self, plan: Plan) -> None:
+    async def _stream(self, plan: AnswerPlan) -> None:
         exchange, frame, announce = self._exchange, self._frame, self.chat.include_usage
         self._received.status = 200
         await exchange.open_stream()
@@ -160,14 +161,14 @@ class Turn:
                 await exchange.send_events(frame.usage_event(self._usage()))
         if plan.has_end_marker:
             await exchange.send_events(STREAM_END)
-        self._decide(200)
+        self._record_status(200)
         await exchange.close_stream()
 
     async def _send_malformed(self, token: str) -> None:
         event = self._frame.delta_event({"content": token})
         await self._exchange.send_events(event[: len(event) // 2] + b"\n\n")
 
-    async def _break(self, plan: Plan) -> None:
+    async def _break(self, plan: AnswerPlan) -> None:
         if plan.breaks_by == "reset":
             self.reset()
         elif plan.breaks_by == "stall":
@@ -176,11 +177,11 @@ class Turn:
             self._received.outcome = "broken"
             self._exchange.break_off()
 
-    def _usage(self) -> Usage:
+    def _usage(self) -> TokenCounts:
         prompt = sum(message_tokens(message) for message in self.chat.messages)
-        return Usage(prompt=prompt, cached=0, completion=len(self._tokens), reasoning=0)
+        return TokenCounts(prompt=prompt, cached=0, completion=len(self._tokens), reasoning=0)
 
-    def _decide(self, status: int) -> None:
-        # Before the last byte is sent, so that whoever has the reply finds it told.
+    def _record_status(self, status: int) -> None:
+        # Called before the last byte is sent, so that the log is complete when the client has the reply.
         self._received.status = status
         self._received.outcome = "complete" if status < HTTPStatus.BAD_REQUEST else "refused"

@@ -1,6 +1,6 @@
-"""Fixtures for the tests of code that uses this library; pytest finds them where it is installed.
+"""Fixtures for the tests of code that uses this library; pytest loads them by the package's entry point.
 
-Nothing is imported before a fixture is asked for, and none is used unless a test asks.
+The plugin imports the library at the first use of a fixture. No fixture is used automatically.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _async_fixture() -> Callable[[Callable[..., Any]], Any]:
-    # In its strict mode, pytest-asyncio runs only fixtures that are marked as its own. AnyIO's plugin runs any.
+    # In strict mode, pytest-asyncio runs only its own fixtures. AnyIO's plugin runs any.
     if importlib.util.find_spec("pytest_asyncio") is None:
         return pytest.fixture
     import pytest_asyncio
@@ -29,7 +29,7 @@ def _async_fixture() -> Callable[[Callable[..., Any]], Any]:
 
 @_async_fixture()
 async def faulty_provider() -> AsyncIterator[FaultyProvider]:
-    """A `FaultyProvider` that serves, its own waits a hundredth of what the model names say.
+    """A running `FaultyProvider` with a `time_scale` of 0.01.
 
     Needs a plugin that runs async tests: pytest-asyncio or AnyIO's.
     """
@@ -41,7 +41,7 @@ async def faulty_provider() -> AsyncIterator[FaultyProvider]:
 
 @pytest.fixture
 def captured_telemetry() -> Iterator[CapturedTelemetry]:
-    """What this library measures during the test (see `capture_telemetry`)."""
+    """The telemetry of this library during the test (see `capture_telemetry`)."""
     from .captured_telemetry import capture_telemetry
 
     with capture_telemetry() as captured:
@@ -50,7 +50,7 @@ def captured_telemetry() -> Iterator[CapturedTelemetry]:
 
 @pytest.fixture
 def fake_clock_runner() -> Iterator[asyncio.Runner]:
-    """Runs coroutines on a `FakeClockLoop`: ``fake_clock_runner.run(scenario())``, in a test that is not async."""
+    """Runs coroutines on a `FakeClockLoop`: ``fake_clock_runner.run(scenario())``, in a synchronous test."""
     import asyncio
 
     from .clock import FakeClockLoop
@@ -61,7 +61,7 @@ def fake_clock_runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def no_abandoned_work() -> Iterator[None]:
-    """Fails the test when it leaves timed-out work running that was not running before (see `assert_no_abandoned`)."""
+    """Fails a test that leaves abandoned work behind (see `assert_no_abandoned`); earlier work does not count."""
     from .abandoned import abandoned_work, assert_no_abandoned
 
     already = abandoned_work()

@@ -1,4 +1,4 @@
-"""A switch for tests in which calls are tried again, so that none of them waits for it."""
+"""Removes the pauses between retries, for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from observability_integration.primitives.retry.testing_mode import TestingMode
 def set_testing(
     *, attempts: int | None = 1, cap: bool = False, wait: bool = False
 ) -> AbstractContextManager[TestingMode]:
-    """Within the block, calls are tried again without a pause, and as often as the test wants.
+    """In the block, retries wait for no backoff, and a call gets the given number of attempts.
 
     Usage::
 
@@ -20,16 +20,16 @@ def set_testing(
             with pytest.raises(ConnectionError):
                 await RetryPrimitive(ask).execute("question")
 
-    It holds for the code in the block and for the tasks that this code begins, and for nobody else in the process: two
-    tests that run at the same time do not see each other's. A thread has it where it was given the context, as
-    `asyncio.to_thread` does. Blocks may be nested; the inner one decides alone.
+    Applies to the code in the block and to the tasks that it starts, so tests that run at the same time do not affect
+    each other. Applies to a thread that runs in the context of the block, as with `asyncio.to_thread`. In nested blocks
+    only the innermost applies.
 
-    Which faults are worth another attempt stays as it is, and so do the deadline and the budget of retries.
+    The choice of faults to retry, the deadline and the retry budget stay unchanged.
 
     Args:
-        attempts: how many attempts a call gets, the first included, >= 1; None is as many as are configured.
-        cap: `attempts` bounds what is configured instead of replacing it.
-        wait: wait between attempts all the same, for a test with a fake clock that looks at the pauses.
+        attempts: number of attempts of a call, including the first, >= 1; None is the configured number.
+        cap: `attempts` caps the configured number instead of replacing it.
+        wait: retries wait for their backoff, for a test with a fake clock that checks the pauses.
 
     Returns:
         A context manager for one ``with`` statement, not ``async with`` and not a decorator.
@@ -42,7 +42,7 @@ def set_testing(
 
 
 class _Switch(AbstractContextManager[TestingMode]):
-    # No generator, which could decorate an async function, and would be over before that has begun.
+    # Not a generator-based manager: that could decorate an async function, and would end before the function starts.
 
     def __init__(self, mode: TestingMode) -> None:
         self._mode = mode
@@ -60,5 +60,5 @@ class _Switch(AbstractContextManager[TestingMode]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not by a token, which a fixture that ends in another context than it began in could not give back.
+        # Without a token, because a fixture may end in another context than it began in.
         testing_mode.install(self._before)

@@ -64,14 +64,14 @@ def test_quantiles_are_of_the_values_seen():
 @pytest.mark.needs_otel
 def test_cost_counts_upstream_calls_against_everything_sent_to_the_premium_model():
     """The baseline is stated: no cache, no router, the premium model for every answered request."""
-    from observability_integration.demo.pipeline import Upstream
-    from observability_integration.demo.run import Outcome, cost
+    from observability_integration.demo.pipeline import UpstreamCounts
+    from observability_integration.demo.run import RunResult, cost
 
     profiles = {profile.name: profile for profile in DEFAULT_PROFILES}
-    outcome = Outcome(usage_by_request=[("local-small", 1_000_000, 0), ("local-small", 0, 1_000_000)])
-    upstream = {"local-small": Upstream(1, 1_000_000, 1_000_000), "local-slow": Upstream(1)}
+    run = RunResult(usage_by_request=[("local-small", 1_000_000, 0), ("local-small", 0, 1_000_000)])
+    upstream = {"local-small": UpstreamCounts(1, 1_000_000, 1_000_000), "local-slow": UpstreamCounts(1)}
 
-    result = cost(outcome, upstream, profiles, "local-large")
+    result = cost(run, upstream, profiles, "local-large")
 
     assert Decimal("0.75") == result.with_primitives
     assert Decimal("12.50") == result.without_primitives
@@ -82,9 +82,9 @@ def test_a_figure_that_differs_is_shown_and_fails_the_run():
     """The check at the end must be able to fail."""
     from rich.console import Console
 
-    from observability_integration.demo.report import Proof, print_scrape
+    from observability_integration.demo.report import CrossCheck, print_scrape
 
     console = Console(record=True, width=120)
-    assert print_scrape(console, "http://x", SCRAPE, [Proof("lookups", 3, 3)])
-    assert not print_scrape(console, "http://x", SCRAPE, [Proof("lookups", 3, 3), Proof("calls", 2, 3)])
+    assert print_scrape(console, "http://x", SCRAPE, [CrossCheck("lookups", 3, 3)])
+    assert not print_scrape(console, "http://x", SCRAPE, [CrossCheck("lookups", 3, 3), CrossCheck("calls", 2, 3)])
     assert "DIFFER  calls: 2 scraped, 3 seen" in console.export_text()

@@ -22,7 +22,7 @@ from observability_integration.testing.faults import (
     SlowFirstToken,
     Unavailable,
 )
-from observability_integration.testing.request_log import ReceivedRequest, RequestLog, without_secrets
+from observability_integration.testing.request_log import ReceivedRequest, RequestLog, redact_headers
 
 pytestmark = pytest.mark.once
 
@@ -143,4 +143,4 @@ def test_secrets_are_redacted() -> None:
     secret = dict.fromkeys((names + gateways).split(), "sk-1")
     plain = dict.fromkeys(["accept", "idempotency-key", "x-max-tokens", "author", "x-request-deadline-ms"], "a")
 
-    assert {**dict.fromkeys(secret, "[redacted]"), **plain} == without_secrets({**secret, **plain})
+    assert {**dict.fromkeys(secret, "[redacted]"), **plain} == redact_headers({**secret, **plain})

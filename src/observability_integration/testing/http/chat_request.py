@@ -1,4 +1,4 @@
-"""Reads the body of a chat completion request, and refuses what the real API would refuse."""
+"""Parses the body of a chat completion request, and rejects what the real API would reject."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import cast
 
 
 class ChatRequestError(Exception):
-    """The body is not a usable chat request.
+    """The body is not a valid chat request.
 
     Attributes:
-        message: what is wrong; it never repeats what the client sent.
-        param: the field at fault, or None when it is the body as a whole.
+        message: description of the error, without any content of the request.
+        param: the invalid field, or None for the body as a whole.
     """
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -23,7 +23,7 @@ class ChatRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the conversation; parts that are not text are left out of `text`."""
+    """One message of the conversation; `text` holds its text parts only."""
 
     role: str
     text: str
@@ -31,14 +31,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What the local providers heed of a request. Other fields are accepted and change nothing.
+    """The fields of a request that the local providers use. Other fields are accepted and ignored.
 
     Attributes:
-        model: the model asked for.
+        model: requested model.
         messages: the conversation, at least one message.
-        stream: whether the answer is to come in pieces.
-        include_usage: whether a stream ends with a chunk of token counts.
-        max_tokens: most completion tokens wanted, or None.
+        stream: whether the client requested a stream.
+        include_usage: whether a stream ends with an event of token counts.
+        max_tokens: maximum number of completion tokens, or None.
     """
 
     model: str
@@ -49,16 +49,16 @@ class ChatRequest:
 
     @property
     def question(self) -> str:
-        """The text of the last user message, or of the last message where no user speaks."""
-        spoken = [message for message in self.messages if message.role == "user"] or self.messages
-        return spoken[-1].text
+        """The text of the last user message, or of the last message if no message is a user's."""
+        from_user = [message for message in self.messages if message.role == "user"] or self.messages
+        return from_user[-1].text
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
-    """Reads a request.
+    """Parses a request.
 
     Raises:
-        ChatRequestError: if it is not JSON, or a field has the wrong type or an impossible value.
+        ChatRequestError: the body is not JSON, or a field has the wrong type or an invalid value.
     """
     try:
         document: object = json.loads(body)

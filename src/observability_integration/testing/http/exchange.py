@@ -1,4 +1,4 @@
-"""One request and its reply: writes the reply in HTTP, and says which status it was."""
+"""One request and its reply: writes the reply in HTTP and reports its status."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 NO_MODEL = "none"
 UNKNOWN_MODEL = "unknown"
-# nginx's code for a request whose client left before there was an answer; it never goes over the wire.
-CLIENT_GONE_STATUS = 499
+# nginx's status for a request whose client disconnected before the reply; it is counted, never sent.
+CLIENT_CLOSED_REQUEST_STATUS = 499
 
 JSON = "application/json"
 _EVENT_STREAM = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
@@ -23,8 +23,8 @@ _EVENT_STREAM = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-C
 Header = tuple[str, str]
 
 
-async def wait_for_ever() -> None:
-    """Waits until cancelled, which a handler is when the client leaves."""
+async def wait_until_cancelled() -> None:
+    """Waits until the task is cancelled. The server cancels a handler when its client disconnects."""
     await asyncio.get_running_loop().create_future()
 
 
@@ -32,9 +32,9 @@ class Exchange:
     """One request and its reply.
 
     Attributes:
-        request: what was asked, or None when it could not be read.
-        model: the model asked for, as far as whoever counts the replies wants to know.
-        status: the status replied with, or None before there is a reply.
+        request: the request, or None if it could not be parsed.
+        model: the model under which the reply is counted.
+        status: status of the reply, or None before the reply.
         keep_alive: whether another request may follow on the connection.
     """
 
@@ -53,15 +53,15 @@ class Exchange:
     async def reply(self, status: int, body: bytes, *headers: Header, content_type: str = JSON) -> None:
         """Sends a whole document."""
         head = self._document_head(status, len(body), content_type, headers)
-        await self._connection.write(head + self._visible(body))
+        await self._connection.write(head + self._body_for_method(body))
 
     async def reply_half(self, status: int, body: bytes) -> None:
-        """Announces a JSON document and sends half of it; the connection is of no use afterwards."""
+        """Announces a JSON document and sends half of it; the connection closes afterwards."""
         await self.announce(status, len(body))
         await self.send_part(body[: len(body) // 2])
 
     async def announce(self, status: int, size_bytes: int) -> None:
-        """Announces a JSON document, which follows by `send_part`; the connection is of no use afterwards."""
+        """Sends the head of a JSON document, which `send_part` sends; the connection closes afterwards."""
         self.keep_alive = False
         await self._connection.write(self._document_head(status, size_bytes, JSON))
 
@@ -73,7 +73,7 @@ class Exchange:
         """Starts an event stream with status 200."""
         request = self.request
         self._chunked = request is not None and request.minor_version >= 1
-        # Without chunks the end of the connection is the end of the reply.
+        # Without chunked encoding the end of the connection is the end of the reply.
         self.keep_alive = self.keep_alive and self._chunked
         framing = (("Transfer-Encoding", "chunked"),) if self._chunked else ()
         await self._connection.write(self._head(200, (*_EVENT_STREAM, *framing)))
@@ -83,30 +83,30 @@ class Exchange:
         await self._connection.write(b"%x\r\n%b\r\n" % (len(events), events) if self._chunked else events)
 
     async def close_stream(self) -> None:
-        """Ends a stream in good order."""
+        """Ends a stream with its last chunk."""
         if self._chunked:
             await self._connection.write(b"0\r\n\r\n")
 
     def break_off(self) -> None:
-        """Leaves the reply as it is; the connection closes without the end that was announced."""
+        """Ends the reply where it is: the connection closes before the announced end."""
         self.keep_alive = False
 
     def reset(self) -> None:
-        """Resets the connection, now: the client gets an RST, whatever of the reply it has."""
+        """Resets the connection at once: the client gets an RST, even in the middle of a reply."""
         self.keep_alive = False
         self._connection.reset()
 
     def finish(self) -> None:
-        """Counts a request that ended without a reply; harmless after one."""
+        """Counts a request that ended without a reply; does nothing after a reply."""
         if self.status is None:
-            self._decide(CLIENT_GONE_STATUS)
+            self._count_status(CLIENT_CLOSED_REQUEST_STATUS)
 
-    def _decide(self, status: int) -> None:
-        # Before a byte of the reply is sent, so that whoever has the reply finds it counted.
+    def _count_status(self, status: int) -> None:
+        # Called before the first byte of the reply, so that a reply is counted when the client has it.
         self.status = status
         self._count(self.model, status)
 
-    def _visible(self, body: bytes) -> bytes:
+    def _body_for_method(self, body: bytes) -> bytes:
         return b"" if self.request is not None and self.request.method == "HEAD" else body
 
     def _document_head(
@@ -115,7 +115,7 @@ class Exchange:
         return self._head(status, (("Content-Type", content_type), ("Content-Length", str(size_bytes)), *headers))
 
     def _head(self, status: int, headers: tuple[Header, ...]) -> bytes:
-        self._decide(status)
+        self._count_status(status)
         lines = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
             f"Date: {formatdate(usegmt=True)}",

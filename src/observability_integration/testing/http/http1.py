@@ -1,6 +1,6 @@
-"""One connection of an HTTP/1.1 client: h11 parses the requests; replies are sent as they are, wrong on purpose or not.
+"""One connection of an HTTP/1.1 client: h11 parses the requests; replies are sent unchecked, since some are malformed.
 
-A client that closes its sending side counts as gone, even if it would still read.
+A client that closes its sending side counts as disconnected, even if it would still read.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ except ImportError as error:
     ) from error
 
 _READ_BYTES = 65_536
-_HEAD_BYTES = 32_768  # twice h11's default: trace context and baggage come on top of a client's own headers
+_HEAD_BYTES = 32_768  # twice h11's default: trace context and baggage add to a client's own headers
 _LINGER_SECONDS = 1.0
-# Two unsigned shorts on Windows, two ints elsewhere: on, and for no time at all.
+# struct linger: on, with a timeout of 0 s. Two unsigned shorts on Windows, two ints elsewhere.
 _NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
-class RequestFault(Exception):  # noqa: N818 - a fault of the client's, answered and not raised further
-    """The bytes received are not a request that can be served; the connection ends after the answer.
+class InvalidRequestError(Exception):
+    """The received bytes are not a valid request. The server replies with `status` and closes the connection.
 
     Attributes:
-        status: the HTTP status to answer with.
-        message: what is wrong; it never repeats what the client sent.
+        status: HTTP status of the reply.
+        message: description of the error, without any content of the request.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -53,12 +53,12 @@ class Request:
     """One request as received.
 
     Attributes:
-        method: in capitals as a rule; compared as it came.
-        path: the path of the target, without query.
-        headers: by lower-case name; repeated ones joined with a comma.
-        body: all of it, without the framing of chunks.
+        method: HTTP method, case-sensitive.
+        path: path of the target, without the query.
+        headers: headers by lower-case name; repeated ones are joined with a comma.
+        body: the whole body, without chunk framing.
         minor_version: 1 for HTTP/1.1, 0 for HTTP/1.0.
-        keep_alive: whether the client expects to send another request on this connection.
+        keep_alive: whether the client may send another request on this connection.
     """
 
     method: str
@@ -70,12 +70,12 @@ class Request:
 
 
 class Connection:
-    """One client's connection.
+    """The connection of one client.
 
     Args:
-        reader: what the client sends.
-        writer: what is sent to the client.
-        max_body_bytes: the size of the longest body that is accepted, in bytes.
+        reader: stream of the bytes from the client.
+        writer: stream of the bytes to the client.
+        max_body_bytes: maximum size of a body, in bytes.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_body_bytes: int) -> None:
@@ -85,41 +85,41 @@ class Connection:
         self._parser = h11.Connection(h11.SERVER)
 
     async def read_request(self) -> Request | None:
-        """Reads the next request, or returns None when the client has nothing more to say.
+        """Reads the next request; returns None if the client closed the connection.
 
         Raises:
-            RequestFault: if the request is malformed or too large.
-            ConnectionError: if the connection broke.
+            InvalidRequestError: the request is malformed or too large.
+            ConnectionError: the connection broke.
         """
         ahead, _ = self._parser.trailing_data
-        # One parser a request: h11 begins a second one only after a reply of its own, which could not be a wrong one.
+        # A new parser for each request: h11 continues with the next request only after a valid reply that it formatted.
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
-        if ahead:  # to h11, no bytes are the end of the connection
+        if ahead:  # h11 takes empty bytes for the end of the connection
             self._parser.receive_data(ahead)
         try:
             return await self._read_request()
         except h11.RemoteProtocolError as error:
-            raise RequestFault(error.error_status_hint, "The request is malformed.") from None
+            raise InvalidRequestError(error.error_status_hint, "The request is malformed.") from None
 
     async def wait_for_disconnect(self) -> None:
-        """Returns once the client is gone; what it sends in the meantime is kept for the next request."""
+        """Waits until the client disconnects; bytes that it sends before belong to the next request."""
         with contextlib.suppress(ConnectionError):
             while data := await self._reader.read(_READ_BYTES):
                 self._parser.receive_data(data)
 
     async def write(self, data: bytes) -> None:
-        """Sends, waiting while the client is slow to read.
+        """Sends `data`, and waits while the client reads slowly.
 
         Raises:
-            ConnectionError: if the connection broke.
+            ConnectionError: the connection broke.
         """
         self._writer.write(data)
         await self._writer.drain()
 
     async def linger(self) -> None:
-        """Ends the sending side and waits, for at most a second, until the client has closed too.
+        """Closes the sending side and waits up to a second until the client closes too.
 
-        Closing at once while the client still sends would reset the connection and could take the answer with it.
+        Closing both sides while the client still sends would reset the connection, and the client could lose the reply.
         """
         with contextlib.suppress(OSError):
             self._writer.write_eof()
@@ -135,14 +135,14 @@ class Connection:
                 pass
 
     def reset(self) -> None:
-        """Drops the connection at once, so that the client gets an RST and not an end."""
-        wire = self._writer.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # closed already: the client was faster
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        """Resets the connection at once: the client gets an RST instead of an end."""
+        client_socket = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # the client has closed it already
+            client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """Drops the connection at once, with whatever has not been sent yet, and waits for its end."""
+        """Drops the connection at once, including unsent bytes, and waits until it is closed."""
         self._writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
@@ -176,7 +176,7 @@ class Connection:
 
     def _check_size(self, body_bytes: int) -> None:
         if body_bytes > self._max_body_bytes:
-            raise RequestFault(413, f"The body is larger than {self._max_body_bytes} bytes.")
+            raise InvalidRequestError(413, f"The body is larger than {self._max_body_bytes} bytes.")
 
     async def _next_event(self) -> object:
         while (event := self._parser.next_event()) is h11.NEED_DATA:
@@ -188,4 +188,4 @@ def _path(target: str) -> str:
     try:
         return urlsplit(target).path
     except ValueError:
-        raise RequestFault(400, "The target of the request is malformed.") from None
+        raise InvalidRequestError(400, "The target of the request is malformed.") from None

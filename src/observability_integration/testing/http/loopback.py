@@ -1,4 +1,4 @@
-"""The server under the providers of this package: it takes requests and hands each to one function."""
+"""The HTTP server of the local providers: accepts requests and passes each to one handler."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from observability_integration.tasks import spawn
 
 from .chat_reply import refusal
 from .exchange import Exchange
-from .http1 import Connection, Request, RequestFault
+from .http1 import Connection, InvalidRequestError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
 HOST = "127.0.0.1"
-# A connection is dropped, not shut down politely, when the provider closes: this is how long the loop may take to tell.
+# How long the loop may take to report the connections that `close` has dropped.
 _CLOSE_SECONDS = 1.0
-# From the accept on: the transport is made, the protocol is told, the loop's own task ends.
-_HAND_OVER_TURNS = 3
+# After an accept the loop creates the transport, notifies the protocol and ends its own task.
+_ACCEPT_ITERATIONS = 3
 
 
 class LoopbackProvider:
     """An HTTP server on the loopback interface, in this process and on this event loop.
 
-    A path that is not served, and a method that a path does not have, are answered here. Connections are kept alive;
-    when a client leaves, the work on its request is cancelled.
+    The server itself replies to an unknown path or method. It keeps connections alive, and cancels the handler of a
+    request whose client disconnects.
 
     Args:
-        handle: replies to one request; a `ConnectionError` says that the client is gone, or is to be.
-        method_by_path: what is served: the path, and the one method that it has.
-        count: told the model and the HTTP status of each request, just before the first byte of its reply; 499 is the
-            status of one that ends without a reply.
+        handle: replies to one request; a `ConnectionError` ends the connection.
+        method_by_path: the one method of each path that is served.
+        count: called with the model and the HTTP status of each request, just before the first byte of its reply; the
+            status of a request that ends without a reply is 499.
         port: the TCP port to listen on; 0 picks a free one.
-        max_body_bytes: the size of the longest body that is accepted, in bytes; a longer one is answered with 413.
-        max_connections: further connections are dropped at once; None is no bound.
+        max_body_bytes: maximum size of a body, in bytes; a larger one gets a 413.
+        max_connections: further connections are dropped at once; None is no limit.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class LoopbackProvider:
 
     @property
     def base_url(self) -> str:
-        """Where clients find the API: ``http://127.0.0.1:PORT/v1``.
+        """The URL of the API: ``http://127.0.0.1:PORT/v1``.
 
         Raises:
-            RuntimeError: if the provider is not open.
+            RuntimeError: the provider is not open.
         """
         if self._server is None:
             raise RuntimeError("The provider is not open: use it in 'async with'")
@@ -74,19 +74,19 @@ class LoopbackProvider:
 
     @property
     def is_open(self) -> bool:
-        """Whether it listens; no longer true while it closes."""
+        """Whether the server listens; False as soon as `close` begins."""
         return self._server is not None
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being worked on at this moment.
+        """The number of requests in flight.
 
-        A client may have read its reply a moment before the request ceases to count; `wait_for_in_flight` bridges it.
+        A request may still count for a moment after the client has read its reply; use `wait_for_in_flight`.
         """
         return self._in_flight
 
     async def wait_for_in_flight(self, count: int) -> None:
-        """Waits until exactly `count` requests are being worked on."""
+        """Waits until exactly `count` requests are in flight."""
         while self._in_flight != count:
             await self._in_flight_changed.wait()
 
@@ -94,15 +94,15 @@ class LoopbackProvider:
         """Starts to listen.
 
         Raises:
-            RuntimeError: if the provider is open already.
-            OSError: if the port is taken.
+            RuntimeError: the provider is open already.
+            OSError: the port is in use.
         """
         if self._server is not None:
             raise RuntimeError("The provider is open already")
         self._server = await asyncio.start_server(self._accept, HOST, self._port)
 
     async def close(self) -> None:
-        """Stops listening and drops all connections, busy or not; harmless on a provider that is not open."""
+        """Stops listening and drops all connections, idle or not; does nothing if the provider is not open."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -110,7 +110,7 @@ class LoopbackProvider:
         server.close()
         tasks = dict(self._connections)
         for task, writer in tasks.items():
-            # The task may never have run, and then it is not there to close its connection.
+            # A task that has never run does not close its connection.
             writer.transport.abort()
             task.cancel()
         if tasks:
@@ -140,7 +140,7 @@ class LoopbackProvider:
                 pass
             await connection.linger()
         except ConnectionError:
-            pass  # the client is gone, and nobody is left to tell
+            pass  # the client has disconnected: there is no reply to send
         finally:
             await connection.close()
 
@@ -148,23 +148,23 @@ class LoopbackProvider:
         request_id = f"req_loopback_{next(self._request_numbers):06d}"
         try:
             request = await connection.read_request()
-        except RequestFault as fault:
+        except InvalidRequestError as error:
             exchange = Exchange(connection, None, request_id, self._count)
-            await exchange.reply(fault.status, refusal(fault.message))
+            await exchange.reply(error.status, refusal(error.message))
             return False
         if request is None:
             return False
         exchange = Exchange(connection, request, request_id, self._count)
-        self._move_in_flight(1)
+        self._add_in_flight(1)
         try:
             await self._handle_while_connected(connection, exchange, request)
         finally:
             exchange.finish()
-            self._move_in_flight(-1)
+            self._add_in_flight(-1)
         return exchange.keep_alive
 
     async def _handle_while_connected(self, connection: Connection, exchange: Exchange, request: Request) -> None:
-        # Owned, because a request that is cancelled while it fails has nobody left to retrieve its error.
+        # `spawn`, because nothing retrieves the error of a request that is cancelled while it fails.
         work = spawn(self._dispatch(exchange, request), name="loopback request")
         gone = spawn(connection.wait_for_disconnect(), name="loopback disconnect watch")
         try:
@@ -187,20 +187,20 @@ class LoopbackProvider:
         else:
             await self._handle(exchange, request)
 
-    def _move_in_flight(self, step: int) -> None:
+    def _add_in_flight(self, step: int) -> None:
         self._in_flight += step
         changed, self._in_flight_changed = self._in_flight_changed, asyncio.Event()
         changed.set()
 
 
 async def _stop_accepting(server: asyncio.Server) -> None:
-    """Stops taking connections from the listening socket, and lets those that were taken arrive.
+    """Stops accepting connections, and waits until the accepted ones have reached the server.
 
-    A server that is closed while the loop is handing over a connection fails an assertion there, and that connection
-    stays open (cpython#109564).
+    A server that closes while the loop passes it a connection fails an assertion, and the connection stays open
+    (cpython#109564).
     """
     loop = asyncio.get_running_loop()
     for listener in server.sockets:
         loop.remove_reader(listener)
-    for _ in range(_HAND_OVER_TURNS):
+    for _ in range(_ACCEPT_ITERATIONS):
         await asyncio.sleep(0)
