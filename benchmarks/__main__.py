@@ -15,11 +15,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import cache_tables, failover, failover_tables, hedging, imports, load_tables, redis_hits, report, stampede
+from . import (
+    cache_tables,
+    failover,
+    failover_tables,
+    hedging,
+    imports,
+    load_tables,
+    redis_hits,
+    report,
+    stampede,
+    workers,
+)
 from .checks import NotDoneError
-from .grids import Grid
 from .measure import Effort
-from .targets import Section, Verdict, sections
+from .table import RatioTable, Table, Verdict
+from .targets import sections
 
 # Four spans a call and at most 512 in a batch of the SDK's processor: none is sent, or dropped, while the clock runs.
 _EFFORT = {"on": Effort(40, 5, 100), "api": Effort(100, 5, 100), "absent": Effort(100, 5, 100)}
@@ -36,7 +47,7 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     run = report.this_run(" ".join(["python -m benchmarks", *arguments]))
     found: dict[str, Any] = {"modes": {}}
-    shown: list[Section | Grid] = []
+    shown: list[RatioTable | Table] = []
     measures = {
         "calls": _of_calls,
         "cache": _of_the_cache,
@@ -72,7 +83,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _of_calls(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+def _of_calls(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
     for mode, effort in (_QUICK if quick else _EFFORT).items():
         if mode != "absent" and not imports.installed(imports.EXPORTER):
             report.progress(f"{mode}: left out, OpenTelemetry is not installed")
@@ -94,7 +105,7 @@ def _outcome_of(what: str, module: str, *arguments: str) -> dict[str, Any] | Non
         file = Path(directory, "outcome.json")
         command = [sys.executable, "-m", module, *arguments, str(file)]
         # What a peer prints belongs into no table, so the worker's standard output is not ours.
-        finished = subprocess.run(command, env=imports.environment(), stdout=subprocess.DEVNULL, check=False)
+        finished = subprocess.run(command, env=workers.environment(), stdout=subprocess.DEVNULL, check=False)
         if finished.returncode != 0:
             report.progress(f"{what}: broke off with exit code {finished.returncode}")
             return None
@@ -102,7 +113,7 @@ def _outcome_of(what: str, module: str, *arguments: str) -> dict[str, Any] | Non
         return outcome
 
 
-def _of_the_cache(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+def _of_the_cache(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
     effort = redis_hits.QUICK if quick else redis_hits.EFFORT
     scale = stampede.QUICK if quick else stampede.FULL
     contestants = stampede.CONTESTANTS[:1] if quick else stampede.CONTESTANTS
@@ -116,7 +127,7 @@ def _of_the_cache(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | 
     return None if found["replay"] is None else list(cache_tables.tables(found, scale))
 
 
-def _of_failover(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+def _of_failover(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
     scale = failover.QUICK_SCALE if quick else failover.FULL_SCALE
     try:
         found["failover"] = asyncio.run(failover.measure(scale, failover.CONTESTANTS, report.progress))
@@ -126,7 +137,7 @@ def _of_failover(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | N
     return list(failover_tables.tables(found["failover"], scale))
 
 
-def _of_hedging(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+def _of_hedging(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
     scale = hedging.QUICK if quick else hedging.FULL
     try:
         found["hedging"] = asyncio.run(hedging.measure(scale, report.progress))
@@ -136,7 +147,7 @@ def _of_hedging(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | No
     return list(hedging.tables(found["hedging"], scale))
 
 
-def _of_load(quick: bool, found: dict[str, Any]) -> list[Section | Grid] | None:
+def _of_load(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
     for part in ("storms", "arrivals"):
         outcome = _outcome_of(part, f"benchmarks.{part}_worker", "quick" if quick else "full")
         if outcome is None:
@@ -155,7 +166,7 @@ def _once(import_rounds: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, run: report.Run, shown: list[Section | Grid], found: dict[str, Any]) -> None:
+def _write_json(file: Path, run: report.Run, shown: list[RatioTable | Table], found: dict[str, Any]) -> None:
     rows = [{"section": section.title, **report.as_json(row)} for section in shown for row in section.rows]
     file.write_text(json.dumps({**run._asdict(), "rows": rows, "samples": found}, indent=1), encoding="utf-8")
 

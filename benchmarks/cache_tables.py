@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from observability_integration.caching.policy import CachePolicy
 
 from . import redis_hits, replay, stampede
-from .grids import Grid, GridRow
 from .measure import Samples, ratio
 from .stampede import Case, Scale, Seen
 from .stampede_contestants import OURS
-from .targets import Row, Section, Target, microseconds
+from .table import RatioRow, RatioTable, Table, TableRow, Target, microseconds
 
 REDIS_BARE = Target(1.3)
 REDIS_PEERS = Target(1.0, at_least=True)
@@ -25,7 +24,7 @@ _NONE, _NOT_INSTALLED = "–", "not installed"
 _UNANSWERED = f"> {stampede.CAP_SECONDS:g} s"
 
 
-def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Section | Grid]:
+def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[RatioTable | Table]:
     """All of it, in the order in which it is shown.
 
     Args:
@@ -37,12 +36,12 @@ def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Section | Grid]:
     yield from _replays(found["replay"])
 
 
-def _redis_hits(samples: Samples) -> Section:
+def _redis_hits(samples: Samples) -> RatioTable:
     ours, bare = (redis_hits.BY_URL, redis_hits.BY_CLIENT), redis_hits.BARE
     rows = [_beside(samples, f"{one}, beside {bare}", one, bare, REDIS_BARE) for one in ours]
     for peer in (redis_hits.CASHEWS, redis_hits.AIOCACHE):
         rows += [_beside(samples, f"{one}, beside {peer}", one, peer, REDIS_PEERS) for one in ours]
-    return Section(
+    return RatioTable(
         "A hit in Redis that memory has not",
         ("what", "ours", "other", f"ours / {bare}; peer / ours"),
         rows,
@@ -52,11 +51,11 @@ def _redis_hits(samples: Samples) -> Section:
     )
 
 
-def _beside(samples: Samples, what: str, ours: str, other: str, target: Target) -> Row:
+def _beside(samples: Samples, what: str, ours: str, other: str, target: Target) -> RatioRow:
     if ours not in samples or other not in samples:
-        return Row(what, microseconds(samples[ours]) if ours in samples else "", _NOT_INSTALLED, None, target)
+        return RatioRow(what, microseconds(samples[ours]) if ours in samples else "", _NOT_INSTALLED, None, target)
     found = ratio(samples, other, ours) if target.at_least else ratio(samples, ours, other)
-    return Row(what, microseconds(samples[ours]), microseconds(samples[other]), found, target)
+    return RatioRow(what, microseconds(samples[ours]), microseconds(samples[other]), found, target)
 
 
 class _Line(NamedTuple):
@@ -67,10 +66,10 @@ class _Line(NamedTuple):
     target: str = ""
     keeps: Callable[[Seen], bool] = lambda _: True
 
-    def row(self, found: Mapping[str, Mapping[str, Any]], contestants: Sequence[str]) -> GridRow:
+    def row(self, found: Mapping[str, Mapping[str, Any]], contestants: Sequence[str]) -> TableRow:
         figures = [self._figure(found.get(self.case.name, {}), contestant) for contestant in contestants]
         ours = found.get(self.case.name, {}).get(OURS)
-        return GridRow(self.what, tuple(figures), self.target, None if ours is None else self.keeps(Seen(**ours)))
+        return TableRow(self.what, tuple(figures), self.target, None if ours is None else self.keeps(Seen(**ours)))
 
     def _figure(self, seen_of: Mapping[str, Any], contestant: str) -> str:
         if contestant not in seen_of:
@@ -79,9 +78,9 @@ class _Line(NamedTuple):
         return _NOT_INSTALLED if seen is None else self.figure(Seen(**seen))
 
 
-def _stampede(found: Mapping[str, Mapping[str, Any]], scale: Scale) -> Grid:
+def _stampede(found: Mapping[str, Mapping[str, Any]], scale: Scale) -> Table:
     contestants = stampede.CONTESTANTS
-    return Grid(
+    return Table(
         "Stampedes",
         ("what", *contestants),
         [line.row(found, contestants) for line in _lines(scale)],
@@ -182,7 +181,7 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms"
 
 
-def _replays(found: Mapping[str, Any]) -> Iterator[Grid]:
+def _replays(found: Mapping[str, Any]) -> Iterator[Table]:
     columns = "what", "calls", "saved", "stale", "failures", "p50", "p99"
     how = (
         "Simulated: an answer takes "
@@ -194,15 +193,15 @@ def _replays(found: Mapping[str, Any]) -> Iterator[Grid]:
         "in the background is a call too."
     )
     if found["lacking"]:
-        yield Grid("An hour of chat", columns, [], f"Not measured: {found['lacking']}.")
+        yield Table("An hour of chat", columns, [], f"Not measured: {found['lacking']}.")
     for workload, outcomes in found["outcomes"].items():
-        rows = [GridRow(name, _outcome(replay.Outcome(**outcome))) for name, outcome in outcomes.items()]
+        rows = [TableRow(name, _outcome(replay.Outcome(**outcome))) for name, outcome in outcomes.items()]
         repeating = found["repeating"][workload]
         ceiling = (
             f"{repeating:.2%} of these {next(iter(outcomes.values()))['requests']:,} requests have come before: "
             "no exact cache can save more. "
         )
-        yield Grid(f"An hour of chat, keyed by {workload}", columns, rows, ceiling + replay.MEANING[workload] + how)
+        yield Table(f"An hour of chat, keyed by {workload}", columns, rows, ceiling + replay.MEANING[workload] + how)
 
 
 def _outcome(outcome: replay.Outcome) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import imports
+from . import workers
 from .checks import NotDoneError
 from .failover_contestants import LITELLM, OPENAI, OURS, STAMINA, TENACITY
 from .failover_faults import CAP_SECONDS, FAULTS
@@ -84,7 +84,7 @@ async def measure(scale: float, contestants: Sequence[str], report: Report) -> d
                 stdin=pipe,
                 stdout=pipe,
                 stderr=asyncio.subprocess.DEVNULL,
-                env=imports.environment(),
+                env=workers.environment(),
             )
             running.append(_Contestant(name, process))
         return await _see(running, scale, report)

@@ -8,12 +8,12 @@ from typing import Any
 from . import failover, failover_faults
 from .failover_contestants import OURS
 from .failover_faults import COMPLETE, FAULTS, Fault, Seen
-from .grids import Grid, GridRow
+from .table import Table, TableRow
 
 _NOT_INSTALLED, _NOT_RUN = "not installed", "–"
 
 
-def tables(found: Mapping[str, Any], scale: float) -> Iterator[Grid]:
+def tables(found: Mapping[str, Any], scale: float) -> Iterator[Table]:
     """All of it.
 
     Args:
@@ -22,10 +22,10 @@ def tables(found: Mapping[str, Any], scale: float) -> Iterator[Grid]:
     """
     rows = [_row(found, fault) for fault in FAULTS]
     passed = tuple(_passed(found, contestant) for contestant in failover.CONTESTANTS)
-    yield Grid(
+    yield Table(
         "A provider that fails",
         ("fault", *failover.CONTESTANTS),
-        [*rows, GridRow("passed", passed)],
+        [*rows, TableRow("passed", passed)],
         "Each figure: whether it passes (✓) or not (✗), what the caller got, attempts at the primary + at the "
         "fallback, seconds of the slowest question. What a caller can get is the complete answer, a wrong one (cut "
         "short, or spliced, and handed out as whole), the provider's own error, or another error. The providers are "
@@ -43,11 +43,11 @@ def tables(found: Mapping[str, Any], scale: float) -> Iterator[Grid]:
     )
 
 
-def _row(found: Mapping[str, Any], fault: Fault) -> GridRow:
+def _row(found: Mapping[str, Any], fault: Fault) -> TableRow:
     figures = tuple(_figure(found, contestant, fault) for contestant in failover.CONTESTANTS)
     of_ours = found.get(OURS)
     kept = None if of_ours is None else fault.passes(Seen.of(of_ours[fault.code]))
-    return GridRow(f"{fault.code} {fault.what}", figures, fault.target, kept)
+    return TableRow(f"{fault.code} {fault.what}", figures, fault.target, kept)
 
 
 def _figure(found: Mapping[str, Any], contestant: str, fault: Fault) -> str:

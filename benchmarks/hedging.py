@@ -22,8 +22,7 @@ from observability_integration.resilience.retry_budget import RetryBudget
 
 from . import report
 from .checks import NotDoneError, expect
-from .grids import Grid, GridRow
-from .targets import Verdict
+from .table import Table, TableRow, Verdict
 
 FAST_SECONDS = (0.01, 0.03)
 SLOW_SECONDS = (0.36, 0.44)
@@ -179,7 +178,7 @@ async def _call_all(ask: Ask, calls: int, callers: int) -> list[float]:
     return seconds
 
 
-def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Grid]:
+def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Table]:
     """What was found.
 
     Args:
@@ -187,7 +186,7 @@ def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Grid]:
         scale: that it was given.
     """
     seen = {name: Seen(**figures) for name, figures in found.items()}
-    yield Grid(
+    yield Table(
         "A second call when the first is slow",
         ("second call", "p50", "p99", "p99 without / with", "more calls", "given up"),
         [_row(name, one, seen[WITHOUT]) for name, one in seen.items()],
@@ -200,7 +199,7 @@ def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Grid]:
     )
 
 
-def _row(name: str, seen: Seen, without: Seen) -> GridRow:
+def _row(name: str, seen: Seen, without: Seen) -> TableRow:
     lower = without.percentile(99) / seen.percentile(99)
     figures = (
         f"{seen.percentile(50) * 1e3:.1f} ms",
@@ -211,10 +210,10 @@ def _row(name: str, seen: Seen, without: Seen) -> GridRow:
     )
     if name == HEDGED:
         kept = lower >= TIMES_LOWER and seen.more_calls <= MORE_CALLS
-        return GridRow(name, figures, f"≥ {TIMES_LOWER:g}× for ≤ {MORE_CALLS:.0%} more", kept)
+        return TableRow(name, figures, f"≥ {TIMES_LOWER:g}× for ≤ {MORE_CALLS:.0%} more", kept)
     if name == SPENT:
-        return GridRow(name, figures, f"≤ {_SPENT_RATIO:.0%} more", seen.more_calls <= _SPENT_RATIO)
-    return GridRow(name, figures)
+        return TableRow(name, figures, f"≤ {_SPENT_RATIO:.0%} more", seen.more_calls <= _SPENT_RATIO)
+    return TableRow(name, figures)
 
 
 def _range(seconds: tuple[float, float]) -> str:

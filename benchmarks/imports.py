@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+
+from . import workers
 
 ENTRIES = 10_000
 _STATM = Path("/proc/self/statm")  # only Linux has it
@@ -79,15 +80,13 @@ _CACHES = {
 Report = Callable[[str], None]
 
 
-def environment() -> dict[str, str]:
-    """The environment of every process that is started: nothing asks the network, and no OTEL_* variable interferes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ENABLE_APM"))}
-    return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1,localhost"}
-
-
 def _run(code: str) -> str:
     finished = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        env=workers.environment(),
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     return finished.stdout.decode().strip()
 

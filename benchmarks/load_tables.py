@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from . import arrivals, storms
 from .arrivals_watch import LAG_EVERY_SECONDS
-from .grids import Grid, GridRow
 from .storm_contestants import (
     BROWN_OUT_CONTESTANTS,
     OURS,
@@ -19,6 +18,7 @@ from .storm_contestants import (
 )
 from .storms import Scene
 from .storms import Seen as BrownOut
+from .table import Table, TableRow
 
 MOST_ATTEMPTS = 1.2
 RECOVERED_SECONDS = 10.0
@@ -29,7 +29,7 @@ _OURS = (OURS, PIPELINE, PIPELINE_AIMD)
 _NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scene().after:g} s"
 
 
-def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
+def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     """All of it, in the order in which it is shown.
 
     Args:
@@ -40,14 +40,14 @@ def tables(found: Mapping[str, Any]) -> Iterator[Grid]:
     yield _arrivals(found["arrivals"])
 
 
-def _storm(found: Mapping[str, Any]) -> Grid:
+def _storm(found: Mapping[str, Any]) -> Table:
     columns = [f"in {spread:g} s" if spread else "at once" for spread in storms.SPREADS_SECONDS]
-    rows: list[GridRow] = []
+    rows: list[TableRow] = []
     for name in STORM_CONTESTANTS:
         attempts = found.get(name)
         ours = name in _OURS
         rows.append(
-            GridRow(
+            TableRow(
                 name,
                 (_missing(found, name),) * len(columns)
                 if attempts is None
@@ -56,7 +56,7 @@ def _storm(found: Mapping[str, Any]) -> Grid:
                 None if attempts is None else max(attempts) <= MOST_ATTEMPTS,
             )
         )
-    return Grid(
+    return Table(
         f"A retry storm: attempts for each of {storms.STORM_CALLS:,} calls of which all fail",
         ("what", *columns),
         rows,
@@ -102,8 +102,8 @@ def _recovered(runs: list[BrownOut]) -> str:
     return f"{found[0]:.1f} s" if found[0] == found[-1] else f"{found[0]:.1f} to {found[-1]:.1f} s"
 
 
-def _brown_out(found: Mapping[str, Any]) -> Grid:
-    rows: list[GridRow] = []
+def _brown_out(found: Mapping[str, Any]) -> Table:
+    rows: list[TableRow] = []
     for name in BROWN_OUT_CONTESTANTS:
         if found.get(name) is None:
             figures, kept = (_missing(found, name),) * len(_COLUMNS), None
@@ -112,9 +112,9 @@ def _brown_out(found: Mapping[str, Any]) -> Grid:
             figures = tuple(column.figure(runs) for column in _COLUMNS)
             seconds = [run.recovered_seconds for run in _usual(runs)]
             kept = all(each is not None and each <= RECOVERED_SECONDS for each in seconds)
-        rows.append(GridRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
+        rows.append(TableRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
     scene = Scene()
-    return Grid(
+    return Table(
         f"A brown-out of {scene.during:g} s",
         ("what", *(column.title for column in _COLUMNS)),
         rows,
@@ -137,12 +137,12 @@ def _missing(found: Mapping[str, Any], name: str) -> str:
     return _NOT_INSTALLED if name in found else _NOT_RUN
 
 
-def _arrivals(found: Mapping[str, Any]) -> Grid:
+def _arrivals(found: Mapping[str, Any]) -> Table:
     title, columns = "Chat arrivals through a pipeline of two targets", ("what", "ours")
     if found["seen"] is None:
-        return Grid(title, columns, [], f"Not measured: {found['lacking']}.")
+        return Table(title, columns, [], f"Not measured: {found['lacking']}.")
     seen, scale = arrivals.Seen(**found["seen"]), arrivals.Scale(**found["scale"])
-    return Grid(
+    return Table(
         title,
         columns,
         list(_arrival_rows(seen)),
@@ -157,27 +157,27 @@ def _arrivals(found: Mapping[str, Any]) -> Grid:
     )
 
 
-def _arrival_rows(seen: arrivals.Seen) -> Iterator[GridRow]:
-    yield GridRow("calls", (f"{seen.calls:,} in {seen.seconds:.0f} s, up to {seen.most_in_flight:,} at once",))
-    yield GridRow("told the whole answer, or that the deadline had passed", (f"{seen.whole:,}, {seen.late:,}",))
+def _arrival_rows(seen: arrivals.Seen) -> Iterator[TableRow]:
+    yield TableRow("calls", (f"{seen.calls:,} in {seen.seconds:.0f} s, up to {seen.most_in_flight:,} at once",))
+    yield TableRow("told the whole answer, or that the deadline had passed", (f"{seen.whole:,}, {seen.late:,}",))
     wrongs = {
         "lost": seen.lost,
         "told a wrong or incomplete answer": seen.wrong,
         "answered in full twice": seen.doubled,
     }
     for what, number in {**wrongs, "attempts left open": seen.left_open}.items():
-        yield GridRow(what, (f"{number:,}",), "0", number == 0)
+        yield TableRow(what, (f"{number:,}",), "0", number == 0)
     errors = ", ".join(f"{number} {kind}" for kind, number in seen.failed.items())
-    yield GridRow("told another error", (errors or "0",), "0", not seen.failed)
-    yield GridRow("beyond the deadline, of those that it passed for", (_three(seen.overrun_ms),))
-    yield GridRow(
+    yield TableRow("told another error", (errors or "0",), "0", not seen.failed)
+    yield TableRow("beyond the deadline, of those that it passed for", (_three(seen.overrun_ms),))
+    yield TableRow(
         "the same, less the lag of the event loop",
         (_three(seen.beyond_lag_ms),),
         f"99 % ≤ {OVERRUN_MS:g} ms",
         seen.beyond_lag_ms[1] <= OVERRUN_MS,
     )
-    yield GridRow("lag of the event loop", (_three(seen.lag_ms),))
-    yield GridRow(
+    yield TableRow("lag of the event loop", (_three(seen.lag_ms),))
+    yield TableRow(
         "the same, where it was busy",
         (_three(seen.busy_lag_ms),),
         f"99 % ≤ {LAG_MS:g} ms",
@@ -185,19 +185,21 @@ def _arrival_rows(seen: arrivals.Seen) -> Iterator[GridRow]:
     )
     if seen.memory_bytes is not None:
         second, last = seen.memory_bytes
-        yield GridRow(
+        yield TableRow(
             "resident memory in the second and the last quarter",
             (f"{second / 1e6:.1f} MB, {last / 1e6:.1f} MB",),
             f"≤ {MEMORY_GROWTH:+.0%}",
             last <= second * (1 + MEMORY_GROWTH) if seen.seconds >= _SETTLED_SECONDS else None,
         )
     first, second_target = seen.attempts
-    yield GridRow("attempts a call, at both targets", (f"{(first + second_target) / seen.calls:.3f}",))
+    yield TableRow("attempts a call, at both targets", (f"{(first + second_target) / seen.calls:.3f}",))
     faults = ", ".join(f"{number} {kind}" for kind, number in sorted(seen.faults.items()))
-    yield GridRow("faults that were met", (faults,))
-    yield GridRow("answers of the second target", (f"{seen.failovers:,}",))
-    yield GridRow("streams begun anew before their reader", (f"{seen.restarted:,}",))
-    yield GridRow("processor time a call, providers included", (f"{seen.processor_seconds / seen.calls * 1e3:.2f} ms",))
+    yield TableRow("faults that were met", (faults,))
+    yield TableRow("answers of the second target", (f"{seen.failovers:,}",))
+    yield TableRow("streams begun anew before their reader", (f"{seen.restarted:,}",))
+    yield TableRow(
+        "processor time a call, providers included", (f"{seen.processor_seconds / seen.calls * 1e3:.2f} ms",)
+    )
 
 
 def _three(milliseconds: tuple[float, float, float]) -> str:

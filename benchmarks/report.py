@@ -14,9 +14,8 @@ from pathlib import Path
 from textwrap import wrap as wrapped
 from typing import NamedTuple
 
-from .grids import Grid, GridRow
 from .measure import Ratio
-from .targets import Row, Section, Verdict
+from .table import RatioRow, RatioTable, Table, TableRow, Verdict
 
 _PACKAGES = (
     "opentelemetry-sdk",
@@ -81,7 +80,7 @@ def _cpu() -> str:
     return platform.processor() or "unknown CPU"
 
 
-def as_text(run: Run, sections: Sequence[Section | Grid], checked: Sequence[str]) -> str:
+def as_text(run: Run, sections: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
     """For the terminal."""
     lines = [run.machine, *wrap(", ".join(f"{name} {number}" for name, number in run.packages.items())), "", *wrap(HOW)]
     for section in sections:
@@ -90,7 +89,7 @@ def as_text(run: Run, sections: Sequence[Section | Grid], checked: Sequence[str]
     return "\n".join(lines)
 
 
-def as_markdown(run: Run, sections: Sequence[Section | Grid], checked: Sequence[str]) -> str:
+def as_markdown(run: Run, sections: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
     """For RESULTS.md."""
     lines = ["# Results of the benchmarks", "", f"{run.date}, by `{run.command}`", "", f"- {run.machine}"]
     lines += [f"- {', '.join(f'{name} {number}' for name, number in run.packages.items())}", "", HOW]
@@ -106,7 +105,7 @@ def as_markdown(run: Run, sections: Sequence[Section | Grid], checked: Sequence[
     return "\n".join(lines)
 
 
-def summary(sections: Sequence[Section | Grid]) -> str:
+def summary(sections: Sequence[RatioTable | Table]) -> str:
     """How many targets are met, and which are missed."""
     rows = [row for section in sections for row in section.rows]
     counts = Counter(row.verdict for row in rows)
@@ -119,10 +118,10 @@ def summary(sections: Sequence[Section | Grid]) -> str:
     return "\n".join([f"{text}.", *(f"- missed: {what}" for what in missed)])
 
 
-def _cells(section: Section | Grid) -> Iterator[tuple[str, ...]]:
+def _cells(section: RatioTable | Table) -> Iterator[tuple[str, ...]]:
     yield (*section.columns, "target", "verdict")
     for row in section.rows:
-        figures = row.figures if isinstance(row, GridRow) else (row.ours, row.other, _ratio(row.ratio))
+        figures = row.figures if isinstance(row, TableRow) else (row.ours, row.other, _ratio(row.ratio))
         yield (row.what, *figures, str(row.target or ""), row.verdict.value)
 
 
@@ -135,7 +134,7 @@ def _ratio(found: Ratio | None) -> str:
     return f"{found.median:.{digits}f}× ({found.low:.{digits}f}–{found.high:.{digits}f})"
 
 
-def _aligned(section: Section | Grid) -> Iterator[str]:
+def _aligned(section: RatioTable | Table) -> Iterator[str]:
     rows = list(_cells(section))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
@@ -148,9 +147,9 @@ def _aligned(section: Section | Grid) -> Iterator[str]:
             yield f"  {'-' * (sum(widths) + 2 * (len(widths) - 1))}"
 
 
-def as_json(row: Row | GridRow) -> dict[str, object]:
+def as_json(row: RatioRow | TableRow) -> dict[str, object]:
     """One comparison."""
-    if isinstance(row, GridRow):
+    if isinstance(row, TableRow):
         return {**row._asdict(), "verdict": row.verdict.name.lower()}
     found = row.ratio
     return {

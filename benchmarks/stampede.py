@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from . import imports
+from . import workers
 from .checks import NotDoneError
 from .servers import RedisServer, redis_is_here
 from .stampede_contestants import AIOCACHE, ASYNC_LRU, CASHEWS, DOGPILE, OURS, Options
@@ -134,7 +134,7 @@ async def _processes(number: int, options: Options) -> AsyncIterator[_Processes]
     pipe = asyncio.subprocess.PIPE
     started = [
         await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=imports.environment()
+            *command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=workers.environment()
         )
         for _ in range(number)
     ]

@@ -1,71 +1,14 @@
-"""What is promised, what was found, and whether the one keeps to the other."""
+"""The tables of the part "calls": single calls, imports and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import imports, modes
 from .measure import Ratio, Samples, ratio
-
-
-class Verdict(Enum):
-    """What came of a target."""
-
-    MET = "met"
-    MISSED = "MISSED"
-    NOT_MEASURED = "not measured"
-    INFORMATION = ""
-
-
-class Target(NamedTuple):
-    """A bound on a ratio."""
-
-    bound: float
-    at_least: bool = False
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.bound:g}×"
-
-
-class Row(NamedTuple):
-    """One comparison: two figures, each with its unit, their ratio, and the target for it."""
-
-    what: str
-    ours: str
-    other: str
-    ratio: Ratio | None
-    target: Target | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the target is kept to."""
-        if self.target is None:
-            return Verdict.INFORMATION
-        if self.ratio is None:
-            return Verdict.NOT_MEASURED
-        bound, at_least = self.target
-        kept = self.ratio.median >= bound if at_least else self.ratio.median <= bound
-        return Verdict.MET if kept else Verdict.MISSED
-
-
-class Section(NamedTuple):
-    """Rows of one kind.
-
-    Attributes:
-        title: what is compared.
-        columns: what the rows are, the headings of the two figures, and which ratio is taken.
-        rows: the comparisons.
-        note: what has to be known to read them.
-    """
-
-    title: str
-    columns: tuple[str, str, str, str]
-    rows: list[Row]
-    note: str = ""
-
+from .table import RatioRow, RatioTable, Target, microseconds
 
 BY_HAND = Target(1.1)
 BARE = Target(1.5)
@@ -83,7 +26,7 @@ _TITLES = {
 _NOT_INSTALLED = "not installed"
 
 
-def sections(found: Mapping[str, Any]) -> Iterator[Section]:
+def sections(found: Mapping[str, Any]) -> Iterator[RatioTable]:
     """Everything that was found, in the order in which it is shown.
 
     Args:
@@ -99,7 +42,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[Section]:
     yield _once(found["initialize"], found["memory"], found["entries"])
 
 
-def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
+def _primitives(mode: str, cases: Mapping[str, Samples]) -> RatioTable:
     other, target = ("bare asyncio", BARE) if mode == "absent" else ("by hand", BY_HAND)
     rows = [_timed(task.name, cases[task.name], other, target) for task in modes.TASKS]
     note = (
@@ -119,11 +62,11 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> Section:
         rows.append(_timed(f"timeout, beside {reference}", cases[modes.TIMEOUT.name], reference))
     limit = f"concurrency limit, beside {modes.SEMAPHORE}"
     rows.append(_timed(limit, cases[modes.CONCURRENCY.name], modes.SEMAPHORE))
-    return Section(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
+    return RatioTable(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
 
 
-def _caches(outcomes: Mapping[str, Any]) -> Section:
-    rows: list[Row] = []
+def _caches(outcomes: Mapping[str, Any]) -> RatioTable:
+    rows: list[RatioRow] = []
     for mode, outcome in outcomes.items():
         samples = outcome["cases"][modes.BESIDE_CACHES]
         target = CACHES_WITH_TELEMETRY if mode == "on" else CACHES_WITHOUT_TELEMETRY
@@ -133,7 +76,7 @@ def _caches(outcomes: Mapping[str, Any]) -> Section:
                 rows.append(_timed(what, samples, peer, target, inverse=True))
             else:
                 rows.append(_not_measured(what, target, microseconds(samples["ours"])))
-    return Section(
+    return RatioTable(
         "A hit in memory, beside caches that have no telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
@@ -141,8 +84,8 @@ def _caches(outcomes: Mapping[str, Any]) -> Section:
     )
 
 
-def _retries(outcomes: Mapping[str, Any]) -> Section:
-    rows: list[Row] = []
+def _retries(outcomes: Mapping[str, Any]) -> RatioTable:
+    rows: list[RatioRow] = []
     for mode, outcome in outcomes.items():
         samples = outcome["cases"][modes.BESIDE_RETRIES]
         target = RETRIES if mode == "absent" else None
@@ -152,7 +95,7 @@ def _retries(outcomes: Mapping[str, Any]) -> Section:
                 rows.append(_timed(what, samples, peer, target, inverse=True))
             else:
                 rows.append(_not_measured(what, target, microseconds(samples["ours"])))
-    return Section(
+    return RatioTable(
         "A call that succeeds at the first attempt, beside retries that have no telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
@@ -161,11 +104,11 @@ def _retries(outcomes: Mapping[str, Any]) -> Section:
     )
 
 
-def _litellm(outcome: Mapping[str, Any] | None) -> Section:
+def _litellm(outcome: Mapping[str, Any] | None) -> RatioTable:
     what = f"chain on a cache miss, {_TITLES['on']}"
     samples = {} if outcome is None else outcome["cases"].get(modes.BESIDE_LITELLM, {})
     row = _timed(what, samples, modes.LITELLM, LITELLM, inverse=True) if samples else _not_measured(what, LITELLM)
-    return Section(
+    return RatioTable(
         "The whole chain, beside LiteLLM Router",
         ("what", "ours", "LiteLLM", "LiteLLM / ours"),
         [row],
@@ -174,18 +117,18 @@ def _litellm(outcome: Mapping[str, Any] | None) -> Section:
     )
 
 
-def _imports(samples: Mapping[str, Sequence[float]]) -> Section:
-    rows: list[Row] = []
+def _imports(samples: Mapping[str, Sequence[float]]) -> RatioTable:
+    rows: list[RatioRow] = []
     for ours in (imports.OURS, imports.PRIMITIVES):
         for peer in imports.PEERS:
             what = f"{ours}, beside {peer}"
             target = LITELLM_IMPORT if (ours, peer) == (imports.OURS, imports.LITELLM) else None
             figure = _milliseconds(samples[ours])
             if peer in samples:
-                rows.append(Row(what, figure, _milliseconds(samples[peer]), ratio(samples, peer, ours), target))
+                rows.append(RatioRow(what, figure, _milliseconds(samples[peer]), ratio(samples, peer, ours), target))
             else:
                 rows.append(_not_measured(what, target, figure))
-    return Section(
+    return RatioTable(
         "Import, less the start of the interpreter",
         ("statement", "ours", "peer", "peer / ours"),
         rows,
@@ -193,12 +136,12 @@ def _imports(samples: Mapping[str, Sequence[float]]) -> Section:
     )
 
 
-def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Mapping[str, float]) -> Section:
-    rows: list[Row] = []
+def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Mapping[str, float]) -> RatioTable:
+    rows: list[RatioRow] = []
     if initialize:
-        rows.append(Row("initialize_observability(), Prometheus and OTLP", _milliseconds(initialize), "", None))
+        rows.append(RatioRow("initialize_observability(), Prometheus and OTLP", _milliseconds(initialize), "", None))
     rows += [
-        Row(f"memory after {code}", _megabytes(memory[code]), "", None)
+        RatioRow(f"memory after {code}", _megabytes(memory[code]), "", None)
         for code in (imports.OURS, imports.PRIMITIVES)
         if code in memory
     ]
@@ -211,8 +154,8 @@ def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Map
             if ours and peer in figures:
                 quotient = figures[peer] / ours
                 found = Ratio(quotient, quotient, quotient)
-                rows.append(Row(name.format(peer), _megabytes(ours), _megabytes(figures[peer]), found))
-    return Section(
+                rows.append(RatioRow(name.format(peer), _megabytes(ours), _megabytes(figures[peer]), found))
+    return RatioTable(
         "Once in a process",
         ("what", "ours", "peer", "peer / ours"),
         rows,
@@ -221,18 +164,13 @@ def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Map
     )
 
 
-def _timed(what: str, samples: Samples, other: str, target: Target | None = None, *, inverse: bool = False) -> Row:
+def _timed(what: str, samples: Samples, other: str, target: Target | None = None, *, inverse: bool = False) -> RatioRow:
     found = ratio(samples, other, "ours") if inverse else ratio(samples, "ours", other)
-    return Row(what, microseconds(samples["ours"]), microseconds(samples[other]), found, target)
+    return RatioRow(what, microseconds(samples["ours"]), microseconds(samples[other]), found, target)
 
 
-def _not_measured(what: str, target: Target | None, ours: str = "") -> Row:
-    return Row(what, ours, _NOT_INSTALLED, None, target)
-
-
-def microseconds(seconds: Sequence[float]) -> str:
-    """The median, with its unit."""
-    return f"{median(seconds) * 1e6:.2f} µs"
+def _not_measured(what: str, target: Target | None, ours: str = "") -> RatioRow:
+    return RatioRow(what, ours, _NOT_INSTALLED, None, target)
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:

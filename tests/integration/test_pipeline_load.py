@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks import arrivals, data, load_tables
 from benchmarks.arrivals import QUICK, Seen
-from benchmarks.imports import environment
+from benchmarks.workers import environment
 
 pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
 

@@ -38,13 +38,14 @@ from benchmarks import (
     storm_contestants,
     storms,
     targets,
+    workers,
     workload,
 )
 from benchmarks.arrivals_provider import Question
 from benchmarks.measure import Effort, Ratio
 from benchmarks.simulated_clock import SimulatedClock
 from benchmarks.stampede_contestants import OURS
-from benchmarks.targets import Row, Target, Verdict
+from benchmarks.table import RatioRow, Target, Verdict
 from observability_integration.testing import FakeClockLoop
 from tests.processes import require_binary
 from tests.scripts import run_script
@@ -73,7 +74,7 @@ def _silent(_: str) -> None:
 
 def _worker(module: str, *arguments: str, **environment: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    subprocess.run(command, cwd=ROOT, env={**imports.environment(), **environment}, check=True, timeout=50)
+    subprocess.run(command, cwd=ROOT, env={**workers.environment(), **environment}, check=True, timeout=50)
 
 
 def _verdicts(tables: Iterable[Any]) -> set[Verdict]:
@@ -238,4 +239,4 @@ async def test_a_cache_that_never_keeps_anything_breaks_the_run_off(monkeypatch:
 def test_the_verdict_follows_from_figure_and_target(median: Any, target: Target | None, expected: Verdict) -> None:
     """The table must not call a missed target met, nor one met that nobody measured."""
     found = None if median is None else Ratio(median, median, median)
-    assert expected is Row("what", "1 µs", "1 µs", found, target).verdict
+    assert expected is RatioRow("what", "1 µs", "1 µs", found, target).verdict
