@@ -15,22 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import (
-    cache_tables,
-    failover,
-    failover_tables,
-    hedging,
-    imports,
-    load_tables,
-    redis_hits,
-    report,
-    stampede,
-    workers,
-)
+from . import cache_tables, failover, failover_tables, hedging, load_tables, redis_hits, report, stampede, workers
+from .calls import imports
+from .calls.tables import sections
 from .checks import NotDoneError
 from .measure import Effort
 from .table import RatioTable, Table, Verdict
-from .targets import sections
 
 # Four spans a call and at most 512 in a batch of the SDK's processor: none is sent, or dropped, while the clock runs.
 _EFFORT = {"on": Effort(40, 5, 100), "api": Effort(100, 5, 100), "absent": Effort(100, 5, 100)}
@@ -97,7 +87,7 @@ def _of_calls(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | 
 
 
 def _in_own_process(mode: str, effort: Effort) -> dict[str, Any] | None:
-    return _outcome_of(mode, "benchmarks.worker", mode, json.dumps(effort))
+    return _outcome_of(mode, "benchmarks.calls.worker", mode, json.dumps(effort))
 
 
 def _outcome_of(what: str, module: str, *arguments: str) -> dict[str, Any] | None:

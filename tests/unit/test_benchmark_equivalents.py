@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bare_engines, workload
-from benchmarks import bare_resilience as bare
+from benchmarks import workload
+from benchmarks.calls.bare import engines
+from benchmarks.calls.bare import resilience as bare
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -58,7 +59,7 @@ def now() -> float:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engines read the time of the loop."""
-    monkeypatch.setattr(bare_engines, "monotonic", now)
+    monkeypatch.setattr(engines, "monotonic", now)
 
 
 @pytest.fixture(params=["bare", pytest.param("by hand", marks=pytest.mark.needs_otel)])
@@ -68,13 +69,13 @@ def make(request: pytest.FixtureRequest) -> Make:
         return lambda name, *arguments: getattr(bare, name)(*arguments)
     from opentelemetry import metrics, trace
 
-    from benchmarks import by_hand_limits, by_hand_resilience
-    from benchmarks.by_hand import Instruments
+    from benchmarks.calls.by_hand import limits, resilience
+    from benchmarks.calls.by_hand.kit import Instruments
 
     tools = (trace.get_tracer("test"), Instruments(metrics.get_meter("test")))
 
     def make(name: str, *arguments: Any) -> Any:
-        return getattr(by_hand_limits, name, getattr(by_hand_resilience, name, None))(*tools, *arguments)
+        return getattr(limits, name, getattr(resilience, name, None))(*tools, *arguments)
 
     return make
 
@@ -125,12 +126,12 @@ async def test_breaker_opens_probes_and_closes(make: Make) -> None:
     for _ in range(3):
         with pytest.raises(ConnectionError):
             await breaker.execute(REQUEST)
-    with pytest.raises(bare_engines.RefusedError):
+    with pytest.raises(engines.RefusedError):
         await breaker.execute(REQUEST)
     await asyncio.sleep(21.0)
     probe = asyncio.create_task(breaker.execute(REQUEST))
     await asyncio.sleep(0)
-    with pytest.raises(bare_engines.RefusedError):
+    with pytest.raises(engines.RefusedError):
         await breaker.execute(REQUEST)
     assert workload.COMPLETION == await probe
     assert workload.COMPLETION == await breaker.execute(REQUEST)
@@ -153,12 +154,12 @@ async def test_concurrency_limit_lets_wait_in_order_and_forgets_who_leaves(
 ) -> None:
     """One at a time: the next waits for its turn, one that is cancelled loses no slot, one too many is refused."""
     monkeypatch.setattr(workload, "MOST_AT_ONCE", 1)
-    monkeypatch.setattr(bare_engines, "_MOST_WAITING", 2)
+    monkeypatch.setattr(engines, "_MOST_WAITING", 2)
     script = Script(1.0, 1.0, 1.0)
     limit = make("Concurrency", script.answer)
     calls = [asyncio.create_task(limit.execute(REQUEST)) for _ in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(bare_engines.RefusedError):
+    with pytest.raises(engines.RefusedError):
         await limit.execute(REQUEST)
     calls[1].cancel()
     await asyncio.wait(calls)
@@ -228,7 +229,7 @@ async def test_saga_undoes_in_reverse(make: Make, cancelled: int) -> None:
 
 async def test_bare_router_falls_back_like_ours() -> None:
     """The equivalent must give the guarantee: a rule that fails or names no route leads to the default."""
-    from benchmarks.bare import Router
+    from benchmarks.calls.bare.kit import Router
 
     async def fast(_: Any) -> str:
         return "fast"
@@ -242,7 +243,7 @@ async def test_bare_router_falls_back_like_ours() -> None:
 
 async def test_bare_cache_makes_overlapping_calls_once_and_survives_a_cancelled_caller() -> None:
     """The equivalent must give the guarantee: one call for all who wait, and one who leaves takes nobody along."""
-    from benchmarks.bare import Cache
+    from benchmarks.calls.bare.kit import Cache
 
     release = asyncio.Event()
     calls = 0
@@ -270,7 +271,7 @@ async def test_bare_cache_makes_overlapping_calls_once_and_survives_a_cancelled_
 
 async def test_bare_timeout_gives_control_back_from_work_that_ignores_its_cancellation() -> None:
     """The equivalent must give the guarantee: neither the limit nor the grace waits for the work's consent."""
-    from benchmarks.bare import finished_within
+    from benchmarks.calls.bare.kit import finished_within
 
     release = asyncio.Event()
 

@@ -29,19 +29,18 @@ from benchmarks import (
     failover_faults,
     failover_tables,
     hedging,
-    imports,
     load_tables,
-    modes,
     redis_hits,
     replay,
     stampede,
     storm_contestants,
     storms,
-    targets,
     workers,
     workload,
 )
 from benchmarks.arrivals_provider import Question
+from benchmarks.calls import imports, telemetry_modes
+from benchmarks.calls import tables as calls_tables
 from benchmarks.measure import Effort, Ratio
 from benchmarks.simulated_clock import SimulatedClock
 from benchmarks.stampede_contestants import OURS
@@ -94,17 +93,21 @@ def _verdicts(tables: Iterable[Any]) -> set[Verdict]:
 def test_every_contestant_does_its_work_in_every_mode(mode: str, other: str, tmp_path: Path) -> None:
     """Ours and its equivalents answer, count and (with telemetry on) report alike, or the worker breaks off."""
     file = tmp_path / "outcome.json"
-    _worker("worker", mode, json.dumps(TINY), str(file), "--without-peers")
+    _worker("calls.worker", mode, json.dumps(TINY), str(file), "--without-peers")
     outcome = json.loads(file.read_text())
-    assert [task.name for task in modes.TASKS] == list(outcome["cases"])
+    assert [task.name for task in telemetry_modes.TASKS] == list(outcome["cases"])
     for samples in outcome["cases"].values():
         assert {"ours", other} <= set(samples)
         assert all(len(figures) == TINY.rounds and min(figures) > 0 for figures in samples.values())
     assert any("spans of each side arrived" in what for what in outcome["checked"]) == (mode == "on")
-    outcome["cases"] |= {peers: {"ours": [1e-6]} for peers in (modes.BESIDE_CACHES, modes.BESIDE_RETRIES)}
+    outcome["cases"] |= {
+        peers: {"ours": [1e-6]} for peers in (telemetry_modes.BESIDE_CACHES, telemetry_modes.BESIDE_RETRIES)
+    }
     seconds = {imports.OURS: [0.01], imports.PRIMITIVES: [0.1]}
     found = {"modes": {mode: outcome}, "imports": seconds, "initialize": [], "memory": {}, "entries": {}}
-    assert Verdict.NOT_MEASURED in _verdicts(targets.sections(found))  # the peers, and what another mode would show
+    assert Verdict.NOT_MEASURED in _verdicts(
+        calls_tables.sections(found)
+    )  # the peers, and what another mode would show
 
 
 @pytest.mark.needs_redis_package
@@ -217,13 +220,13 @@ def test_a_contestant_that_did_not_do_its_work_ends_the_benchmark() -> None:
 async def test_a_cache_that_never_keeps_anything_breaks_the_run_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calling the work each time is the fastest cache miss there is, and no cache."""
 
-    class Cheating(modes.Bare):
+    class Cheating(telemetry_modes.Bare):
         def cache(self, work: workload.Work) -> workload.Runnable:
             return self.llm_call(work)
 
-    monkeypatch.setattr(modes, "Bare", Cheating)
+    monkeypatch.setattr(telemetry_modes, "Bare", Cheating)
     with pytest.raises(checks.NotDoneError, match="bare asyncio, cache hit called the work"):
-        await modes.run_mode("absent", Effort(1, 1, 20), _silent, beside_peers=False)
+        await telemetry_modes.run_mode("absent", Effort(1, 1, 20), _silent, beside_peers=False)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from observability_integration import initialize_observability, observability_status, shutdown_observability
 
-from .by_hand import ByHand
+from .by_hand.kit import ByHand
 
 Counts = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

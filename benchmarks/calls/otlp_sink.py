@@ -19,7 +19,7 @@ class Shape(NamedTuple):
     attributes: tuple[tuple[str, str], ...]
 
 
-class Sink:
+class OtlpSink:
     """Use as a context manager; the first part of a request's path tells the senders apart."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
     return str(getattr(value, kind)).strip() if kind else ""
 
 
-def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
+def _handler(sink: OtlpSink) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""One mode in a process of its own: `python -m benchmarks.worker MODE EFFORT FILE` writes what it found as JSON."""
+"""Runs one telemetry mode in a process: `python -m benchmarks.calls.worker MODE EFFORT FILE` writes results as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> None:
     """Run one mode."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calls.worker")
     parser.add_argument("mode", choices=("on", "api", "absent"))
     parser.add_argument("effort", type=json.loads, help="rounds, batches and calls, as a JSON list")
     parser.add_argument("file", type=Path)
@@ -22,8 +22,9 @@ def main(arguments: list[str]) -> None:
         # Python's own means: every import of it now fails as if it were not installed.
         sys.modules["opentelemetry"] = None  # type: ignore[assignment]
     logging.disable(logging.CRITICAL)
-    from .measure import Effort
-    from .modes import run_mode
+    from benchmarks.measure import Effort
+
+    from .telemetry_modes import run_mode
 
     def report(what: str) -> None:
         print(f"{options.mode}: {what}", file=sys.stderr, flush=True)

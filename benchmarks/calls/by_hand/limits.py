@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, Tracer
 
-from . import workload
-from .bare_engines import Allowance, Circuit, RefusedError, Slots, counts_against
-from .bare_resilience import last_target, learn_from_error, used
-from .by_hand_spans import QUIET, ended
-from .measure import Call
+from benchmarks import workload
+from benchmarks.calls.bare.engines import Allowance, Circuit, RefusedError, Slots, counts_against
+from benchmarks.calls.bare.resilience import last_target, learn_from_error, used
+from benchmarks.measure import Call
+
+from .spans import QUIET, ended
 
 if TYPE_CHECKING:
-    from .by_hand import Instruments
+    from .kit import Instruments
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 

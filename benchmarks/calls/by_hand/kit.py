@@ -8,16 +8,15 @@ from typing import Any
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.trace import Tracer
 
+from benchmarks import workload
+from benchmarks.measure import Call
+from benchmarks.workload import Runnable, Work
 from observability_integration.telemetry import catalogue
 from observability_integration.telemetry.catalogue import Kind
 from observability_integration.telemetry.metrics.instruments import Instrument
 
-from . import by_hand_limits as limits
-from . import by_hand_resilience as resilience
-from . import workload
-from .by_hand_parts import Cache, LLMCall, Router, Timeout
-from .measure import Call
-from .workload import Runnable, Work
+from . import limits, resilience
+from .parts import Cache, LLMCall, Router, Timeout
 
 Level = tuple[Callable[[], float], Mapping[str, str]]
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from . import imports, modes
-from .measure import Ratio, Samples, ratio
-from .table import RatioRow, RatioTable, Target, microseconds
+from benchmarks.measure import Ratio, Samples, ratio
+from benchmarks.table import RatioRow, RatioTable, Target, microseconds
+
+from . import imports, telemetry_modes
 
 BY_HAND = Target(1.1)
 BARE = Target(1.5)
@@ -44,7 +45,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[RatioTable]:
 
 def _primitives(mode: str, cases: Mapping[str, Samples]) -> RatioTable:
     other, target = ("bare asyncio", BARE) if mode == "absent" else ("by hand", BY_HAND)
-    rows = [_timed(task.name, cases[task.name], other, target) for task in modes.TASKS]
+    rows = [_timed(task.name, cases[task.name], other, target) for task in telemetry_modes.TASKS]
     note = (
         "asyncio.timeout waits for ever for work that ignores its cancellation, gives no grace and counts nothing; the "
         "bare call bounds nothing at all. asyncio.Semaphore serves one event loop, lets any number wait for any time, "
@@ -52,25 +53,25 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> RatioTable:
     )
     if mode == "absent":
         # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
-        rows = [row._replace(target=None) if row.what == modes.LLM_CALL.name else row for row in rows]
+        rows = [row._replace(target=None) if row.what == telemetry_modes.LLM_CALL.name else row for row in rows]
         note += (
             " Without telemetry an LLM call is just the call, so there is nothing to hold it to. What equivalents do "
             "without costs most in two limits: the one of calls keeps its level for telemetry that may come on, and is "
             "right over event loops that were closed; the one of rates reads the answers of any provider."
         )
-    for reference in (modes.ASYNCIO_TIMEOUT, modes.BARE_CALL):
-        rows.append(_timed(f"timeout, beside {reference}", cases[modes.TIMEOUT.name], reference))
-    limit = f"concurrency limit, beside {modes.SEMAPHORE}"
-    rows.append(_timed(limit, cases[modes.CONCURRENCY.name], modes.SEMAPHORE))
+    for reference in (telemetry_modes.ASYNCIO_TIMEOUT, telemetry_modes.BARE_CALL):
+        rows.append(_timed(f"timeout, beside {reference}", cases[telemetry_modes.TIMEOUT.name], reference))
+    limit = f"concurrency limit, beside {telemetry_modes.SEMAPHORE}"
+    rows.append(_timed(limit, cases[telemetry_modes.CONCURRENCY.name], telemetry_modes.SEMAPHORE))
     return RatioTable(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
 
 
 def _caches(outcomes: Mapping[str, Any]) -> RatioTable:
     rows: list[RatioRow] = []
     for mode, outcome in outcomes.items():
-        samples = outcome["cases"][modes.BESIDE_CACHES]
+        samples = outcome["cases"][telemetry_modes.BESIDE_CACHES]
         target = CACHES_WITH_TELEMETRY if mode == "on" else CACHES_WITHOUT_TELEMETRY
-        for peer in modes.CACHE_PEERS:
+        for peer in telemetry_modes.CACHE_PEERS:
             what = f"{peer}; ours: {_TITLES[mode]}"
             if peer in samples:
                 rows.append(_timed(what, samples, peer, target, inverse=True))
@@ -87,9 +88,9 @@ def _caches(outcomes: Mapping[str, Any]) -> RatioTable:
 def _retries(outcomes: Mapping[str, Any]) -> RatioTable:
     rows: list[RatioRow] = []
     for mode, outcome in outcomes.items():
-        samples = outcome["cases"][modes.BESIDE_RETRIES]
+        samples = outcome["cases"][telemetry_modes.BESIDE_RETRIES]
         target = RETRIES if mode == "absent" else None
-        for peer in modes.RETRY_PEERS:
+        for peer in telemetry_modes.RETRY_PEERS:
             what = f"{peer}; ours: {_TITLES[mode]}"
             if peer in samples:
                 rows.append(_timed(what, samples, peer, target, inverse=True))
@@ -106,8 +107,12 @@ def _retries(outcomes: Mapping[str, Any]) -> RatioTable:
 
 def _litellm(outcome: Mapping[str, Any] | None) -> RatioTable:
     what = f"chain on a cache miss, {_TITLES['on']}"
-    samples = {} if outcome is None else outcome["cases"].get(modes.BESIDE_LITELLM, {})
-    row = _timed(what, samples, modes.LITELLM, LITELLM, inverse=True) if samples else _not_measured(what, LITELLM)
+    samples = {} if outcome is None else outcome["cases"].get(telemetry_modes.BESIDE_LITELLM, {})
+    row = (
+        _timed(what, samples, telemetry_modes.LITELLM, LITELLM, inverse=True)
+        if samples
+        else _not_measured(what, LITELLM)
+    )
     return RatioTable(
         "The whole chain, beside LiteLLM Router",
         ("what", "ours", "LiteLLM", "LiteLLM / ours"),

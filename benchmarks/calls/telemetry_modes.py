@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from . import checks, peers, workload
-from .bare import Bare
-from .measure import Call, Case, Contestant, Effort, Samples, run
+from benchmarks import checks, workload
+from benchmarks.measure import Call, Case, Contestant, Effort, Samples, run
+from benchmarks.workload import Repeated, Runnable, Work
+
+from . import peers
+from .bare.kit import Bare
 from .ours import Ours
 from .peers import Peer
-from .workload import Repeated, Runnable, Work
 
 Report = Callable[[str], None]
 
@@ -139,16 +141,16 @@ async def run_mode(mode: str, effort: Effort, report: Report, *, beside_peers: b
 def _with_api() -> Kit:
     from opentelemetry import metrics, trace
 
-    from .by_hand import ByHand
+    from .by_hand.kit import ByHand
 
     return ByHand(trace.get_tracer("by_hand"), metrics.get_meter("by_hand"))
 
 
 async def _telemetry_on(outcome: Outcome, effort: Effort, report: Report, beside_peers: bool) -> None:
-    from .sink import Sink
+    from .otlp_sink import OtlpSink
     from .telemetry import OurTelemetry, SdkTelemetry
 
-    with Sink() as sink:
+    with OtlpSink() as sink:
         ours, sdk = OurTelemetry(sink.url("ours")), SdkTelemetry(sink.url("by_hand"))
         try:
 

@@ -14,8 +14,10 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from . import workload
-from .bare_engines import (
+from benchmarks import workload
+from benchmarks.measure import Call
+
+from .engines import (
     Allowance,
     Budget,
     Circuit,
@@ -29,7 +31,6 @@ from .bare_engines import (
     retry_after,
     status_of,
 )
-from .measure import Call
 
 Undo = Callable[[Any], Awaitable[Any]]
 

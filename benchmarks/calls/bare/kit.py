@@ -21,10 +21,11 @@ from typing import Any
 
 import msgspec
 
-from . import bare_resilience as resilience
-from . import workload
-from .measure import Call
-from .workload import Runnable, Work
+from benchmarks import workload
+from benchmarks.measure import Call
+from benchmarks.workload import Runnable, Work
+
+from . import resilience
 
 MISSING = object()
 _JITTER = 0.1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks import workload
+from benchmarks.workload import Runnable, Work
 from observability_integration.primitives import (
     CachePrimitive,
     CircuitBreakerPrimitive,
@@ -20,9 +22,6 @@ from observability_integration.primitives import (
     TimeoutPrimitive,
     pipeline,
 )
-
-from . import workload
-from .workload import Runnable, Work
 
 
 class Ours:

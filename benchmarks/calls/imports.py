@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from . import workers
+from benchmarks import workers
 
 ENTRIES = 10_000
 _STATM = Path("/proc/self/statm")  # only Linux has it

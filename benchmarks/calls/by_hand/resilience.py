@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, Tracer
 
-from . import workload
-from .bare_engines import Budget, Slow, another_may_serve, may_pass, pause_before
-from .bare_resilience import (
+from benchmarks import workload
+from benchmarks.calls.bare.engines import Budget, Slow, another_may_serve, may_pass, pause_before
+from benchmarks.calls.bare.resilience import (
     AllFailedError,
     NotUndoneError,
     Undo,
@@ -25,11 +25,12 @@ from .bare_resilience import (
     undoing,
     undone,
 )
-from .by_hand_spans import QUIET, ended
-from .measure import Call
+from benchmarks.measure import Call
+
+from .spans import QUIET, ended
 
 if TYPE_CHECKING:
-    from .by_hand import Instruments
+    from .kit import Instruments
 
 _GRACE_SECONDS = 5.0
 _SUCCESS: Mapping[str, Any] = {"outcome": "success"}

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from . import workload
-from .bare import MISSING, Store, finished_within, hashed
-from .by_hand_spans import QUIET, failed
-from .measure import Call
+from benchmarks import workload
+from benchmarks.calls.bare.kit import MISSING, Store, finished_within, hashed
+from benchmarks.measure import Call
+
+from .spans import QUIET, failed
 
 if TYPE_CHECKING:
-    from .by_hand import Instruments
+    from .kit import Instruments
 
 
 class Router:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from . import workload
-from .measure import Call
-from .workload import Work
+from benchmarks import workload
+from benchmarks.measure import Call
+from benchmarks.workload import Work
 
 
 class Peer(NamedTuple):

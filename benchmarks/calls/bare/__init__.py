@@ -1,0 +1,1 @@
+"""Equivalents of the primitives in plain asyncio, with the same guarantees and no telemetry."""

@@ -1,0 +1,1 @@
+"""Equivalents of the primitives with telemetry written by hand on the OpenTelemetry API."""
