@@ -15,7 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import cache_tables, failover, failover_tables, hedging, load_tables, redis_hits, report, stampede, workers
+from . import failover, failover_tables, hedging, load_tables, report, workers
+from .cache import redis_hits, stampede
+from .cache import tables as cache_tables
 from .calls import imports
 from .calls.tables import sections
 from .checks import NotDoneError
@@ -113,7 +115,7 @@ def _of_the_cache(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table
     except NotDoneError as error:
         report.progress(f"broke off: {error}")
         return None
-    found["replay"] = _outcome_of("replay", "benchmarks.replay_worker", str(_QUICK_SHARE if quick else 1.0))
+    found["replay"] = _outcome_of("replay", "benchmarks.cache.chat_replay_worker", str(_QUICK_SHARE if quick else 1.0))
     return None if found["replay"] is None else list(cache_tables.tables(found, scale))
 
 

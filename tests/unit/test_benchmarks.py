@@ -21,29 +21,26 @@ import pytest
 from benchmarks import (
     __main__,
     arrivals,
-    cache_tables,
     checks,
     data,
-    eviction,
     failover,
     failover_faults,
     failover_tables,
     hedging,
     load_tables,
-    redis_hits,
-    replay,
-    stampede,
     storm_contestants,
     storms,
     workers,
     workload,
 )
 from benchmarks.arrivals_provider import Question
+from benchmarks.cache import chat_replay, eviction, redis_hits, stampede
+from benchmarks.cache import tables as cache_tables
+from benchmarks.cache.stampede_contestants import OURS
 from benchmarks.calls import imports, telemetry_modes
 from benchmarks.calls import tables as calls_tables
 from benchmarks.measure import Effort, Ratio
 from benchmarks.simulated_clock import SimulatedClock
-from benchmarks.stampede_contestants import OURS
 from benchmarks.table import RatioRow, Target, Verdict
 from observability_integration.testing import FakeClockLoop
 from tests.processes import require_binary
@@ -120,14 +117,14 @@ async def test_the_cache_is_measured(tmp_path: Path) -> None:
     seen = await stampede.KILLED.run(OURS, stampede.QUICK._replace(work=0.2, lease=0.4))
     assert seen is not None
     assert (2, stampede.CALLERS, {}) == (seen.calls, seen.wanted, seen.errors)
-    with gzip.open(tmp_path / replay.TRACE, "wt") as trace:
+    with gzip.open(tmp_path / chat_replay.TRACE, "wt") as trace:
         for at in (0, 100, 500, 1900, 3600):  # the fourth comes while every call fails
             row = {"timestamp": at * 1000, "input_length": 3, "output_length": 100, "hash_ids": [1, 2, 3]}
             trace.write(json.dumps(row) + "\n")
     file = tmp_path / "found.json"
-    _worker("replay_worker", "1", str(file), **{data.VARIABLE: str(tmp_path)})
+    _worker("cache.chat_replay_worker", "1", str(file), **{data.VARIABLE: str(tmp_path)})
     replayed = json.loads(file.read_text())
-    calls = {name: outcome["calls"] for name, outcome in replayed["outcomes"][replay.WHOLE].items()}
+    calls = {name: outcome["calls"] for name, outcome in replayed["outcomes"][chat_replay.WHOLE].items()}
     assert (5, 4) == (calls["no cache"], calls["cache"])
     found = {"redis_hits": samples, "stampede": {stampede.KILLED.name: {OURS: seen._asdict()}}, "replay": replayed}
     assert Verdict.MET in _verdicts(cache_tables.tables(found, stampede.FULL))
@@ -194,7 +191,7 @@ def test_load_is_measured() -> None:
 def test_eviction_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
     """Without the trace and without a rival the rest is, and the report says what is missing."""
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
-    monkeypatch.setattr("benchmarks.policies.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.cache.eviction_policies.find_spec", lambda name: None)
     small = {"CAPACITIES": (2, 5), "_ZIPF_KEYS": 10, "_ZIPF_LOOKUPS": 50, "_TIMED_ENTRIES": 5, "_ROUNDS": 1}
     for name, value in small.items():
         monkeypatch.setattr(eviction, name, value)

@@ -3,8 +3,8 @@
 The policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). A new entry waits in
 a short queue. If nobody has asked for it by the time its turn comes, it goes, and its key is remembered for a while; if
 somebody has, or if it comes back soon, it moves to the long queue. So a flood of questions that nobody repeats, which
-is what chats mostly are, does not push out the answers that are asked for. `benchmarks/eviction.py` measures how that
-compares with other policies.
+is what chats mostly are, does not push out the answers that are asked for. `benchmarks/cache/eviction.py` compares
+it with other policies.
 """
 
 from __future__ import annotations

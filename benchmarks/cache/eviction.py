@@ -1,4 +1,4 @@
-"""Which entries memory should push out, by measurement: `python -m benchmarks.eviction`, from the root of the project.
+"""Which entries memory should push out, by measurement: `python -m benchmarks.cache.eviction`, from the root of the project.
 
 Replays lookups through caches of a fixed number of entries, each lookup a `get` and, if that finds nothing, a `set`.
 What is looked up comes from a real hour of chat (the conversation trace published with Mooncake, FAST 2025; see
@@ -23,11 +23,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import data, report
 from observability_integration.caching.codec import Kept
 from observability_integration.caching.entry import Entry
 
-from . import data, report
-from .policies import LRU, OURS, SIEVE, TINY_LFU, Contestant, contestants, ideal_hits
+from .eviction_policies import LRU, OURS, SIEVE, TINY_LFU, Contestant, contestants, ideal_hits
 
 CAPACITIES = (100, 1_000, 10_000)  # the last is what a cache has by default
 TRACE = "mooncake_conversation.jsonl.gz"
@@ -52,13 +52,13 @@ class Workload(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Measure, print, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.eviction", description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cache.eviction", description=__doc__.partition(":")[0])
     parser.parse_args(arguments)
     trace = data.find(TRACE)
     lacking = [] if trace else [f"{TRACE} was not found (set {data.VARIABLE})"]
     installed = [name for name, _ in contestants()]
     lacking += [f"{name} is not installed" for name in (TINY_LFU,) if name not in installed]
-    print(f"{report.this_run('python -m benchmarks.eviction').machine}; theine {_version('theine')}\n")
+    print(f"{report.this_run('python -m benchmarks.cache.eviction').machine}; theine {_version('theine')}\n")
     gaps: list[str] = []
     for workload in (*_chat(trace), *_zipf()):
         report.progress(f"{workload.name}: {len(workload.keys)} lookups")

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import data
+from benchmarks.simulated_clock import SimulatedClock
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.primitives import CachePrimitive
 from observability_integration.testing import FakeClockLoop
 
-from . import data
 from .eviction import TRACE
-from .simulated_clock import SimulatedClock
 
 FIRST_TOKEN_SECONDS, TOKEN_SECONDS = 0.3, 0.02
 TTL_SECONDS, STALE_SECONDS, SOFT_SECONDS, EAGER = 300.0, 1800.0, 2.0, 0.8

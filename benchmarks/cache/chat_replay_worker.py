@@ -1,4 +1,4 @@
-"""The replay in a process of its own: `python -m benchmarks.replay_worker SHARE FILE` writes what it found as JSON.
+"""The replay in a process of its own: `python -m benchmarks.cache.chat_replay_worker SHARE FILE` writes what it found as JSON.
 
 The clock has to be exchanged before the library is imported, because the library takes it over as it is then.
 """
@@ -11,22 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-from .simulated_clock import SimulatedClock
+from benchmarks.simulated_clock import SimulatedClock
 
 
 def main(arguments: list[str]) -> None:
     """Run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replay_worker")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cache.chat_replay_worker")
     parser.add_argument("share", type=float, help="which part of the hour, from 0 to 1")
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     clock = time.monotonic = SimulatedClock()
-    from . import replay
+    from . import chat_replay
 
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
-    options.file.write_text(json.dumps(replay.measure(options.share, clock, report)), encoding="utf-8")
+    options.file.write_text(json.dumps(chat_replay.measure(options.share, clock, report)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.measure import Samples, ratio
+from benchmarks.table import RatioRow, RatioTable, Table, TableRow, Target, microseconds
 from observability_integration.caching.policy import CachePolicy
 
-from . import redis_hits, replay, stampede
-from .measure import Samples, ratio
+from . import chat_replay, redis_hits, stampede
 from .stampede import Case, Scale, Seen
 from .stampede_contestants import OURS
-from .table import RatioRow, RatioTable, Table, TableRow, Target, microseconds
 
 REDIS_BARE = Target(1.3)
 REDIS_PEERS = Target(1.0, at_least=True)
@@ -185,26 +185,28 @@ def _replays(found: Mapping[str, Any]) -> Iterator[Table]:
     columns = "what", "calls", "saved", "stale", "failures", "p50", "p99"
     how = (
         "Simulated: an answer takes "
-        f"{replay.FIRST_TOKEN_SECONDS:g} s and {replay.TOKEN_SECONDS * 1e3:g} ms a token. The TTL is "
-        f"{replay.TTL_SECONDS:g} s, stale entries may be served for {replay.STALE_SECONDS:g} s more, the soft timeout "
-        f"is {replay.SOFT_SECONDS:g} s, an eager refresh begins at {replay.EAGER:.0%} of the TTL. Where calls fail, "
-        f"{replay.FAILING:.0%} of them do, and from {replay.OUTAGE_SECONDS[0] / 60:g} to "
-        f"{replay.OUTAGE_SECONDS[1] / 60:g} minutes all. Failures and seconds are those that callers saw; a refresh "
+        f"{chat_replay.FIRST_TOKEN_SECONDS:g} s and {chat_replay.TOKEN_SECONDS * 1e3:g} ms a token. The TTL is "
+        f"{chat_replay.TTL_SECONDS:g} s, stale entries may be served for {chat_replay.STALE_SECONDS:g} s more, the soft timeout "
+        f"is {chat_replay.SOFT_SECONDS:g} s, an eager refresh begins at {chat_replay.EAGER:.0%} of the TTL. Where calls fail, "
+        f"{chat_replay.FAILING:.0%} of them do, and from {chat_replay.OUTAGE_SECONDS[0] / 60:g} to "
+        f"{chat_replay.OUTAGE_SECONDS[1] / 60:g} minutes all. Failures and seconds are those that callers saw; a refresh "
         "in the background is a call too."
     )
     if found["lacking"]:
         yield Table("An hour of chat", columns, [], f"Not measured: {found['lacking']}.")
     for workload, outcomes in found["outcomes"].items():
-        rows = [TableRow(name, _outcome(replay.Outcome(**outcome))) for name, outcome in outcomes.items()]
+        rows = [TableRow(name, _outcome(chat_replay.Outcome(**outcome))) for name, outcome in outcomes.items()]
         repeating = found["repeating"][workload]
         ceiling = (
             f"{repeating:.2%} of these {next(iter(outcomes.values()))['requests']:,} requests have come before: "
             "no exact cache can save more. "
         )
-        yield Table(f"An hour of chat, keyed by {workload}", columns, rows, ceiling + replay.MEANING[workload] + how)
+        yield Table(
+            f"An hour of chat, keyed by {workload}", columns, rows, ceiling + chat_replay.MEANING[workload] + how
+        )
 
 
-def _outcome(outcome: replay.Outcome) -> tuple[str, ...]:
+def _outcome(outcome: chat_replay.Outcome) -> tuple[str, ...]:
     return (
         f"{outcome.calls:,}",
         f"{1 - outcome.calls / outcome.requests:.2%}",

@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from . import workers
-from .checks import NotDoneError
-from .servers import RedisServer, redis_is_here
+from benchmarks import workers
+from benchmarks.checks import NotDoneError
+from benchmarks.servers import RedisServer, redis_is_here
+
 from .stampede_contestants import AIOCACHE, ASYNC_LRU, CASHEWS, DOGPILE, OURS, Options
 
 CONTESTANTS = (OURS, CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU)
@@ -130,7 +131,7 @@ class _Processes:
 
 @asynccontextmanager
 async def _processes(number: int, options: Options) -> AsyncIterator[_Processes]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.stampede_worker", json.dumps(options._asdict())]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cache.stampede_worker", json.dumps(options._asdict())]
     pipe = asyncio.subprocess.PIPE
     started = [
         await asyncio.create_subprocess_exec(

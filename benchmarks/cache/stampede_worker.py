@@ -1,4 +1,4 @@
-"""One process of one contestant: `python -m benchmarks.stampede_worker OPTIONS`, the options as a JSON object.
+"""One process of one contestant: `python -m benchmarks.cache.stampede_worker OPTIONS`, the options as a JSON object.
 
 Says on its standard output, line by line as JSON: that it is ready; of each call, who makes it; of each caller, after
 how many seconds it had which answer or error. It begins when a line comes on its standard input, and ends with that.

@@ -11,13 +11,12 @@ from typing import Any
 
 import msgspec
 
+from benchmarks import checks, workload
+from benchmarks.measure import Call, Case, Contestant, Effort, Samples, run
+from benchmarks.servers import RedisServer, redis_is_here
+from benchmarks.workload import DISTINCT_PROMPTS, Repeated, Work
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.primitives import CachePrimitive
-
-from . import checks, workload
-from .measure import Call, Case, Contestant, Effort, Samples, run
-from .servers import RedisServer, redis_is_here
-from .workload import DISTINCT_PROMPTS, Repeated, Work
 
 BY_URL, BY_CLIENT = "ours, by redis_url", "ours, by redis_client"
 BARE = "GET and decode"

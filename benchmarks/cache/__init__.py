@@ -1,0 +1,1 @@
+"""The part "cache": hits in Redis, stampedes, an hour of chat, and which entries memory evicts."""
