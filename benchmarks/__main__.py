@@ -15,12 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import failover, failover_tables, hedging, load_tables, report, workers
+from . import hedging, load_tables, report, workers
 from .cache import redis_hits, stampede
 from .cache import tables as cache_tables
 from .calls import imports
 from .calls.tables import sections
 from .checks import NotDoneError
+from .failover import benchmark as failover
+from .failover import tables as failover_tables
 from .measure import Effort
 from .table import RatioTable, Table, Verdict
 

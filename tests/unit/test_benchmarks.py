@@ -23,9 +23,6 @@ from benchmarks import (
     arrivals,
     checks,
     data,
-    failover,
-    failover_faults,
-    failover_tables,
     hedging,
     load_tables,
     storm_contestants,
@@ -39,6 +36,9 @@ from benchmarks.cache import tables as cache_tables
 from benchmarks.cache.stampede_contestants import OURS
 from benchmarks.calls import imports, telemetry_modes
 from benchmarks.calls import tables as calls_tables
+from benchmarks.failover import benchmark as failover
+from benchmarks.failover import faults
+from benchmarks.failover import tables as failover_tables
 from benchmarks.measure import Effort, Ratio
 from benchmarks.simulated_clock import SimulatedClock
 from benchmarks.table import RatioRow, Target, Verdict
@@ -135,19 +135,19 @@ def test_the_wall_of_faults_is_measured() -> None:
     pytest.importorskip("openai")
     script = """
         import asyncio, json
-        from benchmarks import failover, failover_faults, failover_worker
-        from benchmarks.failover_contestants import OURS
+        from benchmarks.failover import benchmark, faults, worker
+        from benchmarks.failover.contestants import OURS
 
         async def main():
-            fault = next(fault for fault in failover_faults.FAULTS if fault.code == "S11")
-            async with failover_worker.Wall(OURS, failover.QUICK_SCALE) as wall:
-                print(json.dumps((await wall.see(fault, wall.asks(fault)))._asdict()))
+            fault = next(fault for fault in faults.FAULTS if fault.code == "S11")
+            async with worker.ProviderPair(OURS, benchmark.QUICK_SCALE) as providers:
+                print(json.dumps((await providers.see(fault, providers.asks(fault)))._asdict()))
 
         asyncio.run(main())
     """
     seen = json.loads(run_script(script))
     assert seen["primary"]
-    found = {OURS: {fault.code: seen for fault in failover_faults.FAULTS}, "tenacity": None}
+    found = {OURS: {fault.code: seen for fault in faults.FAULTS}, "tenacity": None}
     assert Verdict.MET in _verdicts(failover_tables.tables(found, failover.QUICK_SCALE))
 
 

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import workers
-from .checks import NotDoneError
-from .failover_contestants import LITELLM, OPENAI, OURS, STAMINA, TENACITY
-from .failover_faults import CAP_SECONDS, FAULTS
+from benchmarks import workers
+from benchmarks.checks import NotDoneError
+
+from .contestants import LITELLM, OPENAI, OURS, STAMINA, TENACITY
+from .faults import CAP_SECONDS, FAULTS
 
 CONTESTANTS = (OURS, OPENAI, LITELLM, TENACITY, STAMINA)
 FULL_SCALE, QUICK_SCALE = 1.0, 0.05
@@ -72,7 +73,7 @@ async def measure(scale: float, contestants: Sequence[str], report: Report) -> d
     Raises:
         NotDoneError: a contestant broke off, or did not answer where nothing was wrong.
     """
-    command = sys.executable, "-W", "ignore", "-m", "benchmarks.failover_worker"
+    command = sys.executable, "-W", "ignore", "-m", "benchmarks.failover.worker"
     pipe = asyncio.subprocess.PIPE
     running: list[_Contestant] = []
     try:

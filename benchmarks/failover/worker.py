@@ -1,4 +1,4 @@
-"""One contestant under all faults: `python -m benchmarks.failover_worker CONTESTANT SCALE`.
+"""One contestant under all faults: `python -m benchmarks.failover.worker CONTESTANT SCALE`.
 
 Says on its standard output, line by line as JSON: that it is ready, or lacks its library; then, of each fault, what was
 seen. It begins when a line comes on its standard input.
@@ -14,11 +14,11 @@ import time
 import urllib.request
 from typing import Any, Self, TextIO
 
+from benchmarks.checks import NotDoneError
 from observability_integration.testing import FaultyProvider
 
-from .checks import NotDoneError
-from .failover_contestants import CONTESTANTS, Answer, Ask, Options, Target
-from .failover_faults import (
+from .contestants import CONTESTANTS, Answer, Ask, Options, Target
+from .faults import (
     CAP_SECONDS,
     COMPLETE,
     ERROR,
@@ -36,7 +36,7 @@ APART_SECONDS = 0.25  # not scaled: a first call costs some processor time, whic
 QUESTION = "Is anybody there?"
 
 
-class Wall:
+class ProviderPair:
     """Two providers, and one contestant between them and the questions.
 
     Args:
@@ -143,17 +143,17 @@ async def _work(contestant: str, scale: float, out: TextIO) -> None:
 
     async def look(number: int, fault: Fault, ask: Ask) -> None:
         await asyncio.sleep(number * APART_SECONDS)
-        say(code=fault.code, seen=(await wall.see(fault, ask))._asdict())
+        say(code=fault.code, seen=(await providers.see(fault, ask))._asdict())
 
-    async with Wall(contestant, scale) as wall:
+    async with ProviderPair(contestant, scale) as providers:
         try:
-            asks = {fault: wall.asks(fault) for fault in FAULTS}
+            asks = {fault: providers.asks(fault) for fault in FAULTS}
         except ImportError as error:
             if (error.name or "").startswith("observability_integration"):
                 raise  # the library is here, and does not work
             say(missing=True)
             return
-        await wall.warm_up()
+        await providers.warm_up()
         say(ready=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         await asyncio.gather(*(look(number, fault, ask) for number, (fault, ask) in enumerate(asks.items())))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import failover, failover_faults
-from .failover_contestants import OURS
-from .failover_faults import COMPLETE, FAULTS, Fault, Seen
-from .table import Table, TableRow
+from benchmarks.table import Table, TableRow
+
+from . import benchmark, faults
+from .contestants import OURS
+from .faults import COMPLETE, FAULTS, Fault, Seen
 
 _NOT_INSTALLED, _NOT_RUN = "not installed", "–"
 
@@ -21,30 +22,30 @@ def tables(found: Mapping[str, Any], scale: float) -> Iterator[Table]:
         scale: that it was given.
     """
     rows = [_row(found, fault) for fault in FAULTS]
-    passed = tuple(_passed(found, contestant) for contestant in failover.CONTESTANTS)
+    passed = tuple(_passed(found, contestant) for contestant in benchmark.CONTESTANTS)
     yield Table(
         "A provider that fails",
-        ("fault", *failover.CONTESTANTS),
+        ("fault", *benchmark.CONTESTANTS),
         [*rows, TableRow("passed", passed)],
         "Each figure: whether it passes (✓) or not (✗), what the caller got, attempts at the primary + at the "
         "fallback, seconds of the slowest question. What a caller can get is the complete answer, a wrong one (cut "
         "short, or spliced, and handed out as whole), the provider's own error, or another error. The providers are "
         "OpenAI-compatible servers on loopback sockets, and both give the same answer of 24 tokens, as a stream. "
-        f"Limits where there is a knob: {failover_faults.TIMEOUT_SECONDS:g} s for a call, "
-        f"{failover_faults.FIRST_TOKEN_SECONDS:g} s for its first token; nobody was waited for longer than "
-        f"{failover_faults.CAP_SECONDS:g} s. The openai SDK comes with two retries and has nobody to fall back on. "
+        f"Limits where there is a knob: {faults.TIMEOUT_SECONDS:g} s for a call, "
+        f"{faults.FIRST_TOKEN_SECONDS:g} s for its first token; nobody was waited for longer than "
+        f"{faults.CAP_SECONDS:g} s. The openai SDK comes with two retries and has nobody to fall back on. "
         "LiteLLM's Router has the fallback for any error and for a context too long, else its defaults. With tenacity "
         "(its defaults: any exception) and stamina (told which errors to retry, and to wait for Retry-After) the "
         "whole stream is tried three times, with exponential waits and jitter, then the fallback in the same way; the "
         "SDK below them makes no retries, and a silence of "
-        f"{failover_faults.FIRST_TOKEN_SECONDS:g} s ends an attempt. Each fault was run once, with times scaled by "
+        f"{faults.FIRST_TOKEN_SECONDS:g} s ends an attempt. Each fault was run once, with times scaled by "
         f"{scale:g}"
         + ("; what a library lets nobody set, such as the SDK's own waits, is not scaled." if scale != 1 else "."),
     )
 
 
 def _row(found: Mapping[str, Any], fault: Fault) -> TableRow:
-    figures = tuple(_figure(found, contestant, fault) for contestant in failover.CONTESTANTS)
+    figures = tuple(_figure(found, contestant, fault) for contestant in benchmark.CONTESTANTS)
     of_ours = found.get(OURS)
     kept = None if of_ours is None else fault.passes(Seen.of(of_ours[fault.code]))
     return TableRow(f"{fault.code} {fault.what}", figures, fault.target, kept)

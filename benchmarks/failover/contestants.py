@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from .failover_faults import FIRST_TOKEN_SECONDS, TIMEOUT_SECONDS
+from .faults import FIRST_TOKEN_SECONDS, TIMEOUT_SECONDS
 
 OURS, OPENAI, LITELLM, TENACITY, STAMINA = "ours", "openai SDK", "LiteLLM Router", "tenacity", "stamina"
 _ATTEMPTS = 3

@@ -1,0 +1,1 @@
+"""The part "failover": what callers get while a provider fails."""
