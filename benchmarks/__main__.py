@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import hedging, load_tables, report, workers
+from . import hedging, report, workers
 from .cache import redis_hits, stampede
 from .cache import tables as cache_tables
 from .calls import imports
@@ -23,6 +23,7 @@ from .calls.tables import sections
 from .checks import NotDoneError
 from .failover import benchmark as failover
 from .failover import tables as failover_tables
+from .load import tables as load_tables
 from .measure import Effort
 from .table import RatioTable, Table, Verdict
 
@@ -142,8 +143,8 @@ def _of_hedging(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] 
 
 
 def _of_load(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:
-    for part in ("storms", "arrivals"):
-        outcome = _outcome_of(part, f"benchmarks.{part}_worker", "quick" if quick else "full")
+    for part in ("retry_storm", "traffic_replay"):
+        outcome = _outcome_of(part, f"benchmarks.load.{part}_worker", "quick" if quick else "full")
         if outcome is None:
             return None
         found[part] = outcome

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arrivals, data, load_tables
-from benchmarks.arrivals import QUICK, Seen
+from benchmarks import data
+from benchmarks.load import tables as load_tables
+from benchmarks.load import traffic_replay
+from benchmarks.load.traffic_replay import QUICK, Seen
 from benchmarks.workers import environment
 
 pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
@@ -28,12 +30,12 @@ ROOT = Path(__file__).parents[2]
 
 def _folder_of_the_trace(tmp_path: Path) -> Path:
     """That of the real trace, or of one that is made up where there is none, with as many calls and as long answers."""
-    found = data.find(arrivals.TRACE)
+    found = data.find(traffic_replay.TRACE)
     if found is not None:
         return found.parent
     made_up = random.Random(0)
     at = datetime(2023, 11, 16, 18)
-    with gzip.open(tmp_path / arrivals.TRACE, "wt") as lines:
+    with gzip.open(tmp_path / traffic_replay.TRACE, "wt") as lines:
         lines.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
         for _ in range(QUICK.calls):
             at += timedelta(seconds=made_up.expovariate(5.0))
@@ -46,7 +48,7 @@ def test_no_call_is_lost_doubled_or_kept_beyond_its_deadline(tmp_path: Path) -> 
     file = tmp_path / "found.json"
     variables = {**environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     variables[data.VARIABLE] = str(_folder_of_the_trace(tmp_path))
-    command = [sys.executable, "-m", "benchmarks.arrivals_worker", "quick", str(file)]
+    command = [sys.executable, "-m", "benchmarks.load.traffic_replay_worker", "quick", str(file)]
     subprocess.run(command, cwd=ROOT, env=variables, check=True, timeout=50, stderr=subprocess.DEVNULL)
     seen = Seen(**json.loads(file.read_text())["seen"])
     assert (QUICK.calls, QUICK.calls) == (seen.calls, seen.whole + seen.late)

@@ -18,19 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import (
-    __main__,
-    arrivals,
-    checks,
-    data,
-    hedging,
-    load_tables,
-    storm_contestants,
-    storms,
-    workers,
-    workload,
-)
-from benchmarks.arrivals_provider import Question
+from benchmarks import __main__, checks, data, hedging, workers, workload
 from benchmarks.cache import chat_replay, eviction, redis_hits, stampede
 from benchmarks.cache import tables as cache_tables
 from benchmarks.cache.stampede_contestants import OURS
@@ -39,6 +27,9 @@ from benchmarks.calls import tables as calls_tables
 from benchmarks.failover import benchmark as failover
 from benchmarks.failover import faults
 from benchmarks.failover import tables as failover_tables
+from benchmarks.load import retry_storm, retry_storm_contestants, traffic_replay
+from benchmarks.load import tables as load_tables
+from benchmarks.load.traffic_replay_provider import Question
 from benchmarks.measure import Effort, Ratio
 from benchmarks.simulated_clock import SimulatedClock
 from benchmarks.table import RatioRow, Target, Verdict
@@ -166,24 +157,24 @@ def test_hedging_is_measured_and_written(monkeypatch: pytest.MonkeyPatch, capsys
 def test_load_is_measured() -> None:
     """Each attempt of a storm is counted; a replay in which half of the attempts fail accounts for every call."""
     clock = SimulatedClock()
-    assert 3.0 == storms.storm(storm_contestants.openai_sdk, 0.0, clock, calls=20)
-    attempts = storms.storm(storm_contestants.retry, 0.0, clock)
+    assert 3.0 == retry_storm.storm(retry_storm_contestants.openai_sdk, 0.0, clock, calls=20)
+    attempts = retry_storm.storm(retry_storm_contestants.retry, 0.0, clock)
     assert 1.0 < attempts <= load_tables.MOST_ATTEMPTS
-    scene = storms.Scene(slots=10, before=5.0, after=40.0)
-    build = storm_contestants.BROWN_OUT_CONTESTANTS[storm_contestants.BUDGETED]
-    brown_out = storms.brown_out(build, scene, 1, clock)
+    scene = retry_storm.Scene(slots=10, before=5.0, after=40.0)
+    build = retry_storm_contestants.BROWN_OUT_CONTESTANTS[retry_storm_contestants.BUDGETED]
+    brown_out = retry_storm.brown_out(build, scene, 1, clock)
     calls = [(number * 0.5, Question(number, 20 + number * 5)) for number in range(80)]
-    scale = arrivals.Scale(0, 100, 1.0, 1.0)
+    scale = traffic_replay.Scale(0, 100, 1.0, 1.0)
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
-        seen = runner.run(arrivals.replay(calls, scale, failing=0.5))
+        seen = runner.run(traffic_replay.replay(calls, scale, failing=0.5))
     assert (80, 80) == (seen.calls, seen.whole + seen.late)
     assert (0, 0, 0, 0, {}) == (seen.lost, seen.wrong, seen.doubled, seen.left_open, seen.failed)
     found = {
-        "storms": {
-            "storm": {storm_contestants.OURS: [attempts]},
-            "brown_out": {storm_contestants.BUDGETED: [brown_out._asdict()]},
+        "retry_storm": {
+            "storm": {retry_storm_contestants.OURS: [attempts]},
+            "brown_out": {retry_storm_contestants.BUDGETED: [brown_out._asdict()]},
         },
-        "arrivals": {"lacking": None, "scale": scale._asdict(), "seen": seen._asdict()},
+        "traffic_replay": {"lacking": None, "scale": scale._asdict(), "seen": seen._asdict()},
     }
     assert Verdict.MET in _verdicts(load_tables.tables(json.loads(json.dumps(found))))
 

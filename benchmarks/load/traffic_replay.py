@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import data
 from observability_integration.context import Deadline, WorkflowContext
 from observability_integration.primitives import (
     LLMTarget,
@@ -29,9 +30,8 @@ from observability_integration.primitives import (
 )
 from observability_integration.resilience.backoff import Backoff
 
-from . import data
-from .arrivals_provider import Provider, Question, whole_answer
-from .arrivals_watch import Watch, spread_ms
+from .traffic_replay_provider import Provider, Question, whole_answer
+from .traffic_replay_watch import Watch, spread_ms
 
 TRACE = "azure2023_conv.csv.gz"
 FAILING = 0.05  # of the attempts at the first target

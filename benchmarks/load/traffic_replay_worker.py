@@ -1,4 +1,4 @@
-"""The replay of arrivals in a process of its own: `python -m benchmarks.arrivals_worker SCALE FILE` writes JSON.
+"""The replay of arrivals in a process of its own: `python -m benchmarks.load.traffic_replay_worker SCALE FILE` writes JSON.
 
 Its memory is looked at, and its event loop is to be late through nobody else's doing.
 """
@@ -12,14 +12,14 @@ import logging
 import sys
 from pathlib import Path
 
-from . import arrivals
+from . import traffic_replay
 
-SCALES = {"full": arrivals.FULL, "quick": arrivals.QUICK}
+SCALES = {"full": traffic_replay.FULL, "quick": traffic_replay.QUICK}
 
 
 def main(arguments: list[str]) -> None:
     """Run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.arrivals_worker")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load.traffic_replay_worker")
     parser.add_argument("scale", choices=SCALES)
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
-    options.file.write_text(json.dumps(arrivals.measure(SCALES[options.scale], report)), encoding="utf-8")
+    options.file.write_text(json.dumps(traffic_replay.measure(SCALES[options.scale], report)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks.checks import expect
+from benchmarks.simulated_clock import SimulatedClock
 from observability_integration.testing import FakeClockLoop
 
-from .checks import expect
-from .simulated_clock import SimulatedClock
-from .storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Build, OverloadedError
+from .retry_storm_contestants import BROWN_OUT_CONTESTANTS, STORM_CONTESTANTS, Ask, Build, OverloadedError
 
 CONTESTANTS = tuple(dict.fromkeys((*STORM_CONTESTANTS, *BROWN_OUT_CONTESTANTS)))
 BROWN_OUT_SECONDS, LONG_SECONDS = 30.0, 120.0

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
-from . import arrivals, storms
-from .arrivals_watch import LAG_EVERY_SECONDS
-from .storm_contestants import (
+from benchmarks.table import Table, TableRow
+
+from . import retry_storm, traffic_replay
+from .retry_storm import Scene
+from .retry_storm import Seen as BrownOut
+from .retry_storm_contestants import (
     BROWN_OUT_CONTESTANTS,
     OURS,
     PATIENCE_SECONDS,
@@ -16,9 +19,7 @@ from .storm_contestants import (
     PIPELINE_AIMD,
     STORM_CONTESTANTS,
 )
-from .storms import Scene
-from .storms import Seen as BrownOut
-from .table import Table, TableRow
+from .traffic_replay_watch import LAG_EVERY_SECONDS
 
 MOST_ATTEMPTS = 1.2
 RECOVERED_SECONDS = 10.0
@@ -33,15 +34,15 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     """All of it, in the order in which it is shown.
 
     Args:
-        found: under ``storms`` and ``arrivals`` what `measure` of each returned.
+        found: under ``retry_storm`` and ``traffic_replay`` what `measure` of each returned.
     """
-    yield _storm(found["storms"]["storm"])
-    yield _brown_out(found["storms"]["brown_out"])
-    yield _arrivals(found["arrivals"])
+    yield _storm(found["retry_storm"]["storm"])
+    yield _brown_out(found["retry_storm"]["brown_out"])
+    yield _arrivals(found["traffic_replay"])
 
 
 def _storm(found: Mapping[str, Any]) -> Table:
-    columns = [f"in {spread:g} s" if spread else "at once" for spread in storms.SPREADS_SECONDS]
+    columns = [f"in {spread:g} s" if spread else "at once" for spread in retry_storm.SPREADS_SECONDS]
     rows: list[TableRow] = []
     for name in STORM_CONTESTANTS:
         attempts = found.get(name)
@@ -57,7 +58,7 @@ def _storm(found: Mapping[str, Any]) -> Table:
             )
         )
     return Table(
-        f"A retry storm: attempts for each of {storms.STORM_CALLS:,} calls of which all fail",
+        f"A retry storm: attempts for each of {retry_storm.STORM_CALLS:,} calls of which all fail",
         ("what", *columns),
         rows,
         "Simulated: the provider refuses each call with a 503, and nobody really waits. Ours are at their defaults, "
@@ -71,12 +72,12 @@ class _Column(NamedTuple):
 
 
 def _of_longest(runs: list[BrownOut]) -> str:
-    longer = [run for run in runs if run.seconds > storms.BROWN_OUT_SECONDS]
+    longer = [run for run in runs if run.seconds > retry_storm.BROWN_OUT_SECONDS]
     return _recovered(longer) if longer else _NOT_RUN
 
 
 def _usual(runs: list[BrownOut]) -> list[BrownOut]:
-    return [run for run in runs if run.seconds == storms.BROWN_OUT_SECONDS]
+    return [run for run in runs if run.seconds == retry_storm.BROWN_OUT_SECONDS]
 
 
 def _middle(field: str, form: str) -> Callable[[list[BrownOut]], str]:
@@ -90,7 +91,7 @@ _COLUMNS = (
     _Column("recovered after", lambda runs: _recovered(_usual(runs))),
     _Column("slowest answers", lambda runs: _middle("slowest_seconds", ".1f")(runs) + " s"),
     _Column("work for nobody", _middle("wasted", ".0%")),
-    _Column(f"recovered, if it lasts {storms.LONG_SECONDS:g} s", _of_longest),
+    _Column(f"recovered, if it lasts {retry_storm.LONG_SECONDS:g} s", _of_longest),
 )
 
 
@@ -124,7 +125,7 @@ def _brown_out(found: Mapping[str, Any]) -> Table:
         f"serves {scene.slots_left} at once, and they are {scene.browned_out:g} times that. An attempt "
         f"is given up after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where "
         "callers had waited above 100 %. It is over when there are nine for ten calls, in the "
-        f"{storms.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "
+        f"{retry_storm.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "
         "brown-out. Slowest are all but a hundredth of the answers. Work for nobody is that of the provider "
         "after the brown-out. At its defaults RetryPrimitive makes no second attempt after a time-out, so it "
         "does here what no retries do, and nothing that it could do would shorten what the provider still has to "
@@ -141,23 +142,23 @@ def _arrivals(found: Mapping[str, Any]) -> Table:
     title, columns = "Chat arrivals through a pipeline of two targets", ("what", "ours")
     if found["seen"] is None:
         return Table(title, columns, [], f"Not measured: {found['lacking']}.")
-    seen, scale = arrivals.Seen(**found["seen"]), arrivals.Scale(**found["scale"])
+    seen, scale = traffic_replay.Seen(**found["seen"]), traffic_replay.Scale(**found["scale"])
     return Table(
         title,
         columns,
         list(_arrival_rows(seen)),
         f"Real arrivals, {scale.arrivals:g} times as fast, on the real event loop and clock, in one process with two "
         f"providers that stream their answers, {scale.answers:g} times as fast as usual; all limits pass as fast. "
-        f"{arrivals.FAILING:.0%} of the attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall "
-        f"or a malformed chunk. Every {_ordinal(arrivals.STREAMED_EVERY)} caller reads the stream as it comes. The "
-        f"deadline is {arrivals.DEADLINE_SECONDS:g} s, that of every {_ordinal(arrivals.HURRIED_EVERY)} caller "
-        f"{arrivals.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked "
+        f"{traffic_replay.FAILING:.0%} of the attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall "
+        f"or a malformed chunk. Every {_ordinal(traffic_replay.STREAMED_EVERY)} caller reads the stream as it comes. The "
+        f"deadline is {traffic_replay.DEADLINE_SECONDS:g} s, that of every {_ordinal(traffic_replay.HURRIED_EVERY)} caller "
+        f"{traffic_replay.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked "
         f"at every {LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited for a processor is "
         "left out. Telemetry is not initialised.",
     )
 
 
-def _arrival_rows(seen: arrivals.Seen) -> Iterator[TableRow]:
+def _arrival_rows(seen: traffic_replay.Seen) -> Iterator[TableRow]:
     yield TableRow("calls", (f"{seen.calls:,} in {seen.seconds:.0f} s, up to {seen.most_in_flight:,} at once",))
     yield TableRow("told the whole answer, or that the deadline had passed", (f"{seen.whole:,}, {seen.late:,}",))
     wrongs = {

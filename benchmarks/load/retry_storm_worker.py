@@ -1,4 +1,4 @@
-"""The storms in a process of their own: `python -m benchmarks.storms_worker SCALE FILE` writes what it found as JSON.
+"""The storms in a process of their own: `python -m benchmarks.load.retry_storm_worker SCALE FILE` writes what it found as JSON.
 
 The clock has to be exchanged before the library is imported, because the library takes it over as it is then.
 """
@@ -12,29 +12,29 @@ import sys
 import time
 from pathlib import Path
 
-from .simulated_clock import SimulatedClock
+from benchmarks.simulated_clock import SimulatedClock
 
 
 def main(arguments: list[str]) -> None:
     """Run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.storms_worker")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load.retry_storm_worker")
     parser.add_argument("scale", choices=("full", "quick"))
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)  # some tell of every single retry
     clock = time.monotonic = SimulatedClock()
-    from . import storms
-    from .storm_contestants import OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED
+    from . import retry_storm
+    from .retry_storm_contestants import OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED
 
     contestants: tuple[str, ...] = (OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED)
-    runs = [(storms.BROWN_OUT_SECONDS, 1)]
+    runs = [(retry_storm.BROWN_OUT_SECONDS, 1)]
     if options.scale == "full":
-        contestants, runs = storms.CONTESTANTS, [(storms.BROWN_OUT_SECONDS, 3), (storms.LONG_SECONDS, 1)]
+        contestants, runs = retry_storm.CONTESTANTS, [(retry_storm.BROWN_OUT_SECONDS, 3), (retry_storm.LONG_SECONDS, 1)]
 
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
-    options.file.write_text(json.dumps(storms.measure(contestants, runs, clock, report)), encoding="utf-8")
+    options.file.write_text(json.dumps(retry_storm.measure(contestants, runs, clock, report)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The part "load": retry storms, brown-outs, and real traffic through a pipeline."""
