@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from . import hedging, report, workers
+from . import report, workers
 from .cache import redis_hits, stampede
 from .cache import tables as cache_tables
 from .calls import imports
@@ -23,6 +23,8 @@ from .calls.tables import sections
 from .checks import NotDoneError
 from .failover import benchmark as failover
 from .failover import tables as failover_tables
+from .hedging import benchmark as hedging
+from .hedging import tables as hedging_tables
 from .load import tables as load_tables
 from .measure import Effort
 from .table import RatioTable, Table, Verdict
@@ -139,7 +141,7 @@ def _of_hedging(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] 
     except NotDoneError as error:
         report.progress(f"broke off: {error}")
         return None
-    return list(hedging.tables(found["hedging"], scale))
+    return list(hedging_tables.tables(found["hedging"], scale))
 
 
 def _of_load(quick: bool, found: dict[str, Any]) -> list[RatioTable | Table] | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__, checks, data, hedging, workers, workload
+from benchmarks import __main__, checks, data, workers, workload
 from benchmarks.cache import chat_replay, eviction, redis_hits, stampede
 from benchmarks.cache import tables as cache_tables
 from benchmarks.cache.stampede_contestants import OURS
@@ -27,6 +27,7 @@ from benchmarks.calls import tables as calls_tables
 from benchmarks.failover import benchmark as failover
 from benchmarks.failover import faults
 from benchmarks.failover import tables as failover_tables
+from benchmarks.hedging import benchmark as hedging
 from benchmarks.load import retry_storm, retry_storm_contestants, traffic_replay
 from benchmarks.load import tables as load_tables
 from benchmarks.load.traffic_replay_provider import Question

@@ -6,30 +6,23 @@ exit code is 0 when the targets are met, 1 when one is missed, and 2 when a call
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 from statistics import quantiles
 from typing import Any, NamedTuple
 
+from benchmarks.checks import expect
 from observability_integration.primitives import HedgePrimitive
 from observability_integration.resilience.retry_budget import RetryBudget
-
-from . import report
-from .checks import NotDoneError, expect
-from .table import Table, TableRow, Verdict
 
 FAST_SECONDS = (0.01, 0.03)
 SLOW_SECONDS = (0.36, 0.44)
 SLOW_SHARE = 0.05
 QUANTILE = 0.94  # of 1 - SLOW_SHARE = 95 % normal calls
 TIMES_LOWER, MORE_CALLS = 3.0, 0.07
-_SPENT_RATIO = 0.01
+SPENT_RATIO = 0.01
 _LEAST_SECONDS = 0.001  # by default 50 ms, which no call of this provider takes unless it is slow
 _SEED = 2013
 
@@ -133,7 +126,7 @@ WAYS: dict[str, Callable[[Ask, Ask], Ask]] = {
     "after p90": lambda first, second: _hedged(first, second, quantile=0.9, budget=None),
     "after 50 ms": lambda first, second: _hedged(first, second, delay_seconds=0.05),
     SPENT: lambda first, second: _hedged(
-        first, second, quantile=QUANTILE, budget=RetryBudget(_SPENT_RATIO, 0, 1, over_operations=200)
+        first, second, quantile=QUANTILE, budget=RetryBudget(SPENT_RATIO, 0, 1, over_operations=200)
     ),
 }
 
@@ -176,68 +169,3 @@ async def _call_all(ask: Ask, calls: int, callers: int) -> list[float]:
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     return seconds
-
-
-def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Table]:
-    """What was found.
-
-    Args:
-        found: what `measure` returned.
-        scale: that it was given.
-    """
-    seen = {name: Seen(**figures) for name, figures in found.items()}
-    yield Table(
-        "A second call when the first is slow",
-        ("second call", "p50", "p99", "p99 without / with", "more calls", "given up"),
-        [_row(name, one, seen[WITHOUT]) for name, one in seen.items()],
-        f"Two providers on loopback sockets, a connection a call. Each answers after {_range(FAST_SECONDS)}, and "
-        f"{SLOW_SHARE:.0%} of the requests, drawn at random, after {_range(SLOW_SECONDS)}. {scale.callers} callers ask "
-        f"one question after the other, {scale.calls:,} in all, after {scale.before} that are not counted. More calls "
-        "are those that the providers got beyond one a question; given up are those whose connection was closed before "
-        "the answer. A quantile has to lie below the share of normal calls: at p95 the slow ones begin, and which side "
-        "of that the measured one is on is chance. A budget of 1 % is one that is used up all the time.",
-    )
-
-
-def _row(name: str, seen: Seen, without: Seen) -> TableRow:
-    lower = without.percentile(99) / seen.percentile(99)
-    figures = (
-        f"{seen.percentile(50) * 1e3:.1f} ms",
-        f"{seen.percentile(99) * 1e3:.0f} ms",
-        "" if name == WITHOUT else f"{lower:.1f}×",
-        f"{seen.more_calls:.1%}",
-        f"{seen.cut_off}",
-    )
-    if name == HEDGED:
-        kept = lower >= TIMES_LOWER and seen.more_calls <= MORE_CALLS
-        return TableRow(name, figures, f"≥ {TIMES_LOWER:g}× for ≤ {MORE_CALLS:.0%} more", kept)
-    if name == SPENT:
-        return TableRow(name, figures, f"≤ {_SPENT_RATIO:.0%} more", seen.more_calls <= _SPENT_RATIO)
-    return TableRow(name, figures)
-
-
-def _range(seconds: tuple[float, float]) -> str:
-    return f"{seconds[0] * 1e3:.0f} to {seconds[1] * 1e3:.0f} ms"
-
-
-def main(arguments: list[str]) -> int:
-    """Measure, print, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hedging", description=__doc__.partition(":")[0])
-    parser.add_argument("--quick", action="store_true", help="a quarter of the calls; the figures are rougher")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the time of every call to FILE")
-    options = parser.parse_args(arguments)
-    scale = QUICK if options.quick else FULL
-    try:
-        found = asyncio.run(measure(scale, report.progress))
-    except NotDoneError as error:
-        print(error, file=sys.stderr)
-        return 2
-    grids = list(tables(found, scale))
-    print(report.as_text(report.this_run(" ".join(["python -m benchmarks.hedging", *arguments])), grids, []))
-    if options.json:
-        options.json.write_text(json.dumps(found), encoding="utf-8")
-    return int(any(row.verdict is Verdict.MISSED for grid in grids for row in grid.rows))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
