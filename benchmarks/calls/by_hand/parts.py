@@ -18,7 +18,7 @@ from benchmarks import workload
 from benchmarks.calls.bare.kit import MISSING, Store, finished_within, hashed
 from benchmarks.measure import Call
 
-from .spans import QUIET, failed
+from .spans import QUIET, ended, failed
 
 if TYPE_CHECKING:
     from .kit import Instruments
@@ -54,14 +54,16 @@ class Router:
             started = perf_counter()
             try:
                 answer = await self._routes[route](request)
-            except Exception as error:
-                instruments.router_errors.add(1, {"route": route, "error_type": type(error).__qualname__})
-                failed(span, error)
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    instruments.router_errors.add(1, {"route": route, "error_type": type(error).__qualname__})
+                ended(span, error)
                 raise
             finally:
                 instruments.router_execution.record(perf_counter() - started, by_route)
             if self._saving_usd[route] > 0:
                 instruments.router_savings.add(self._saving_usd[route], by_route)
+            span.set_attribute("outcome", "success")
             return answer
 
     def _decide(self, request: Any) -> tuple[str, str]:
