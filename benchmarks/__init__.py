@@ -1,1 +1,1 @@
-"""What a call costs here, side by side with code written by hand and with peers: `python -m benchmarks`."""
+"""Measures what a call costs, compared with hand-written code and with other libraries: `python -m benchmarks`."""

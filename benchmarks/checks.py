@@ -1,4 +1,4 @@
-"""Makes sure that what was timed was done: a contestant that cheats, or is broken, ends the benchmark."""
+"""Checks that each contestant did the work it was timed for; a failed check ends the benchmark."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ class NotDoneError(Exception):
 
 
 def expect(condition: object, what: str) -> None:
-    """Raise `NotDoneError` unless the condition holds.
+    """Checks a condition.
 
     Raises:
-        NotDoneError: it does not.
+        NotDoneError: the condition is false.
     """
     if not condition:
         raise NotDoneError(what)
 
 
-def answered(name: str, expected: Any, got: Any) -> None:
-    """The answer is the one the work gave."""
+def expect_answer(name: str, expected: Any, got: Any) -> None:
+    """Checks that the contestant returned the answer of the work."""
     expect(expected == got, f"{name} answered something else")
 
 
-def worked(name: str, work: Work, calls: int) -> None:
-    """The work was called so many times."""
+def expect_calls(name: str, work: Work, calls: int) -> None:
+    """Checks how often the contestant called the work."""
     expect(work.calls == calls, f"{name} called the work {work.calls} times, not {calls}")
 
 
-def counted(name: str, runnable: Any, expected: Mapping[str, int]) -> None:
-    """The contestant's own statistics are right."""
+def expect_stats(name: str, runnable: Any, expected: Mapping[str, int]) -> None:
+    """Checks the contestant's own statistics."""
     stats = runnable.get_stats()
     wrong = {key: stats[key] for key, count in expected.items() if stats[key] != count}
     expect(not wrong, f"{name} counted {wrong} where it should be {dict(expected)}")
 
 
-def alike(what: str, ours: Mapping[Any, Any], by_hand: Mapping[Any, Any]) -> None:
-    """Both sides reported the same, and something."""
+def expect_equal(what: str, ours: Mapping[Any, Any], by_hand: Mapping[Any, Any]) -> None:
+    """Checks that both sides reported the same, and not nothing."""
     expect(ours, f"no {what} were reported")
     if ours != by_hand:
         differing = [key for key in {**ours, **by_hand} if ours.get(key) != by_hand.get(key)]

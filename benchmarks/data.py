@@ -1,4 +1,4 @@
-"""Where the data are that are no part of the project: traces and pairs of prompts that others have published."""
+"""Finds published data sets that are not part of the project: traces and pairs of prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _PROJECT = Path(__file__).parents[1]
 
 
 def find(name: str, project: Path = _PROJECT) -> Path | None:
-    """The file of that name, or None if it is nowhere.
+    """Returns the path of a data file, or None if there is no such file.
 
-    Looked for in the folder that `VARIABLE` names, else in the folders called ``data`` of the neighbours of `project`.
+    Searches the folder that `VARIABLE` names, else every folder ``data`` of a sibling of `project`.
 
     Raises:
-        NotADirectoryError: `VARIABLE` names no folder.
+        NotADirectoryError: `VARIABLE` does not name a folder.
     """
     named = os.environ.get(VARIABLE)
     if named and not Path(named).is_dir():
-        raise NotADirectoryError(f"{VARIABLE} names {named}, which is no folder")
+        raise NotADirectoryError(f"{VARIABLE} names {named}, which is not a folder")
     folders = [Path(named)] if named else sorted(project.parent.glob("*/data"))
     return next((folder / name for folder in folders if Path(folder, name).is_file()), None)

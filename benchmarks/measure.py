@@ -1,9 +1,9 @@
-"""The timing engine: contestants take turns, and only what they did in the same round is compared.
+"""The timing engine: contestants take turns, and figures are compared within one round only.
 
-A round gives every contestant its turn, in an order that rotates. A turn is a few batches of calls on the same
-arguments in the same event loop, and its figure is the fastest batch: another load on the machine can only slow a batch
-down. A ratio is taken within each round, and what is reported is the median over the rounds. The garbage collector
-does not run during a turn.
+Each round gives every contestant one turn, in rotating order. A turn is several batches of calls on the same arguments
+in the same event loop. The figure of a turn is its fastest batch, because other load on the machine can only slow a
+batch down. A ratio is taken within each round; the median over the rounds is reported. The garbage collector does not
+run during a turn.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Something to be timed.
+    """A thing to time.
 
     Attributes:
-        name: as it stands in the tables.
-        call: what one call is.
-        settle: awaited after each batch, off the clock: waits for what the calls left running.
-        share: the part of the calls of a batch that is enough for this one, for a contestant that is slow.
+        name: shown in the tables.
+        call: one call.
+        settle: awaited after each batch, untimed; waits for background work of the calls.
+        share: fraction of a batch's calls that this contestant makes; below 1 for slow contestants.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Contestants for one task.
+    """The contestants of one task.
 
     Attributes:
         name: of the task.
-        contestants: who does it.
-        arguments: makes the arguments of a batch, given their number; each contestant gets the same ones.
+        contestants: do the task.
+        arguments: makes the arguments of a batch of the given size; all contestants get the same ones.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Case:
 
 
 class Effort(NamedTuple):
-    """How much is measured: rounds, batches in a turn, and calls in a batch."""
+    """How much is measured: rounds, batches per turn, and calls per batch."""
 
     rounds: int
     batches: int
@@ -63,12 +63,12 @@ class Effort(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many calls a contestant makes in all, the batch to warm up included."""
+        """Calls that a contestant makes in all, the warm-up batch included."""
         return self.calls * (1 + self.rounds * self.batches)
 
 
 class Ratio(NamedTuple):
-    """The median over the rounds, and the range within which the middle half of the rounds lies."""
+    """The median over the rounds, and the quartiles around it."""
 
     median: float
     low: float
@@ -79,7 +79,7 @@ Samples = dict[str, list[float]]
 
 
 async def run(case: Case, effort: Effort) -> Samples:
-    """Seconds a call, by contestant: one figure a round."""
+    """Times a case and returns seconds per call by contestant, one figure per round."""
     await _warm_up(case, effort)
     samples: Samples = {contestant.name: [] for contestant in case.contestants}
     for number in range(effort.rounds):
@@ -96,7 +96,7 @@ async def _warm_up(case: Case, effort: Effort) -> None:
     for contestant in case.contestants:
         await _turn(contestant, [arguments])
     gc.collect()
-    gc.freeze()  # what is here already need not be walked again between the turns
+    gc.freeze()  # objects that exist already are not collected again between turns
 
 
 async def _turn(contestant: Contestant, batches: Sequence[Sequence[Any]]) -> float:
@@ -121,7 +121,7 @@ async def _batch(call: Call, arguments: Sequence[Any]) -> float:
 
 
 def ratio(samples: Mapping[str, Sequence[float]], part: str, whole: str) -> Ratio:
-    """How many times as long as `whole` it took `part`."""
+    """Returns the ratio of the times of `part` to those of `whole`, taken round by round."""
     quotients = sorted(a / b for a, b in zip(samples[part], samples[whole], strict=True))
     quarter = len(quotients) // 4
     return Ratio(median(quotients), quotients[quarter], quotients[-1 - quarter])

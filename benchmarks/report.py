@@ -1,4 +1,4 @@
-"""Shows what was found, as a table on the terminal and as Markdown."""
+"""Formats the result tables for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _PACKAGES = (
 
 HOW = (
     "A figure is the time of one call around work that answers at once. Contestants take turns in the same event loop "
-    "on the same arguments; a turn's figure is its fastest batch, a ratio is taken within a round, and the median over "
-    "the rounds is shown, with the middle half of the rounds in brackets. No garbage is collected during a turn, and "
-    "spans are sent between batches."
+    "on the same arguments. The figure of a turn is its fastest batch; a ratio is taken within a round. Tables show "
+    "the median over the rounds, with the quartiles in brackets. The garbage collector is off during a turn, and spans "
+    "are exported between batches."
 )
 
 wrap = partial(wrapped, width=118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 class Run(NamedTuple):
-    """When, where and how."""
+    """Date, command, machine and package versions of a run."""
 
     date: str
     command: str
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 
 def this_run(command: str) -> Run:
-    """The run that begins now."""
+    """Describes the run that starts now."""
     packages = {name: _version(name) for name in _PACKAGES}
     return Run(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), command, _machine(), packages)
 
@@ -80,47 +80,45 @@ def _cpu() -> str:
     return platform.processor() or "unknown CPU"
 
 
-def as_text(run: Run, sections: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
-    """For the terminal."""
+def as_text(run: Run, tables: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
+    """Formats a run for the terminal."""
     lines = [run.machine, *wrap(", ".join(f"{name} {number}" for name, number in run.packages.items())), "", *wrap(HOW)]
-    for section in sections:
-        lines += ["", section.title, *_aligned(section), *wrap(section.note)]
-    lines += ["", *(f"Checked: {what}." for what in checked), "", summary(sections)]
+    for table in tables:
+        lines += ["", table.title, *_aligned(table), *wrap(table.note)]
+    lines += ["", *(f"Checked: {what}." for what in checked), "", summary(tables)]
     return "\n".join(lines)
 
 
-def as_markdown(run: Run, sections: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
-    """For RESULTS.md."""
+def as_markdown(run: Run, tables: Sequence[RatioTable | Table], checked: Sequence[str]) -> str:
+    """Formats a run for RESULTS.md."""
     lines = ["# Results of the benchmarks", "", f"{run.date}, by `{run.command}`", "", f"- {run.machine}"]
     lines += [f"- {', '.join(f'{name} {number}' for name, number in run.packages.items())}", "", HOW]
-    for section in sections:
-        lines += ["", f"## {section.title}", ""]
-        header, *rows = _cells(section)
+    for table in tables:
+        lines += ["", f"## {table.title}", ""]
+        header, *rows = _cells(table)
         lines.append(f"| {' | '.join(header)} |")
         lines.append(f"|---|{'---:|' * (len(header) - 3)}---|---|")
         lines += [f"| {' | '.join(row)} |" for row in rows]
-        if section.note:
-            lines += ["", section.note]
-    lines += ["", "## Checks", "", *(f"- {what}." for what in checked), "", summary(sections), ""]
+        if table.note:
+            lines += ["", table.note]
+    lines += ["", "## Checks", "", *(f"- {what}." for what in checked), "", summary(tables), ""]
     return "\n".join(lines)
 
 
-def summary(sections: Sequence[RatioTable | Table]) -> str:
-    """How many targets are met, and which are missed."""
-    rows = [row for section in sections for row in section.rows]
+def summary(tables: Sequence[RatioTable | Table]) -> str:
+    """Counts the targets that are met, and lists those that are missed."""
+    rows = [row for table in tables for row in table.rows]
     counts = Counter(row.verdict for row in rows)
     text = f"{counts[Verdict.MET]} targets met, {counts[Verdict.MISSED]} missed"
     if counts[Verdict.NOT_MEASURED]:
         text += f", {counts[Verdict.NOT_MEASURED]} not measured"
-    missed = [
-        f"{section.title}: {row.what}" for section in sections for row in section.rows if row.verdict is Verdict.MISSED
-    ]
+    missed = [f"{table.title}: {row.what}" for table in tables for row in table.rows if row.verdict is Verdict.MISSED]
     return "\n".join([f"{text}.", *(f"- missed: {what}" for what in missed)])
 
 
-def _cells(section: RatioTable | Table) -> Iterator[tuple[str, ...]]:
-    yield (*section.columns, "target", "verdict")
-    for row in section.rows:
+def _cells(table: RatioTable | Table) -> Iterator[tuple[str, ...]]:
+    yield (*table.columns, "target", "verdict")
+    for row in table.rows:
         figures = row.figures if isinstance(row, TableRow) else (row.ours, row.other, _ratio(row.ratio))
         yield (row.what, *figures, str(row.target or ""), row.verdict.value)
 
@@ -134,8 +132,8 @@ def _ratio(found: Ratio | None) -> str:
     return f"{found.median:.{digits}f}× ({found.low:.{digits}f}–{found.high:.{digits}f})"
 
 
-def _aligned(section: RatioTable | Table) -> Iterator[str]:
-    rows = list(_cells(section))
+def _aligned(table: RatioTable | Table) -> Iterator[str]:
+    rows = list(_cells(table))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         first, *figures, target, verdict = (
@@ -148,7 +146,7 @@ def _aligned(section: RatioTable | Table) -> Iterator[str]:
 
 
 def as_json(row: RatioRow | TableRow) -> dict[str, object]:
-    """One comparison."""
+    """Formats a row for JSON."""
     if isinstance(row, TableRow):
         return {**row._asdict(), "verdict": row.verdict.name.lower()}
     found = row.ratio
@@ -163,5 +161,5 @@ def as_json(row: RatioRow | TableRow) -> dict[str, object]:
 
 
 def progress(text: str) -> None:
-    """One line on stderr."""
+    """Prints a line of progress on stderr."""
     print(text, file=sys.stderr, flush=True)

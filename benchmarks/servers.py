@@ -1,4 +1,4 @@
-"""A Redis for one benchmark: on a free port of 127.0.0.1, without persistence, stopped by its own process id."""
+"""Starts a Redis server for one benchmark: on a free port of 127.0.0.1, without persistence."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, Self
 # Searched for on the PATH; tests may put the path of another one here.
 BINARY = "redis-server"
 _STARTUP_SECONDS = 10.0
-# What `commands` itself asks.
+# Sent by `commands` itself.
 _OWN_COMMANDS = {"cmdstat_info", "cmdstat_config|resetstat"}
 
 
 def redis_is_here() -> bool:
-    """Whether the program and the package that talks to it are installed."""
+    """Whether both the server program and the client package are installed."""
     try:
         import redis  # noqa: F401
     except ImportError:
@@ -28,7 +28,7 @@ def redis_is_here() -> bool:
 
 
 class RedisServer:
-    """Runs from `__enter__` to `__exit__`."""
+    """A redis-server process that runs inside the block."""
 
     def __enter__(self) -> Self:
         from redis import Redis
@@ -64,7 +64,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
+        """The URL for clients."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def _answers(self) -> bool:
@@ -76,11 +76,11 @@ class RedisServer:
             return False
 
     def pause(self) -> None:
-        """Freeze it: connections stay open, and nothing answers."""
+        """Stops the process with SIGSTOP: connections stay open, but no command is answered."""
         self._process.send_signal(signal.SIGSTOP)
 
     def commands(self) -> dict[str, int]:
-        """How often each command was executed since this was asked last, also from inside of scripts."""
+        """Returns and resets the count of each executed command, commands inside scripts included."""
         stats: dict[str, dict[str, int]] = self._client.info("commandstats")
         self._client.config_resetstat()
         counts = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}

@@ -1,4 +1,4 @@
-"""Stands for `time.monotonic` while an hour is simulated."""
+"""Replaces `time.monotonic` during a simulation."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 
 
 class SimulatedClock:
-    """Shows the real time, or the time of an event loop while it follows one."""
+    """A clock that shows the real time, or the time of the event loop that it follows."""
 
     def __init__(self) -> None:
         self._real = self._read = time.monotonic
 
     def __call__(self) -> float:
-        """Seconds that only go forward."""
+        """Returns seconds, which never decrease."""
         return self._read()
 
     @contextmanager
     def follow(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Shows the time of a loop."""
+        """Shows the time of an event loop inside the block."""
         read: Callable[[], float] = loop.time
         self._read = read
         try:

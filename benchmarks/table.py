@@ -11,7 +11,7 @@ from .measure import Ratio
 
 
 class Verdict(Enum):
-    """What came of a target."""
+    """The verdict on a target."""
 
     MET = "met"
     MISSED = "MISSED"
@@ -20,7 +20,7 @@ class Verdict(Enum):
 
 
 class Target(NamedTuple):
-    """A bound on a ratio."""
+    """A bound on a ratio: an upper one, or a lower one with `at_least`."""
 
     bound: float
     at_least: bool = False
@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 
 class RatioRow(NamedTuple):
-    """One comparison: two figures, each with its unit, their ratio, and the target for it."""
+    """A comparison: two figures with units, their ratio, and the target of the ratio."""
 
     what: str
     ours: str
@@ -40,7 +40,7 @@ class RatioRow(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the target is kept to."""
+        """Whether the target is met."""
         if self.target is None:
             return Verdict.INFORMATION
         if self.ratio is None:
@@ -51,13 +51,13 @@ class RatioRow(NamedTuple):
 
 
 class RatioTable(NamedTuple):
-    """Rows of one kind.
+    """A table of ratios.
 
     Attributes:
-        title: what is compared.
-        columns: what the rows are, the headings of the two figures, and which ratio is taken.
+        title: of the table.
+        columns: headings of the row names, of the two figures, and of the ratio.
         rows: the comparisons.
-        note: what has to be known to read them.
+        note: explains the figures.
     """
 
     title: str
@@ -67,13 +67,13 @@ class RatioTable(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """One thing that was looked at, and what each contestant did.
+    """A row of figures, one per contestant or column.
 
     Attributes:
-        what: what was looked at.
-        figures: one for each column, with its unit; the first is ours.
-        target: what is promised of ours, if anything is.
-        kept: whether that is kept to; None when it was not measured.
+        what: the name of the row.
+        figures: one per column, with units; the first is ours.
+        target: the target for ours, or empty.
+        kept: whether the target is met; None if it was not measured.
     """
 
     what: str
@@ -83,7 +83,7 @@ class TableRow(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the target is kept to."""
+        """Whether the target is met."""
         if not self.target:
             return Verdict.INFORMATION
         if self.kept is None:
@@ -92,13 +92,13 @@ class TableRow(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of one kind.
+    """A table with any number of figures per row.
 
     Attributes:
-        title: what is compared.
-        columns: what the rows are, and the headings of the figures.
-        rows: what was found.
-        note: what has to be known to read them.
+        title: of the table.
+        columns: headings of the row names and of the figures.
+        rows: of the table.
+        note: explains the figures.
     """
 
     title: str
@@ -108,5 +108,5 @@ class Table(NamedTuple):
 
 
 def microseconds(seconds: Sequence[float]) -> str:
-    """The median, with its unit."""
+    """Formats the median in microseconds."""
     return f"{median(seconds) * 1e6:.2f} µs"

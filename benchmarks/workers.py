@@ -1,4 +1,4 @@
-"""The environment of the processes that the benchmarks start."""
+"""Sets the environment of the processes that the benchmarks start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import os
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process that is started: nothing asks the network, and no OTEL_* variable interferes."""
+    """Returns the environment of a child process: no OTEL_* variables, no network access by the peers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "ENABLE_APM"))}
     return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1,localhost"}

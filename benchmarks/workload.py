@@ -1,4 +1,4 @@
-"""The task that all contestants are given: the same requests, answers, routing rule, key and limits for everybody."""
+"""The common workload: all contestants get the same requests, answers, routing rule, cache key and limits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TIMEOUT_SECONDS = 30.0
 GRACE_SECONDS = 5.0
 TARGET, OTHER_TARGET = "primary", "secondary"
 MAX_ATTEMPTS = 3
-MOST_AT_ONCE = 64
-REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE = 6e9, 6e12  # more than anybody can use
+MAX_CONCURRENCY = 64
+REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE = 6e9, 6e12  # never reached
 HEDGE_QUANTILE, HEDGE_WARMUP_CALLS = 0.95, 100
-HEDGE_LEAST_SECONDS = 1.0  # no call takes as long, not even on a machine that stands still for a moment
+HEDGE_MIN_SECONDS = 1.0  # longer than any call takes, even if the machine stalls briefly
 PIPELINE = "pipeline"
 PIPELINE_SECONDS, PIPELINE_ATTEMPT_SECONDS, PIPELINE_GRACE_SECONDS = 60.0, 30.0, 2.0
-DISTINCT_PROMPTS = 16  # asked again and again where hits are timed
+DISTINCT_PROMPTS = 16  # repeated where hits are timed
 
 TEXT = "Paris has been the capital of France for most of the time since 987. " * 9
 COMPLETION: dict[str, Any] = {
@@ -36,27 +36,27 @@ COMPLETION: dict[str, Any] = {
 
 
 class Work:
-    """The call that all the rest is wrapped around. It answers at once, so what remains is what the wrapping costs."""
+    """The wrapped call. It answers at once, so the measured time is the cost of the wrapper."""
 
     def __init__(self, answer: Any) -> None:
         self.calls = 0
         self._answer = answer
 
     async def answer(self, request: Any) -> Any:
-        """Answer."""
+        """Returns the answer and counts the call."""
         self.calls += 1
         return self._answer
 
 
 class Runnable(Protocol):
-    """What each style makes: something with `execute`, and counts of its own where it keeps some."""
+    """The object that a kit makes: it has `execute`, and some have statistics."""
 
     async def execute(self, request: Any, /) -> Any:
-        """Make one call."""
+        """Makes one call."""
 
 
 def choose(request: dict[str, Any]) -> str:
-    """The routing rule: short questions go to the fast route."""
+    """The routing rule: sends short questions to the fast route."""
     return FAST if len(request["messages"][0]["content"]) < 4000 else PREMIUM
 
 
@@ -72,26 +72,26 @@ def key_of_prompt(prompt: str) -> str:
 
 
 def tokens_of_request(request: dict[str, Any]) -> int:
-    """The tokens that a request is expected to use."""
+    """Estimates the tokens of a request."""
     characters = sum(len(message["content"]) for message in request["messages"])
     most: int = request["max_tokens"]
     return characters // 4 + most
 
 
 async def undo(_: Any) -> None:
-    """What undoes a step of a saga."""
+    """The compensation of a saga's step."""
 
 
 _numbers = count()
 
 
 def new_prompts(number: int) -> list[str]:
-    """Prompts that nobody has asked before, of about 200 characters."""
+    """Returns prompts of about 200 characters, each unique in this process."""
     return [f"Question {next(_numbers):012d}: " + "what is the capital of France? " * 6 for _ in range(number)]
 
 
 def new_requests(number: int) -> list[dict[str, Any]]:
-    """The same as requests to a chat model."""
+    """Returns such prompts as requests to a chat model."""
     return [
         {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0.2, "max_tokens": 256}
         for prompt in new_prompts(number)
@@ -99,11 +99,11 @@ def new_requests(number: int) -> list[dict[str, Any]]:
 
 
 class Repeated:
-    """Makes arguments by asking a few prompts again and again."""
+    """Returns arguments that repeat `DISTINCT_PROMPTS` prompts."""
 
     def __init__(self) -> None:
         self._prompts = new_prompts(DISTINCT_PROMPTS)
 
     def __call__(self, number: int) -> list[str]:
-        """That many prompts."""
+        """Returns this number of prompts."""
         return [self._prompts[index % DISTINCT_PROMPTS] for index in range(number)]

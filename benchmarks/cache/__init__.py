@@ -1,1 +1,1 @@
-"""The part "cache": hits in Redis, stampedes, an hour of chat, and which entries memory evicts."""
+"""The part "cache": hits in Redis, stampedes, a replay of chat traffic, and eviction policies."""

@@ -1,8 +1,8 @@
-"""An hour of real chat through the cache, with and without each of its features.
+"""Replays one hour of real chat traffic through the cache, with and without each of its features.
 
-Who asks what and when, and how long the answers are, is the conversation trace published with Mooncake (FAST 2025; see
-`data`). How long an answer takes and which calls fail is simulated. The hour passes on the clock of an event loop that
-never waits, and the cache is given that clock in place of `time.monotonic`.
+Times, prompts and lengths of answers come from the conversation trace published with Mooncake (FAST 2025; see `data`).
+Latencies and failures are simulated. The hour passes on the clock of an event loop that never waits, and that clock
+replaces `time.monotonic` for the cache.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .eviction import TRACE
 
 FIRST_TOKEN_SECONDS, TOKEN_SECONDS = 0.3, 0.02
 TTL_SECONDS, STALE_SECONDS, SOFT_SECONDS, EAGER = 300.0, 1800.0, 2.0, 0.8
-FAILING = 0.05  # of the calls, all the time
+FAILING = 0.05  # of the calls, outside the outage
 OUTAGE_SECONDS = 1800.0, 2100.0
 PREFIX_BLOCKS = 2
-_COALESCING_ONLY_SECONDS = 1e-6  # a TTL in which nobody can come back
+_COALESCING_ONLY_SECONDS = 1e-6  # too short for a hit
 _SEED = 2024
 
 Report = Callable[[str], None]
 
 
 class Request(NamedTuple):
-    """One of the trace: when it comes, in seconds, what its prompt is, and how many tokens the answer has."""
+    """A request of the trace: its second, the blocks of its prompt, and the tokens of prompt and answer."""
 
     at: float
     blocks: tuple[int, ...]
@@ -44,11 +44,11 @@ class Request(NamedTuple):
 
 
 class Feature(NamedTuple):
-    """What is replayed.
+    """A configuration to replay.
 
     Attributes:
-        name: what is on.
-        policy: the knobs; None for no cache at all.
+        name: of the configuration.
+        policy: of the cache; None without a cache.
         ttl_seconds: the TTL.
         fails: whether calls fail as described at `FAILING` and `OUTAGE_SECONDS`.
     """
@@ -60,15 +60,15 @@ class Feature(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a replay.
+    """The result of a replay.
 
     Attributes:
-        requests: how many were made.
-        calls: how many of them, and of the refreshes in the background, reached the provider.
+        requests: number of requests.
+        calls: requests and background refreshes that reached the provider.
         stale: answers served beyond their TTL.
-        failures: errors that callers saw.
-        p50_seconds: half of the callers waited for less.
-        p99_seconds: all but a hundredth of them did.
+        failures: errors that callers got.
+        p50_seconds: median latency of callers.
+        p99_seconds: 99th percentile of the latency of callers.
     """
 
     requests: int
@@ -80,7 +80,7 @@ class Outcome(NamedTuple):
 
 
 def _policy(**knobs: Any) -> CachePolicy:
-    return CachePolicy(ttl_jitter=0.0, **knobs)  # so that whoever is served can tell what is stale
+    return CachePolicy(ttl_jitter=0.0, **knobs)  # so that the age of an answer shows whether it is stale
 
 
 _REVALIDATE = {"stale_while_revalidate_seconds": STALE_SECONDS}
@@ -102,8 +102,8 @@ FEATURES = (
 WHOLE, PREFIX = "whole prompts", f"the first {PREFIX_BLOCKS} blocks of 512 tokens"
 MEANING = {
     WHOLE: "",
-    PREFIX: "Not what a cache may do with chat: it takes prompts for equal that begin alike, and stands for traffic "
-    "that repeats itself more. ",
+    PREFIX: "This key is wrong for real use, because it treats prompts with the same beginning as equal. It stands "
+    "for traffic with more repetition. ",
 }
 _KEYS: dict[str, Callable[[Request], Any]] = {
     WHOLE: lambda request: (*request.blocks, request.prompt_tokens),
@@ -115,24 +115,24 @@ def measure(share: float, clock: SimulatedClock, report: Report) -> dict[str, An
     """Replays the first part of the hour.
 
     Args:
-        share: which part.
-        clock: what the library took for `time.monotonic`.
-        report: is told what is going on.
+        share: fraction of the hour's requests.
+        clock: replaced `time.monotonic` before the library was imported.
+        report: called with progress.
 
     Returns:
-        Under ``lacking`` what is not there, or None; under ``repeating`` which part of the requests had come before,
-        by workload; under ``outcomes`` an `Outcome` as a dict by workload and feature.
+        Under ``lacking`` the missing data, or None; under ``repeating`` the share of repeated requests by workload;
+        under ``outcomes`` an `Outcome` as a dict by workload and feature.
     """
     trace = data.find(TRACE)
     if trace is None:
         lacking = f"{TRACE} was not found (set {data.VARIABLE})"
-        report(f"replay: left out, {lacking}")
+        report(f"chat replay: skipped, {lacking}")
         return {"lacking": lacking, "repeating": {}, "outcomes": {}}
     requests = list(read(trace))
     requests = requests[: round(share * len(requests))]
     found: dict[str, Any] = {"lacking": None, "repeating": {}, "outcomes": {}}
     for workload, key_of in _KEYS.items():
-        report(f"replay: {workload}")
+        report(f"chat replay: {workload}")
         found["repeating"][workload] = 1 - len({key_of(request) for request in requests}) / len(requests)
         found["outcomes"][workload] = {
             feature.name: replay(requests, key_of, feature, clock)._asdict() for feature in FEATURES
@@ -141,7 +141,7 @@ def measure(share: float, clock: SimulatedClock, report: Report) -> dict[str, An
 
 
 def read(file: Path) -> Iterator[Request]:
-    """The requests of the trace."""
+    """Yields the requests of the trace."""
     with gzip.open(file, "rt") as lines:
         for line in lines:
             row = json.loads(line)
@@ -151,7 +151,7 @@ def read(file: Path) -> Iterator[Request]:
 def replay(
     requests: Sequence[Request], key_of: Callable[[Request], Any], feature: Feature, clock: SimulatedClock
 ) -> Outcome:
-    """Sends the requests at their times through a cache."""
+    """Sends the requests at their times through the configuration."""
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner, clock.follow(runner.get_loop()):
         return runner.run(_Replay(key_of, feature).run(requests))
 
@@ -171,14 +171,14 @@ class _Replay:
         if feature.policy is not None:
             cache = CachePrimitive(self._provider, self._key_of, feature.ttl_seconds, policy=feature.policy)
             ask = cache.execute
-        under_way: set[asyncio.Task[None]] = set()
+        in_flight: set[asyncio.Task[None]] = set()
         for request in requests:
             await asyncio.sleep(request.at - loop.time())
             task = loop.create_task(self._ask(ask, request))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        while under_way:
-            await asyncio.wait(under_way)
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
+        while in_flight:
+            await asyncio.wait(in_flight)
         if cache is not None:
             await cache.aclose()
         self._seconds.sort()
@@ -192,7 +192,7 @@ class _Replay:
         )
 
     async def _provider(self, request: Request) -> float:
-        # Answers with the moment of the answer, so that whoever gets it can tell its age.
+        # The answer is its own time, so that a caller can tell its age.
         loop = asyncio.get_running_loop()
         self._calls += 1
         if self._feature.fails:

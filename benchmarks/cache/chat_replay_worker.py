@@ -1,6 +1,6 @@
-"""The replay in a process of its own: `python -m benchmarks.cache.chat_replay_worker SHARE FILE` writes what it found as JSON.
+"""Runs the chat replay: `python -m benchmarks.cache.chat_replay_worker SHARE FILE` writes results as JSON.
 
-The clock has to be exchanged before the library is imported, because the library takes it over as it is then.
+Replaces `time.monotonic` before the library is imported, because the library binds it at import.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from benchmarks.simulated_clock import SimulatedClock
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Runs the replay."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache.chat_replay_worker")
-    parser.add_argument("share", type=float, help="which part of the hour, from 0 to 1")
+    parser.add_argument("share", type=float, help="fraction of the hour, from 0 to 1")
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     clock = time.monotonic = SimulatedClock()

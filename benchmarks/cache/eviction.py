@@ -1,9 +1,8 @@
-"""Which entries memory should push out, by measurement: `python -m benchmarks.cache.eviction`, from the root of the project.
+"""Compares eviction policies for memory: `python -m benchmarks.cache.eviction`, from the root of the project.
 
-Replays lookups through caches of a fixed number of entries, each lookup a `get` and, if that finds nothing, a `set`.
-What is looked up comes from a real hour of chat (the conversation trace published with Mooncake, FAST 2025; see
-`data`) and from seeded Zipf distributions. Prints Markdown. The exit code is 0, or 1 when something that was to be
-compared is not there.
+Replays lookups through caches of a fixed number of entries: each lookup is a `get` and, on a miss, a `set`. Keys come
+from one hour of real chat (the conversation trace published with Mooncake, FAST 2025; see `data`) and from seeded Zipf
+distributions. Prints Markdown. The exit code is 0, or 1 when a trace or a policy is missing.
 """
 
 from __future__ import annotations
@@ -29,29 +28,29 @@ from observability_integration.caching.entry import Entry
 
 from .eviction_policies import LRU, OURS, SIEVE, TINY_LFU, Contestant, contestants, ideal_hits
 
-CAPACITIES = (100, 1_000, 10_000)  # the last is what a cache has by default
+CAPACITIES = (100, 1_000, 10_000)  # the last is the cache's default
 TRACE = "mooncake_conversation.jsonl.gz"
 PREFIX_BLOCKS = 16
 _SEED = 2024
 _ZIPF_KEYS, _ZIPF_LOOKUPS = 100_000, 200_000
-_ONCE = 0.8  # the part of lookups that never come again, in the workload that has such
+_ONCE = 0.8  # share of lookups whose key never repeats, in the last workload
 _ROUNDS, _TIMED_ENTRIES = 7, 10_000
 
 
 class Workload(NamedTuple):
-    """What is looked up, in order."""
+    """Keys in the order of lookup."""
 
     name: str
     keys: Sequence[bytes]
 
     @property
     def ceiling(self) -> float:
-        """The hit ratio of a cache that forgets nothing."""
+        """The hit ratio of an unbounded cache."""
         return 1 - len(set(self.keys)) / len(self.keys)
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print, and return the exit code."""
+    """Measures, prints, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache.eviction", description=__doc__.partition(":")[0])
     parser.parse_args(arguments)
     trace = data.find(TRACE)
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> int:
         print(_as_table(workload, ratios))
         gaps += _gaps(workload, ratios)
     print(_costs())
-    print("\n".join([f"{OURS} beside the others, in points of the hit ratio:", "", *gaps]))
+    print("\n".join([f"{OURS} compared with the others, in points of the hit ratio:", "", *gaps]))
     if lacking:
         print("\n".join(["", "Not measured:", "", *(f"- {what}." for what in lacking)]))
     return int(bool(lacking))
@@ -84,7 +83,7 @@ def _chat(trace: Path | None) -> Iterator[Workload]:
         return
     with gzip.open(trace, "rt") as lines:
         prompts: list[list[int]] = [json.loads(line)["hash_ids"] for line in lines]
-    # A block's id stands for all blocks up to it, so the last one names a prompt, or the beginning of one.
+    # A block's id identifies all blocks up to it, so the last id identifies a prompt or its prefix.
     yield Workload("Chat, whole prompts", _named(prompt[-1] for prompt in prompts))
     yield Workload(
         f"Chat, the first {PREFIX_BLOCKS} blocks of 512 tokens",
@@ -102,7 +101,7 @@ def _zipf() -> Iterator[Workload]:
         -at if source.random() < _ONCE else number
         for at, number in enumerate(_zipf_numbers(0.8, random.Random(_SEED)), start=1)
     )
-    yield Workload(f"Zipf, exponent 0.8, but {_ONCE:.0%} of lookups never come again", _named(mixed))
+    yield Workload(f"Zipf, exponent 0.8, {_ONCE:.0%} of lookups never repeat", _named(mixed))
 
 
 def _zipf_numbers(exponent: float, source: random.Random) -> list[int]:
@@ -111,7 +110,7 @@ def _zipf_numbers(exponent: float, source: random.Random) -> list[int]:
 
 
 def _named(numbers: Iterable[int]) -> list[bytes]:
-    # Like the keys of a cache, and one object for each.
+    # As the cache makes keys, with one object per key.
     name = lru_cache(maxsize=None)(lambda number: blake2b(b"%d" % number, digest_size=32).digest())
     return [name(number) for number in numbers]
 
@@ -124,7 +123,7 @@ def _ratios(workload: Workload) -> dict[str, list[float]]:
     found["best possible"] = [ideal_hits(workload.keys, capacity) / len(workload.keys) for capacity in CAPACITIES]
     for name, ratios in found.items():
         if any(ratio > best for ratio, best in zip(ratios, found["best possible"], strict=True)):
-            raise AssertionError(f"{name} had more hits than can be had")
+            raise AssertionError(f"{name} had more hits than the best possible")
     return found
 
 
@@ -148,7 +147,7 @@ def _entry() -> Entry:
 
 
 def _as_table(workload: Workload, ratios: dict[str, list[float]]) -> str:
-    lines = [f"**{workload.name}** ({len(workload.keys):,} lookups; {workload.ceiling:.1%} come again)", ""]
+    lines = [f"**{workload.name}** ({len(workload.keys):,} lookups; {workload.ceiling:.1%} repeat)", ""]
     lines.append(f"| hit ratio, entries: | {' | '.join(f'{capacity:,}' for capacity in CAPACITIES)} |")
     lines.append(f"|---|{'---:|' * len(CAPACITIES)}")
     lines += [f"| {name} | {' | '.join(f'{ratio:.2%}' for ratio in row)} |" for name, row in ratios.items()]
@@ -171,17 +170,17 @@ def _costs() -> str:
     for _ in range(_ROUNDS):
         for name, make in contestants():
             cache = make(_TIMED_ENTRIES)
-            # New entries, hits, and new ones that push the old ones out.
+            # Inserts, hits, and inserts that evict.
             figures = (_sets(cache, old), _gets(cache, old), _sets(cache, new))
             best[name] = list(map(min, best[name], figures))
             cache.close()
-    lines = [f"**Microseconds an operation**, {_TIMED_ENTRIES:,} entries, the best of {_ROUNDS} rounds", ""]
-    lines += ["| | a hit | a new entry | one that pushes out another |", "|---|---:|---:|---:|"]
+    lines = [f"**Microseconds per operation**, {_TIMED_ENTRIES:,} entries, the best of {_ROUNDS} rounds", ""]
+    lines += ["| | hit | insert | insert that evicts |", "|---|---:|---:|---:|"]
     for name, (fresh, hit, evicting) in best.items():
         lines.append(f"| {name} | {hit * 1e6:.2f} | {fresh * 1e6:.2f} | {evicting * 1e6:.2f} |")
     note = (
-        "MemoryStore also looks at the clock, counts bytes, keeps the times of expiry in order and takes a lock to "
-        "write. theine locks and expires. What is written here does nothing of the kind."
+        "MemoryStore also reads the clock, counts bytes, keeps expiries in order and locks for writes. theine locks "
+        "and expires. The policies written here do none of this."
     )
     return "\n".join([*lines, "", note, ""])
 

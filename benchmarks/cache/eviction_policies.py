@@ -1,4 +1,4 @@
-"""The eviction policies that are compared, each behind the same two functions."""
+"""The compared eviction policies, behind one interface."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Contestant(NamedTuple):
     """A cache of a fixed number of entries.
 
     Attributes:
-        get: the entry under a key, or None.
-        set: keeps an entry.
-        size: how many it holds.
-        settle: does what it has put off.
-        close: lets go of its threads.
+        get: returns the entry of a key, or None.
+        set: stores an entry.
+        size: returns the number of entries.
+        settle: applies deferred writes.
+        close: ends the cache's threads.
     """
 
     get: Callable[[bytes], Any]
@@ -40,7 +40,7 @@ class Contestant(NamedTuple):
 
 
 def contestants() -> Iterator[tuple[str, Callable[[int], Contestant]]]:
-    """Name and factory of each that is installed; a factory takes the number of entries."""
+    """Yields name and factory of each installed cache; a factory takes the number of entries."""
     yield OURS, _memory_store
     yield LRU, _lru
     yield SIEVE, _sieve
@@ -77,7 +77,7 @@ def _tiny_lfu(capacity: int) -> Contestant:
 
 
 class Lru:
-    """Least recently used, and nothing else: no expiry, bytes, tags or lock."""
+    """Least recently used, without expiry, bytes, tags or lock."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -111,7 +111,7 @@ class _Node:
 
 
 class Sieve:
-    """SIEVE (Zhang et al., NSDI 2024), as bare: a queue, a bit an entry, a hand that goes from the old to the new."""
+    """SIEVE (Zhang et al., NSDI 2024), equally plain: a queue, one bit per entry, a hand from old to new."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -165,7 +165,7 @@ class Sieve:
 
 
 def ideal_hits(keys: Sequence[bytes], capacity: int) -> int:
-    """Hits of one that knows the future (Belady 1966), and need not keep what comes: no policy has more."""
+    """Returns the hits of the optimal policy (Belady 1966) that need not store each entry: an upper bound."""
     following: list[float] = [math.inf] * len(keys)
     last: dict[bytes, int] = {}
     for at in range(len(keys) - 1, -1, -1):

@@ -1,6 +1,6 @@
-"""A hit that Redis has and memory has not, beside a bare GET and beside other caches on the same Redis.
+"""Times hits in Redis after a miss in memory, compared with a bare GET and with other caches on the same Redis.
 
-Keys are asked for in turn, and ours keeps one entry in memory: each time, memory has another one.
+Lookups cycle through the keys, and ours keeps one entry in memory, so memory never holds the key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BY_URL, BY_CLIENT = "ours, by redis_url", "ours, by redis_client"
 BARE = "GET and decode"
 CASHEWS, AIOCACHE = "cashews", "aiocache"
 EFFORT, QUICK = Effort(40, 5, 48), Effort(6, 3, 32)
-_READ = "mget"  # the command of a lookup of ours; nobody else here uses it
+_READ = "mget"  # the command of our lookups; the peers do not use it
 ANSWER: dict[str, Any] = {
     **workload.COMPLETION,
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": 3 * workload.TEXT}}],
@@ -33,13 +33,13 @@ Made = tuple[Call, Callable[[], Awaitable[Any]]]
 
 
 async def measure(effort: Effort, report: Report) -> Samples:
-    """Seconds a call, by contestant; empty without a Redis.
+    """Times hits and returns seconds per call by contestant; empty without a Redis.
 
     Raises:
-        NotDoneError: a contestant did not find what it should have.
+        NotDoneError: a lookup missed, or returned another value.
     """
     if not redis_is_here():
-        report("Redis hits: left out, redis-server or the redis package is not installed")
+        report("Redis hits: skipped, redis-server or the redis package is not installed")
         return {}
     report("Redis hits")
     with RedisServer() as server:
@@ -61,21 +61,21 @@ async def _beside_each_other(server: RedisServer, effort: Effort, stack: AsyncEx
         stack.push_async_callback(close)
         contestants.append(Contestant(name, call))
         for prompt in asked:
-            checks.answered(name, ANSWER, await call(prompt))
-    # What the peers find they have written themselves; what ours find was written before them, by another cache.
+            checks.expect_answer(name, ANSWER, await call(prompt))
+    # The peers wrote their entries themselves; another cache wrote ours.
     for name, own in ((BY_URL, 0), (BY_CLIENT, 0), (CASHEWS, len(asked)), (AIOCACHE, len(asked))):
-        checks.expect(works[name].calls in (0, own), f"{name} made {works[name].calls} calls to begin with")
+        checks.expect(works[name].calls in (0, own), f"{name} made {works[name].calls} calls before the timing")
     made = {name: work.calls for name, work in works.items()}
     server.commands()
     samples = await run(Case("Redis hit", contestants, prompts), effort)
     read = server.commands().get(_READ, 0)
     checks.expect(read == 2 * effort.total, f"ours read {read} times from Redis, not {2 * effort.total} times")
-    checks.expect(made == {name: work.calls for name, work in works.items()}, "a hit was none")
+    checks.expect(made == {name: work.calls for name, work in works.items()}, "a hit was a miss")
     return samples
 
 
 async def _write(server: RedisServer, prompts: Sequence[str]) -> None:
-    """What ours and the bare client find there."""
+    """Writes the entries for ours and for the bare client."""
     client = _client(server)
     writer: CachePrimitive[Any, Any] = CachePrimitive(redis_client=client, policy=_POLICY, **_OURS)
     for prompt in prompts:
@@ -91,7 +91,7 @@ def _client(server: RedisServer) -> Any:
     return Redis(port=server.port)
 
 
-# A machine that stands still for a moment must not look like a Redis that is at fault.
+# A stalled machine must not look like a failed Redis.
 _POLICY = CachePolicy(max_entries=1, backend_budget_seconds=2.0)
 _OURS: dict[str, Any] = {"ttl_seconds": workload.TTL_SECONDS, "operation_name": workload.OPERATION}
 

@@ -1,6 +1,6 @@
-"""What becomes of a call that many callers in several processes want at the same time, and of its callers.
+"""Cache stampedes: many callers in several processes ask for one missing key at the same time.
 
-Each case runs on a Redis of its own, in processes of its own, once; what is counted is calls, commands and seconds.
+Each case runs once, with its own Redis and its own processes, and counts calls, Redis commands and seconds.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Report = Callable[[str], None]
 
 
 class Scale(NamedTuple):
-    """How many there are, and how long things take, in seconds.
+    """The numbers of processes and callers, and durations in seconds.
 
     Attributes:
         processes: processes of `CALLERS` callers each.
-        many: callers of the call that fails for many, in all; 0 leaves that out.
-        work: the call.
-        lease: of ours where the process that makes the call is killed; None for what it has by default.
+        many: callers in the case of many failures, in all; 0 skips the case.
+        work: of the call.
+        lease: our lease where the calling process is killed; None for the default.
         short_lease: shorter than `long_work`.
-        long_work: the call that outlasts the lease.
-        failing: the call that fails.
-        cancelled: the call of which a caller is cancelled.
-        paused: the call that is made while Redis is paused.
+        long_work: of the call that outlasts the lease.
+        failing: of the call that fails.
+        cancelled: of the call of which a caller is cancelled.
+        paused: of the call that is made while Redis is paused.
     """
 
     processes: int
@@ -59,18 +59,18 @@ FULL = Scale(4, 1000, 2.0, None, 1.0, 1.5, 0.3, 0.5)
 QUICK = Scale(2, 0, 0.3, 0.5, 0.3, 0.5, 0.2, 0.3)
 
 
-class Seen(NamedTuple):
-    """What was seen in one case.
+class StampedeResult(NamedTuple):
+    """The result of one case.
 
     Attributes:
-        calls: how often the call was made.
-        commands: what Redis executed, inside of scripts too.
-        seconds: of each caller that was answered, or told of the failure.
-        added: the same without the call, where that was the caller's own.
-        errors: how many callers got an error of which type.
-        wanted: how many callers there were that could be answered.
-        killed_at: when the process was killed that made the call, by the clock of `ended_at`; None if none was.
-        ended_at: when the last caller was answered.
+        calls: number of calls made.
+        commands: number of Redis commands, commands inside scripts included.
+        seconds: latency of each caller that got an answer or an error.
+        added: the latencies without the time of the caller's own call.
+        errors: number of callers by type of error.
+        wanted: number of callers in processes that were not killed.
+        killed_at: when the calling process was killed, by the clock of `ended_at`; None if none was killed.
+        ended_at: when the last caller got its answer or error.
     """
 
     calls: int
@@ -84,43 +84,43 @@ class Seen(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether all callers were answered, or told of the failure, before the cap."""
+        """Whether all callers got an answer or an error before the cap."""
         return len(self.seconds) == self.wanted
 
 
 class _Processes:
-    """Workers, and what they say."""
+    """The workers of a case, and their messages."""
 
     def __init__(self, workers: list[asyncio.subprocess.Process]) -> None:
         self._workers = workers
-        self.said: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
+        self.messages: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue()
         self._readers = [asyncio.create_task(self._read(worker)) for worker in workers]
 
     async def _read(self, worker: asyncio.subprocess.Process) -> None:
         assert worker.stdout is not None  # for the type checker
         async for line in worker.stdout:
-            self.said.put_nowait((worker.pid, json.loads(line)))
-        self.said.put_nowait((worker.pid, {"over": True}))
+            self.messages.put_nowait((worker.pid, json.loads(line)))
+        self.messages.put_nowait((worker.pid, {"over": True}))
 
     async def ready(self) -> bool:
-        """Waits until all are; False if the library is not installed."""
+        """Waits until all workers are ready; returns False if the library is not installed."""
         for _ in self._workers:
             async with asyncio.timeout(_READY_SECONDS):
-                _, said = await self.said.get()
+                _, said = await self.messages.get()
             if "missing" in said:
                 return False
             if "ready" not in said:
-                raise NotDoneError("a process of the stampedes could not begin")
+                raise NotDoneError("a worker of the stampedes did not start")
         return True
 
     def begin(self) -> None:
-        """Lets them all begin."""
+        """Starts the callers of all workers."""
         for worker in self._workers:
             assert worker.stdin is not None  # for the type checker
             worker.stdin.write(b"\n")
 
     async def end(self) -> None:
-        """Ends them, whatever they do."""
+        """Kills the workers that still run."""
         for worker in self._workers:
             if worker.returncode is None:
                 worker.kill()
@@ -146,8 +146,8 @@ async def _processes(number: int, options: Options) -> AsyncIterator[_Processes]
         await processes.end()
 
 
-async def _see(number: int, options: Options, *, kill: bool = False, pause: bool = False) -> Seen | None:
-    """Runs processes until all callers are answered, or the cap is reached; None if the library is not installed."""
+async def _run(number: int, options: Options, *, kill: bool = False, pause: bool = False) -> StampedeResult | None:
+    """Runs processes until all callers end, or the cap is reached; None if the library is not installed."""
     with RedisServer() as server:
         options = options._replace(port=server.port)
         async with _processes(number, options) as processes:
@@ -157,11 +157,11 @@ async def _see(number: int, options: Options, *, kill: bool = False, pause: bool
             if pause:
                 server.pause()
             processes.begin()
-            seen = await _watch(processes, number * options.callers, options, kill)
+            seen = await _collect(processes, number * options.callers, options, kill)
             return seen if pause else seen._replace(commands=sum(server.commands().values()))
 
 
-async def _watch(processes: _Processes, wanted: int, options: Options, kill: bool) -> Seen:
+async def _collect(processes: _Processes, wanted: int, options: Options, kill: bool) -> StampedeResult:
     calls = 0
     callers: list[dict[str, Any]] = []
     killed: int | None = None
@@ -169,7 +169,7 @@ async def _watch(processes: _Processes, wanted: int, options: Options, kill: boo
     try:
         async with asyncio.timeout(CAP_SECONDS):
             while len(callers) < wanted:
-                pid, said = await processes.said.get()
+                pid, said = await processes.messages.get()
                 if pid == killed:
                     continue
                 calls += "call" in said
@@ -186,7 +186,7 @@ async def _watch(processes: _Processes, wanted: int, options: Options, kill: boo
     kinds = [said["error"] for said in callers if "error" in said]
     if any(not said.get("answered", True) for said in callers):
         raise NotDoneError(f"{options.contestant} answered something else")
-    return Seen(
+    return StampedeResult(
         calls,
         0,
         [said["seconds"] for said in callers],
@@ -203,47 +203,49 @@ class Case(NamedTuple):
 
     Attributes:
         name: of the case.
-        run: runs it with one contestant; see `Seen`.
-        without: contestants that have no such thing.
+        run: runs the case with a contestant.
+        without: contestants that do not support the case.
     """
 
     name: str
-    run: Callable[[str, Scale], Awaitable[Seen | None]]
+    run: Callable[[str, Scale], Awaitable[StampedeResult | None]]
     without: tuple[str, ...] = ()
 
 
-def _one_call(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(scale.processes, Options(who, 0, scale.work))
+def _one_call(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(scale.processes, Options(contestant, 0, scale.work))
 
 
-def _killed(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(scale.processes, Options(who, 0, scale.work, scale.lease if who == OURS else None), kill=True)
+def _killed(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(
+        scale.processes, Options(contestant, 0, scale.work, scale.lease if contestant == OURS else None), kill=True
+    )
 
 
-def _short_lease(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(scale.processes, Options(who, 0, scale.long_work, scale.short_lease))
+def _short_lease(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(scale.processes, Options(contestant, 0, scale.long_work, scale.short_lease))
 
 
-def _failing(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(scale.processes, Options(who, 0, scale.failing, fails=True))
+def _failing(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(scale.processes, Options(contestant, 0, scale.failing, fails=True))
 
 
-def _many_failing(who: str, scale: Scale) -> Awaitable[Seen | None]:
+def _many_failing(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
     callers = scale.many // scale.processes
-    return _see(scale.processes, Options(who, 0, scale.failing, fails=True, callers=callers))
+    return _run(scale.processes, Options(contestant, 0, scale.failing, fails=True, callers=callers))
 
 
-def _cancelled(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(1, Options(who, 0, scale.cancelled, locks=False, cancelled=1))
+def _cancelled(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(1, Options(contestant, 0, scale.cancelled, locks=False, cancelled=1))
 
 
-def _paused(who: str, scale: Scale) -> Awaitable[Seen | None]:
-    return _see(1, Options(who, 0, scale.paused, locks=False, callers=PAUSED_CALLS, in_turn=True), pause=True)
+def _paused(contestant: str, scale: Scale) -> Awaitable[StampedeResult | None]:
+    return _run(1, Options(contestant, 0, scale.paused, locks=False, callers=PAUSED_CALLS, in_turn=True), pause=True)
 
 
 PAUSED_CALLS = 4
 ONE_CALL = Case("one call", _one_call)
-KILLED = Case("the process that calls is killed", _killed, (ASYNC_LRU,))
+KILLED = Case("the calling process is killed", _killed, (ASYNC_LRU,))
 SHORT_LEASE = Case("a lease shorter than the call", _short_lease, (ASYNC_LRU,))
 FAILING = Case("a call that fails", _failing)
 MANY_FAILING = Case("a call that fails for many", _many_failing, (CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU))
@@ -253,12 +255,12 @@ CASES = (ONE_CALL, KILLED, SHORT_LEASE, FAILING, MANY_FAILING, CANCELLED, PAUSED
 
 
 async def measure(scale: Scale, contestants: Sequence[str], report: Report) -> dict[str, dict[str, Any]]:
-    """What was seen, by case and contestant: `Seen` as a dict, or None if the library is not installed.
+    """Runs all cases; returns a `StampedeResult` as a dict by case and contestant, None for a missing library.
 
-    Empty without a Redis. A case that a contestant has nothing for is left out.
+    The result is empty without a Redis, and skips the cases that a contestant does not support.
     """
     if not redis_is_here():
-        report("stampedes: left out, redis-server or the redis package is not installed")
+        report("stampedes: skipped, redis-server or the redis package is not installed")
         return {}
     found: dict[str, dict[str, Any]] = {}
     for case in CASES:

@@ -1,4 +1,4 @@
-"""Caches that keep processes from making the same call, each set up as its documentation has it.
+"""The caches of the stampedes, each set up as documented.
 
 Each function imports its library when called and raises ImportError when that is not installed.
 """
@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 
 OURS, CASHEWS, AIOCACHE, DOGPILE, ASYNC_LRU = "ours", "cashews", "aiocache", "dogpile.cache", "async-lru"
 TTL_SECONDS = 60
-_DOGPILE_LOCK_SECONDS = 10  # it has no default; without one, nobody ever follows a process that died
+_DOGPILE_LOCK_SECONDS = 10  # no default; without a timeout, the lock of a killed process stays
 
 
 class Options(NamedTuple):
-    """What is to be done.
+    """The options of a worker.
 
     Attributes:
-        contestant: by whom.
-        port: where Redis is.
-        work_seconds: how long the call takes.
-        lease_seconds: how long a lock lasts; None for what the library has by default.
-        locks: whether processes are to be kept from making the same call; False for the library at its plainest.
+        contestant: name of the cache.
+        port: of Redis.
+        work_seconds: duration of the call.
+        lease_seconds: duration of a lock; None for the library's default.
+        locks: whether the cache locks against stampedes between processes.
         fails: whether the call fails.
-        callers: how many ask at once.
-        cancelled: how many of them, the first ones, are cancelled while they wait.
-        in_turn: whether each asks something else after the one before it, instead of all the same at once.
+        callers: number of callers.
+        cancelled: number of callers, the first ones, that are cancelled while they wait.
+        in_turn: whether callers ask one after the other, each another question, instead of all at once the same one.
     """
 
     contestant: str
@@ -46,14 +46,14 @@ class Options(NamedTuple):
 
 
 def say(**what: Any) -> None:
-    """Tells the process that watches."""
-    # In one piece: several threads may have something to say.
+    """Sends a message to the parent process."""
+    # One write per message, because several threads send.
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 class Work:
-    """The call. Questions that begin with a blank warm up: they are answered at once and not counted."""
+    """The call. Questions that start with a blank are for warm-up: answered at once and not counted."""
 
     def __init__(self, options: Options) -> None:
         self._seconds = options.work_seconds
@@ -61,14 +61,14 @@ class Work:
         self.last_seconds = 0.0
 
     async def answer(self, question: str) -> str:
-        """Answers after the time it takes."""
+        """Answers after the duration of the work."""
         seconds = self._begin(question)
         started = time.perf_counter()
         await asyncio.sleep(seconds)
         return self._end(question, started)
 
     def answer_in_thread(self, question: str) -> str:
-        """The same for a library that knows no event loop."""
+        """Answers in a thread, for libraries without asyncio."""
         seconds = self._begin(question)
         started = time.perf_counter()
         time.sleep(seconds)
@@ -91,7 +91,7 @@ Ask = Callable[[str], Awaitable[Any]]
 
 
 def ours(options: Options, work: Work) -> Ask:
-    """One cache over a Redis given by its URL."""
+    """`CachePrimitive` with a `redis_url`."""
     from observability_integration.caching.policy import CachePolicy
     from observability_integration.primitives import CachePrimitive
 
@@ -103,7 +103,7 @@ def ours(options: Options, work: Work) -> Ask:
 
 
 def cashews(options: Options, work: Work) -> Ask:
-    """The decorator; its lock lasts as long as the entry, so that a lease makes the entry short-lived too."""
+    """The decorator. Its lock lasts as long as the entry, so a lease also shortens the TTL."""
     from cashews import Cache
 
     cache = Cache()
@@ -117,7 +117,7 @@ def cashews(options: Options, work: Work) -> Ask:
 
 
 def aiocache(options: Options, work: Work) -> Ask:
-    """The decorator against stampedes, or the plain one."""
+    """The decorator `cached_stampede`, or `cached` without locks."""
     from aiocache import Cache, cached, cached_stampede
 
     lease = {} if options.lease_seconds is None else {"lease": options.lease_seconds}
@@ -143,7 +143,7 @@ def _aiocache(cache: Any, options: Options) -> dict[str, Any]:
 
 
 def dogpile(options: Options, work: Work) -> Ask:
-    """A region with a lock in Redis. It knows no event loop: each caller is a thread."""
+    """A region with a lock in Redis. It has no asyncio interface, so each caller is a thread."""
     from dogpile.cache import make_region
 
     region = make_region().configure(
@@ -168,7 +168,7 @@ def dogpile(options: Options, work: Work) -> Ask:
 
 
 def async_lru(_: Options, work: Work) -> Ask:
-    """The decorator: in memory, each process for itself."""
+    """The decorator, in the memory of each process."""
     from async_lru import alru_cache
 
     @alru_cache(ttl=TTL_SECONDS)

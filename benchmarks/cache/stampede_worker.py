@@ -1,7 +1,7 @@
-"""One process of one contestant: `python -m benchmarks.cache.stampede_worker OPTIONS`, the options as a JSON object.
+"""Runs the callers of one process: `python -m benchmarks.cache.stampede_worker OPTIONS`, the options as a JSON object.
 
-Says on its standard output, line by line as JSON: that it is ready; of each call, who makes it; of each caller, after
-how many seconds it had which answer or error. It begins when a line comes on its standard input, and ends with that.
+Writes messages on standard output as lines of JSON: ready; each call, with its thread; each caller, with its seconds
+and its answer or error. Starts at the first line on standard input, and ends at the second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def _work(options: Options) -> None:
     except ImportError:
         say(missing=True)
         return
-    # A service that has been running for a while has its connections.
+    # A running service has open connections.
     await ask(f" warm up {os.getpid()}")
     await asyncio.sleep(_SETTLING_SECONDS)
     say(ready=os.getpid())
@@ -50,7 +50,7 @@ async def _call(ask: Ask, question: str, work: Work) -> None:
     said: dict[str, Any] = {}
     try:
         answer = await ask(question)
-    except BaseException as error:  # also a cancellation: who else gets it is the question
+    except BaseException as error:  # also the cancellation of another caller's call
         said["error"] = type(error).__name__
     else:
         said["answered"] = answer == f"answer to {question}"
@@ -59,7 +59,7 @@ async def _call(ask: Ask, question: str, work: Work) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Runs the callers."""
     logging.disable(logging.CRITICAL)
     asyncio.run(_work(Options(**json.loads(arguments[0]))))
 

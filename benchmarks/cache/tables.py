@@ -1,4 +1,4 @@
-"""What was found about the cache with a Redis, in a stampede and in an hour of chat, as tables."""
+"""The tables of the part "cache": hits in Redis, stampedes, and the chat replay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.table import RatioRow, RatioTable, Table, TableRow, Target, micr
 from observability_integration.caching.policy import CachePolicy
 
 from . import chat_replay, redis_hits, stampede
-from .stampede import Case, Scale, Seen
+from .stampede import Case, Scale, StampedeResult
 from .stampede_contestants import OURS
 
 REDIS_BARE = Target(1.3)
@@ -25,10 +25,10 @@ _UNANSWERED = f"> {stampede.CAP_SECONDS:g} s"
 
 
 def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[RatioTable | Table]:
-    """All of it, in the order in which it is shown.
+    """Yields the tables in the order of display.
 
     Args:
-        found: under ``redis_hits``, ``stampede`` and ``replay`` what `measure` of each returned.
+        found: under ``redis_hits``, ``stampede`` and ``replay``, the results of `measure` of each module.
         scale: of the stampedes.
     """
     yield _redis_hits(found["redis_hits"])
@@ -38,16 +38,16 @@ def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[RatioTable | Tabl
 
 def _redis_hits(samples: Samples) -> RatioTable:
     ours, bare = (redis_hits.BY_URL, redis_hits.BY_CLIENT), redis_hits.BARE
-    rows = [_beside(samples, f"{one}, beside {bare}", one, bare, REDIS_BARE) for one in ours]
+    rows = [_beside(samples, f"{one}, compared with {bare}", one, bare, REDIS_BARE) for one in ours]
     for peer in (redis_hits.CASHEWS, redis_hits.AIOCACHE):
-        rows += [_beside(samples, f"{one}, beside {peer}", one, peer, REDIS_PEERS) for one in ours]
+        rows += [_beside(samples, f"{one}, compared with {peer}", one, peer, REDIS_PEERS) for one in ours]
     return RatioTable(
-        "A hit in Redis that memory has not",
+        "Cache hit in Redis after a miss in memory",
         ("what", "ours", "other", f"ours / {bare}; peer / ours"),
         rows,
-        "The value is a chat completion of some 2 kB, written by another cache; what memory held was something else. "
-        f"{bare} is redis.asyncio's GET and msgspec's msgpack, on a client as it comes, which is also the client that "
-        "ours is given. aiocache reads by pickle, as does cashews. OpenTelemetry is not initialised.",
+        "The value is a chat completion of about 2 kB, written by another cache, and memory holds another entry. "
+        f"{bare} is redis.asyncio's GET and msgspec's msgpack, with a client at its defaults; ours by redis_client "
+        "gets such a client. aiocache and cashews use pickle. OpenTelemetry is not initialised.",
     )
 
 
@@ -59,46 +59,47 @@ def _beside(samples: Samples, what: str, ours: str, other: str, target: Target) 
 
 
 class _Line(NamedTuple):
-    # A row of the stampedes: what is made of what was seen, and what is promised of ours.
+    # A row of the stampedes: its figure, and the target for ours.
     what: str
     case: Case
-    figure: Callable[[Seen], str]
+    figure: Callable[[StampedeResult], str]
     target: str = ""
-    keeps: Callable[[Seen], bool] = lambda _: True
+    keeps: Callable[[StampedeResult], bool] = lambda _: True
 
     def row(self, found: Mapping[str, Mapping[str, Any]], contestants: Sequence[str]) -> TableRow:
         figures = [self._figure(found.get(self.case.name, {}), contestant) for contestant in contestants]
         ours = found.get(self.case.name, {}).get(OURS)
-        return TableRow(self.what, tuple(figures), self.target, None if ours is None else self.keeps(Seen(**ours)))
+        return TableRow(
+            self.what, tuple(figures), self.target, None if ours is None else self.keeps(StampedeResult(**ours))
+        )
 
     def _figure(self, seen_of: Mapping[str, Any], contestant: str) -> str:
         if contestant not in seen_of:
             return _NONE
         seen = seen_of[contestant]
-        return _NOT_INSTALLED if seen is None else self.figure(Seen(**seen))
+        return _NOT_INSTALLED if seen is None else self.figure(StampedeResult(**seen))
 
 
 def _stampede(found: Mapping[str, Mapping[str, Any]], scale: Scale) -> Table:
     contestants = stampede.CONTESTANTS
     return Table(
-        "Stampedes",
+        "Cache stampedes",
         ("what", *contestants),
         [line.row(found, contestants) for line in _lines(scale)],
-        f"Processes have {stampede.CALLERS} callers each, connections they have used before, and a Redis that nobody "
-        "else uses; each case was run once. Commands are those that Redis counts, inside of scripts too. "
-        f"After {stampede.CAP_SECONDS:g} s nobody was waited for any longer. Everything is set up as its documentation "
-        "has it: cashews with lock=True, whose lock lives as long as the entry, aiocache's cached_stampede, dogpile's "
-        "lock in Redis with a timeout of 10 s in threads; cashews and aiocache without locks where a caller is "
-        f"cancelled and where Redis is paused. async-lru works within one process. {_NONE}: there is no such thing, "
-        "or it was not run.",
+        f"Each process has {stampede.CALLERS} callers, warm connections, and shares a Redis with the other processes "
+        "of its case; each case ran once. Commands are counted by Redis, commands inside scripts included. "
+        f"A case ends after {stampede.CAP_SECONDS:g} s. Libraries are set up as documented: cashews with lock=True, "
+        "whose lock lasts as long as the entry; aiocache with cached_stampede; dogpile with a lock in Redis with a "
+        "timeout of 10 s, in threads. cashews and aiocache have no locks where a caller is cancelled and where Redis "
+        f"is paused. async-lru works within one process. {_NONE}: not supported, or not run.",
     )
 
 
 def _lines(scale: Scale) -> Iterator[_Line]:
-    def calls(seen: Seen) -> str:
+    def calls(seen: StampedeResult) -> str:
         return f"{seen.calls} call{'s' * (seen.calls != 1)}"
 
-    def one(seen: Seen) -> bool:
+    def one(seen: StampedeResult) -> bool:
         return seen.calls == 1 and seen.complete
 
     wanted = f"{scale.processes * stampede.CALLERS} callers in {scale.processes} processes"
@@ -122,7 +123,7 @@ def _lines(scale: Scale) -> Iterator[_Line]:
     lease = CachePolicy().lease_seconds if scale.lease is None else scale.lease
     latest = lease + scale.work + BEYOND_LEASE_AND_WORK_SECONDS
     yield _Line(
-        f"{work}, killed in the middle: the others answered after",
+        f"{work}, caller process killed halfway: other callers answered after",
         stampede.KILLED,
         lambda seen: _seconds(_since_killed(seen)) if seen.complete else _UNANSWERED,
         f"≤ {_seconds(latest)}",
@@ -147,7 +148,7 @@ def _lines(scale: Scale) -> Iterator[_Line]:
         yield _Line(f"the call fails, {scale.many:,} callers", stampede.MANY_FAILING, calls, "1 call", one)
     others = stampede.CALLERS - 1
     yield _Line(
-        f"1 of {stampede.CALLERS} callers is cancelled: others answered",
+        f"1 of {stampede.CALLERS} callers is cancelled: other callers answered",
         stampede.CANCELLED,
         lambda seen: f"{len(seen.seconds) - sum(seen.errors.values())} of {others}, {calls(seen)}",
         f"{others}, 1 call",
@@ -169,7 +170,7 @@ def _lines(scale: Scale) -> Iterator[_Line]:
     )
 
 
-def _since_killed(seen: Seen) -> float:
+def _since_killed(seen: StampedeResult) -> float:
     return seen.ended_at - (seen.killed_at or seen.ended_at)
 
 
@@ -184,25 +185,27 @@ def _milliseconds(seconds: float) -> str:
 def _replays(found: Mapping[str, Any]) -> Iterator[Table]:
     columns = "what", "calls", "saved", "stale", "failures", "p50", "p99"
     how = (
-        "Simulated: an answer takes "
-        f"{chat_replay.FIRST_TOKEN_SECONDS:g} s and {chat_replay.TOKEN_SECONDS * 1e3:g} ms a token. The TTL is "
-        f"{chat_replay.TTL_SECONDS:g} s, stale entries may be served for {chat_replay.STALE_SECONDS:g} s more, the soft timeout "
-        f"is {chat_replay.SOFT_SECONDS:g} s, an eager refresh begins at {chat_replay.EAGER:.0%} of the TTL. Where calls fail, "
-        f"{chat_replay.FAILING:.0%} of them do, and from {chat_replay.OUTAGE_SECONDS[0] / 60:g} to "
-        f"{chat_replay.OUTAGE_SECONDS[1] / 60:g} minutes all. Failures and seconds are those that callers saw; a refresh "
-        "in the background is a call too."
+        f"Simulated: an answer takes {chat_replay.FIRST_TOKEN_SECONDS:g} s plus {chat_replay.TOKEN_SECONDS * 1e3:g} ms "
+        f"per token. The TTL is {chat_replay.TTL_SECONDS:g} s, stale entries may be served for "
+        f"{chat_replay.STALE_SECONDS:g} s more, the soft timeout is {chat_replay.SOFT_SECONDS:g} s, an eager refresh "
+        f"starts at {chat_replay.EAGER:.0%} of the TTL. Where calls fail, {chat_replay.FAILING:.0%} of them do, and "
+        f"all of them from minute {chat_replay.OUTAGE_SECONDS[0] / 60:g} to {chat_replay.OUTAGE_SECONDS[1] / 60:g}. "
+        "Failures and seconds are those of callers; a refresh in the background counts as a call."
     )
     if found["lacking"]:
-        yield Table("An hour of chat", columns, [], f"Not measured: {found['lacking']}.")
+        yield Table("Chat replay of one hour", columns, [], f"Not measured: {found['lacking']}.")
     for workload, outcomes in found["outcomes"].items():
         rows = [TableRow(name, _outcome(chat_replay.Outcome(**outcome))) for name, outcome in outcomes.items()]
         repeating = found["repeating"][workload]
         ceiling = (
-            f"{repeating:.2%} of these {next(iter(outcomes.values()))['requests']:,} requests have come before: "
+            f"{repeating:.2%} of these {next(iter(outcomes.values()))['requests']:,} requests repeat an earlier one: "
             "no exact cache can save more. "
         )
         yield Table(
-            f"An hour of chat, keyed by {workload}", columns, rows, ceiling + chat_replay.MEANING[workload] + how
+            f"Chat replay of one hour, keyed by {workload}",
+            columns,
+            rows,
+            ceiling + chat_replay.MEANING[workload] + how,
         )
 
 

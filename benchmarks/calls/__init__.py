@@ -1,1 +1,1 @@
-"""The part "calls": what one call costs, by telemetry mode, beside equivalents and peers; imports and memory."""
+"""The part "calls": time per call, by telemetry mode, compared with equivalents and peers; imports and memory."""

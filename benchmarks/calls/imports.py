@@ -20,7 +20,7 @@ OURS = "import observability_integration"
 PRIMITIVES = "import observability_integration.primitives"
 LITELLM = "import litellm"
 
-# What is run, and the package without which it cannot be.
+# Statement -> the package that it needs.
 PEERS = {LITELLM: "litellm", "import cashews": "cashews", "import aiocache": "aiocache"}
 IMPORTS = {OURS: "observability_integration", PRIMITIVES: "observability_integration", **PEERS}
 
@@ -70,7 +70,7 @@ _AIOCACHE_SETUP = """
     ask = cached(ttl=3600, key_builder=lambda _, prompt: prompt)(work)
 """
 
-# What stands for SETUP, and the package without which it cannot be run.
+# Library -> the code for SETUP, and the package that it needs.
 _CACHES = {
     "ours": (_OURS_SETUP, "observability_integration"),
     "cashews": (_CASHEWS_SETUP, "cashews"),
@@ -101,16 +101,16 @@ def installed(package: str) -> bool:
     """Whether a package can be imported."""
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # not even the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def import_seconds(rounds: int, report: Report) -> dict[str, list[float]]:
-    """By statement: the time of a process that runs it, less that of one that runs nothing, in each round."""
+    """Returns, by statement, the seconds of a process that runs it, less those of an empty one, for each round."""
     present = [code for code, package in IMPORTS.items() if installed(package)]
     for code in present:
         report(code)
-        _seconds(code)  # so that everything is compiled, and in the file cache
+        _seconds(code)  # compiles the modules, and fills the file cache
     samples: dict[str, list[float]] = {code: [] for code in present}
     for _ in range(rounds):
         empty = _seconds(EMPTY)
@@ -120,7 +120,7 @@ def import_seconds(rounds: int, report: Report) -> dict[str, list[float]]:
 
 
 def initialize_seconds(rounds: int, report: Report) -> list[float]:
-    """The time `initialize_observability` takes in a fresh process, the import of OpenTelemetry included."""
+    """Returns the seconds of `initialize_observability` in fresh processes, the import of OpenTelemetry included."""
     if not installed(EXPORTER):
         return []
     report("initialize_observability()")
@@ -128,7 +128,7 @@ def initialize_seconds(rounds: int, report: Report) -> list[float]:
 
 
 def resident_bytes(rounds: int, report: Report) -> dict[str, float]:
-    """By statement: the memory of a process after it, less that of one after nothing. Empty where it cannot be read."""
+    """Returns, by statement, resident bytes beyond an empty process; an empty dict without ``/proc``."""
     if not _STATM.exists():
         return {}
     report("memory after imports")
@@ -141,7 +141,7 @@ def resident_bytes(rounds: int, report: Report) -> dict[str, float]:
 
 
 def cache_bytes(rounds: int, report: Report) -> dict[str, float]:
-    """By library: the memory that `ENTRIES` entries of 1 kB take. Empty where it cannot be read."""
+    """Returns, by library, the bytes of `ENTRIES` entries of 1 kB; an empty dict without ``/proc``."""
     if not _STATM.exists():
         return {}
     report("memory of cached entries")

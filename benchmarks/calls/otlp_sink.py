@@ -1,4 +1,4 @@
-"""An OTLP receiver on the loopback interface that accepts everything and counts the spans it was sent."""
+"""An OTLP receiver on loopback that accepts every request and counts spans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 
 class Shape(NamedTuple):
-    """What two spans have in common when they say the same."""
+    """The part of a span that must be equal on both sides."""
 
     name: str
     kind: int
@@ -20,7 +20,7 @@ class Shape(NamedTuple):
 
 
 class OtlpSink:
-    """Use as a context manager; the first part of a request's path tells the senders apart."""
+    """Runs inside the block. The first segment of a request's path names the sender."""
 
     def __init__(self) -> None:
         self.received: dict[str, Counter[Shape]] = {}
@@ -30,12 +30,12 @@ class OtlpSink:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="sink", daemon=True)
 
     def url(self, sender: str) -> str:
-        """The endpoint for one sender."""
+        """Returns the endpoint for a sender."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/{sender}"
 
     def count(self, path: str, body: bytes) -> None:
-        """Count the spans of one request."""
-        # Imported here because this is where OpenTelemetry is present for certain.
+        """Counts the spans of a request."""
+        # OpenTelemetry may be absent when this module is imported.
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
         sender = path.split("/")[1]

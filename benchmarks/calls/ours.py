@@ -1,4 +1,4 @@
-"""This library's own primitives around the common workload."""
+"""Makes this library's primitives around the common workload."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Ours:
         return LLMCallPrimitive(work.answer, provider=workload.PROVIDER)
 
     def chain(self, work: Work) -> Runnable:
-        """All four, one in the other, in the recommended order."""
+        """Cache, router, timeout and LLM call, nested in the recommended order."""
         routes = {route: self._timeout(self.llm_call(work)) for route in workload.COST_PER_ROUTE_USD}
         return self._cache(self._router(routes), workload.key_of_request)
 
@@ -55,21 +55,21 @@ class Ours:
         return RetryPrimitive(work.answer, workload.MAX_ATTEMPTS, operation_name=workload.OPERATION)
 
     def fallback(self, work: Work) -> Runnable:
-        """Two targets, of which the first answers."""
+        """Two targets; the first answers."""
         return FallbackPrimitive(
             {workload.TARGET: work.answer, workload.OTHER_TARGET: work.answer}, operation_name=workload.OPERATION
         )
 
     def breaker(self, work: Work) -> Runnable:
-        """A closed one."""
+        """A closed circuit breaker."""
         return CircuitBreakerPrimitive(work.answer, target=workload.TARGET)
 
     def concurrency(self, work: Work) -> Runnable:
-        """With room for all."""
-        return ConcurrencyLimitPrimitive(work.answer, workload.MOST_AT_ONCE, operation_name=workload.OPERATION)
+        """A limit that is never reached."""
+        return ConcurrencyLimitPrimitive(work.answer, workload.MAX_CONCURRENCY, operation_name=workload.OPERATION)
 
     def rate_limit(self, work: Work) -> Runnable:
-        """Of requests and tokens, with enough of both."""
+        """Limits of requests and tokens that are never reached."""
         return RateLimitPrimitive(
             work.answer,
             requests_per_minute=workload.REQUESTS_PER_MINUTE,
@@ -79,22 +79,22 @@ class Ours:
         )
 
     def hedge(self, work: Work) -> Runnable:
-        """After a measured delay that no call takes."""
+        """A hedge whose measured delay is longer than any call."""
         return HedgePrimitive(
             work.answer,
             quantile=workload.HEDGE_QUANTILE,
-            min_delay_seconds=workload.HEDGE_LEAST_SECONDS,
+            min_delay_seconds=workload.HEDGE_MIN_SECONDS,
             warmup_calls=workload.HEDGE_WARMUP_CALLS,
             operation_name=workload.OPERATION,
         )
 
     def saga(self, work: Work) -> Runnable:
-        """Two steps, each with what undoes it."""
+        """Two steps, each with its compensation."""
         steps = [SagaStep(work.answer, workload.undo, name) for name in (workload.TARGET, workload.OTHER_TARGET)]
         return SagaPrimitive(steps, operation_name=workload.OPERATION)
 
     def pipeline(self, work: Work) -> Runnable:
-        """Two targets at the defaults, of which the first answers."""
+        """Two targets at the defaults; the first answers."""
         targets = [
             LLMTarget(call=work.answer, name=name, model=workload.MODEL, provider=workload.PROVIDER)
             for name in (workload.TARGET, workload.OTHER_TARGET)

@@ -1,4 +1,4 @@
-"""Other libraries at the same task, each set up as its documentation has it, without what makes it slower.
+"""Other libraries for the same tasks, set up as documented, without optional features that slow them down.
 
 Each function imports its library when called and raises ImportError when that is not installed.
 """
@@ -16,14 +16,14 @@ from benchmarks.workload import Work
 
 
 class Peer(NamedTuple):
-    """What to call, and how to end it."""
+    """A call, and how to close its client."""
 
     call: Call
     close: Callable[[], Awaitable[Any]]
 
 
 def with_asyncio_timeout(work: Work) -> Call:
-    """`asyncio.timeout`: nothing bounds work that ignores its cancellation, and nothing is counted."""
+    """`asyncio.timeout`: no bound on work that ignores its cancellation, no statistics."""
 
     async def bounded(request: Any) -> Any:
         async with asyncio.timeout(workload.TIMEOUT_SECONDS):
@@ -33,8 +33,8 @@ def with_asyncio_timeout(work: Work) -> Call:
 
 
 def with_semaphore(work: Work) -> Call:
-    """`asyncio.Semaphore`: one event loop, any number of calls may wait for any time, and nothing is counted."""
-    semaphore = asyncio.Semaphore(workload.MOST_AT_ONCE)
+    """`asyncio.Semaphore`: one event loop, an unbounded queue, unbounded waits, no statistics."""
+    semaphore = asyncio.Semaphore(workload.MAX_CONCURRENCY)
 
     async def limited(request: Any) -> Any:
         async with semaphore:
@@ -44,12 +44,12 @@ def with_semaphore(work: Work) -> Call:
 
 
 def cashews(work: Work) -> Peer:
-    """The decorator as it is by default: calls that overlap are made once."""
+    """The decorator at its defaults: overlapping calls are made once."""
     return _cashews(work, protected=True)
 
 
 def cashews_unprotected(work: Work) -> Peer:
-    """The decorator at its fastest: every caller that misses makes the call."""
+    """The decorator at its fastest: every miss makes the call."""
     return _cashews(work, protected=False)
 
 
@@ -67,7 +67,7 @@ def _cashews(work: Work, *, protected: bool) -> Peer:
 
 
 def aiocache(work: Work) -> Peer:
-    """The decorator: bounded by age only, and every caller that misses makes the call."""
+    """The decorator: bounded by age only; every miss makes the call."""
     from aiocache import cached
 
     @cached(ttl=int(workload.TTL_SECONDS), key_builder=lambda _, prompt: prompt)
@@ -94,7 +94,7 @@ def tenacity_decorated(work: Work) -> Call:
 
 
 def tenacity_loop(work: Work) -> Call:
-    """The loop of attempts that its documentation has for blocks of code."""
+    """The documented loop of attempts for blocks of code."""
     import tenacity
 
     async def ask(request: Any) -> Any:
@@ -106,7 +106,7 @@ def tenacity_loop(work: Work) -> Call:
         ):
             with attempt:
                 return await work.answer(request)
-        raise AssertionError("it ends with an answer or an error")
+        raise AssertionError("unreachable: the loop returns or raises")
 
     return ask
 
@@ -123,8 +123,8 @@ def stamina_decorated(work: Work) -> Call:
 
 
 def litellm_router() -> Call:
-    """LiteLLM's Router with two deployments, a timeout and an answer of its own making, without its cache."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import asks the network for prices
+    """LiteLLM's Router with two deployments, a timeout and a mock response, without its cache."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import fetches prices from the network
     import litellm
 
     litellm.suppress_debug_info = True
@@ -156,5 +156,5 @@ def litellm_router() -> Call:
 
 
 async def let_litellm_log() -> None:
-    """Wait until what it logs in the background is through."""
+    """Waits for LiteLLM's logging in the background."""
     await asyncio.sleep(0.02)

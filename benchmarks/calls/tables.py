@@ -27,11 +27,11 @@ _TITLES = {
 _NOT_INSTALLED = "not installed"
 
 
-def sections(found: Mapping[str, Any]) -> Iterator[RatioTable]:
-    """Everything that was found, in the order in which it is shown.
+def tables(found: Mapping[str, Any]) -> Iterator[RatioTable]:
+    """Yields the tables in the order of display.
 
     Args:
-        found: under ``modes`` a `modes.Outcome` (as a dict) for each mode; ``imports``, ``initialize``, ``memory`` and
+        found: under ``modes`` a `ModeResult` (as a dict) for each mode; ``imports``, ``initialize``, ``memory`` and
             ``entries`` as the functions in `imports` return them.
     """
     for mode, outcome in found["modes"].items():
@@ -47,23 +47,23 @@ def _primitives(mode: str, cases: Mapping[str, Samples]) -> RatioTable:
     other, target = ("bare asyncio", BARE) if mode == "absent" else ("by hand", BY_HAND)
     rows = [_timed(task.name, cases[task.name], other, target) for task in telemetry_modes.TASKS]
     note = (
-        "asyncio.timeout waits for ever for work that ignores its cancellation, gives no grace and counts nothing; the "
-        "bare call bounds nothing at all. asyncio.Semaphore serves one event loop, lets any number wait for any time, "
-        "and counts nothing. All three are shown for scale."
+        "asyncio.timeout never returns if the work ignores its cancellation, and has no grace and no statistics. The "
+        "bare call has no limit. asyncio.Semaphore serves one event loop, has no bound on its queue or on waits, and "
+        "has no statistics. All three are shown for scale."
     )
     if mode == "absent":
-        # With nothing to show, an LLM call has no guarantee left that an equivalent could give.
+        # Without telemetry LLMCallPrimitive adds no guarantee that an equivalent could give.
         rows = [row._replace(target=None) if row.what == telemetry_modes.LLM_CALL.name else row for row in rows]
         note += (
-            " Without telemetry an LLM call is just the call, so there is nothing to hold it to. What equivalents do "
-            "without costs most in two limits: the one of calls keeps its level for telemetry that may come on, and is "
-            "right over event loops that were closed; the one of rates reads the answers of any provider."
+            " Without telemetry an LLM call is just the call, so it has no target. Two limits do more than their "
+            "equivalents: the concurrency limit keeps its gauges for telemetry that may start later, and stays right "
+            "after event loops were closed; the rate limit reads the answers of any provider."
         )
     for reference in (telemetry_modes.ASYNCIO_TIMEOUT, telemetry_modes.BARE_CALL):
-        rows.append(_timed(f"timeout, beside {reference}", cases[telemetry_modes.TIMEOUT.name], reference))
-    limit = f"concurrency limit, beside {telemetry_modes.SEMAPHORE}"
+        rows.append(_timed(f"timeout, compared with {reference}", cases[telemetry_modes.TIMEOUT.name], reference))
+    limit = f"concurrency limit, compared with {telemetry_modes.SEMAPHORE}"
     rows.append(_timed(limit, cases[telemetry_modes.CONCURRENCY.name], telemetry_modes.SEMAPHORE))
-    return RatioTable(f"One call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
+    return RatioTable(f"Time per call, {_TITLES[mode]}", ("primitive", "ours", other, f"ours / {other}"), rows, note)
 
 
 def _caches(outcomes: Mapping[str, Any]) -> RatioTable:
@@ -78,10 +78,10 @@ def _caches(outcomes: Mapping[str, Any]) -> RatioTable:
             else:
                 rows.append(_not_measured(what, target, microseconds(samples["ours"])))
     return RatioTable(
-        "A hit in memory, beside caches that have no telemetry",
+        "Cache hit in memory, compared with caches without telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
-        "The value is a text, which all hand out as it is. With protected=False, cashews goes without single flight.",
+        "The value is a text, which no cache copies. With protected=False, cashews has no single flight.",
     )
 
 
@@ -97,11 +97,11 @@ def _retries(outcomes: Mapping[str, Any]) -> RatioTable:
             else:
                 rows.append(_not_measured(what, target, microseconds(samples["ours"])))
     return RatioTable(
-        "A call that succeeds at the first attempt, beside retries that have no telemetry",
+        "Retry that succeeds at the first attempt, compared with libraries without telemetry",
         ("peer", "ours", "peer", "peer / ours"),
         rows,
-        "Ours keeps a budget, knows the faults of providers, and obeys Retry-After and deadlines. Where it reports "
-        "what it does, which the peers do not, there is no target.",
+        "Ours also keeps a retry budget, classifies the faults of providers, and obeys Retry-After and deadlines. "
+        "There is a target only without telemetry, which the peers lack.",
     )
 
 
@@ -114,11 +114,11 @@ def _litellm(outcome: Mapping[str, Any] | None) -> RatioTable:
         else _not_measured(what, LITELLM)
     )
     return RatioTable(
-        "The whole chain, beside LiteLLM Router",
+        "Whole chain, compared with LiteLLM Router",
         ("what", "ours", "LiteLLM", "LiteLLM / ours"),
         [row],
-        "LiteLLM answers from mock_response, exports nothing and does not use its cache. What it goes on logging in "
-        "the background after a batch is not held against it.",
+        "LiteLLM answers from mock_response, exports nothing and does not use its cache. Its logging in the background "
+        "after a batch is not timed.",
     )
 
 
@@ -126,7 +126,7 @@ def _imports(samples: Mapping[str, Sequence[float]]) -> RatioTable:
     rows: list[RatioRow] = []
     for ours in (imports.OURS, imports.PRIMITIVES):
         for peer in imports.PEERS:
-            what = f"{ours}, beside {peer}"
+            what = f"{ours}, compared with {peer}"
             target = LITELLM_IMPORT if (ours, peer) == (imports.OURS, imports.LITELLM) else None
             figure = _milliseconds(samples[ours])
             if peer in samples:
@@ -134,10 +134,10 @@ def _imports(samples: Mapping[str, Sequence[float]]) -> RatioTable:
             else:
                 rows.append(_not_measured(what, target, figure))
     return RatioTable(
-        "Import, less the start of the interpreter",
+        "Import time, without the start of the interpreter",
         ("statement", "ours", "peer", "peer / ours"),
         rows,
-        "What has no target here is information; above 1× ours is faster.",
+        "Above 1× ours is faster. Rows without a target are information.",
     )
 
 
@@ -161,11 +161,11 @@ def _once(initialize: Sequence[float], memory: Mapping[str, float], entries: Map
                 found = Ratio(quotient, quotient, quotient)
                 rows.append(RatioRow(name.format(peer), _megabytes(ours), _megabytes(figures[peer]), found))
     return RatioTable(
-        "Once in a process",
+        "Once per process",
         ("what", "ours", "peer", "peer / ours"),
         rows,
-        "Memory is resident memory, less that of an empty interpreter; peers are held beside "
-        "observability_integration.primitives. All of this is information.",
+        "Memory is resident memory, less that of an empty interpreter. Peers are compared with "
+        "observability_integration.primitives. All rows are information.",
     )
 
 

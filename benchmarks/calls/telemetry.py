@@ -1,4 +1,4 @@
-"""Switches telemetry on for the two sides that export: ours by its own means, and the SDK as it is set up by hand."""
+"""Starts telemetry for both sides: ours with `initialize_observability`, the other with the SDK set up by hand."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class OurTelemetry:
             raise RuntimeError(f"telemetry is off: {observability_status().reason}")
 
     def flush(self) -> None:
-        """Send every span that has ended."""
+        """Exports all ended spans."""
         trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]
 
     def counts(self) -> Counts:
-        """What a scrape shows."""
+        """Returns the counts of a scrape."""
         url = urlsplit(observability_status().prometheus_url or "")
         connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=10.0)
         try:
@@ -44,12 +44,12 @@ class OurTelemetry:
             connection.close()
 
     def close(self) -> None:
-        """Switch it off."""
+        """Shuts telemetry down."""
         shutdown_observability()
 
 
 class SdkTelemetry:
-    """The SDK's own providers, with the same exporters."""
+    """The SDK's providers with the same exporters."""
 
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": "benchmark"})
@@ -61,21 +61,21 @@ class SdkTelemetry:
         self.kit = ByHand(self._tracers.get_tracer("by_hand"), self._meters.get_meter("by_hand"))
 
     def flush(self) -> None:
-        """Send every span that has ended."""
+        """Exports all ended spans."""
         self._tracers.force_flush()
 
     def counts(self) -> Counts:
-        """What a scrape shows."""
+        """Returns the counts of a scrape."""
         return _counts(generate_latest(self._registry).decode())
 
     def close(self) -> None:
-        """Switch it off."""
+        """Shuts telemetry down."""
         self._tracers.shutdown()
         self._meters.shutdown()
 
 
 def _counts(scrape: str) -> Counts:
-    # Counters, and how many values each histogram got; the values themselves are times, which differ.
+    # Counters, and the number of values of each histogram; the values are times, which differ.
     counts: Counts = {}
     for family in text_string_to_metric_families(scrape):
         wanted = {"counter": f"{family.name}_total", "histogram": f"{family.name}_count"}.get(family.type)

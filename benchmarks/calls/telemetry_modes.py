@@ -1,4 +1,4 @@
-"""What runs in one process: the cases of one mode, checked and timed.
+"""Checks and times all cases of one telemetry mode; each mode runs in a process of its own.
 
 The modes are "on" (spans over OTLP, metrics for Prometheus), "api" (OpenTelemetry is installed but not initialised) and
 "absent" (it cannot be imported).
@@ -22,7 +22,7 @@ Report = Callable[[str], None]
 
 
 class Kit(Protocol):
-    """A style: makes each primitive, or what stands for it, around some work."""
+    """Makes each primitive, or its equivalent, around some work."""
 
     name: str
 
@@ -42,15 +42,15 @@ class Kit(Protocol):
 
 
 class Task(NamedTuple):
-    """One thing to time.
+    """A primitive to time.
 
     Attributes:
-        name: as it stands in the tables.
-        makes: which of a kit's is made.
-        answer: what it is made around.
-        arguments: makes what makes the arguments of a batch.
-        works: how often one call calls the work.
-        share: the part of a batch that is made of it.
+        name: shown in the tables.
+        makes: the method of `Kit` that makes the primitive.
+        answer: the answer of the wrapped work.
+        arguments: returns a function that makes the arguments of a batch.
+        works: calls of the work per call of the primitive.
+        share: fraction of a batch's calls that are made.
     """
 
     name: str
@@ -78,7 +78,7 @@ RESILIENCE = (
     Task("rate limit, with room", "rate_limit"),
     Task("hedge, by one call", "hedge"),
     Task("saga of two steps", "saga", works=2),
-    # Six spans a call: eighty calls make fewer than the 512 at which the SDK's processor begins to send.
+    # Six spans per call: 80 calls stay below the 512 spans at which the SDK's processor exports.
     Task("whole pipeline, by the first target", "pipeline", share=0.8),
 )
 TASKS = (ROUTER, HIT, HIT_STRUCTURE, MISS, TIMEOUT, LLM_CALL, CHAIN, *RESILIENCE)
@@ -100,20 +100,20 @@ RETRY_PEERS = {
     "tenacity, AsyncRetrying": peers.tenacity_loop,
     "stamina, decorator": peers.stamina_decorated,
 }
-# Shown for scale: what promises less.
+# Shown for scale: they guarantee less.
 _REFERENCES: dict[str, dict[str, Callable[[Work], Call]]] = {
     TIMEOUT.name: {ASYNCIO_TIMEOUT: peers.with_asyncio_timeout, BARE_CALL: lambda work: work.answer},
     CONCURRENCY.name: {SEMAPHORE: peers.with_semaphore},
 }
 
 
-class Outcome(NamedTuple):
-    """What one process found.
+class ModeResult(NamedTuple):
+    """The results of one mode.
 
     Attributes:
-        cases: seconds a call by case and contestant, one figure a round.
+        cases: seconds per call by case and contestant, one figure per round.
         missing: peers that are not installed.
-        checked: what was made sure of, in words.
+        checked: the checks that passed, as sentences.
     """
 
     cases: dict[str, Samples]
@@ -121,13 +121,13 @@ class Outcome(NamedTuple):
     checked: list[str]
 
 
-async def run_mode(mode: str, effort: Effort, report: Report, *, beside_peers: bool = True) -> Outcome:
-    """Check and time everything in one mode, the peers too if wanted.
+async def run_mode(mode: str, effort: Effort, report: Report, *, beside_peers: bool = True) -> ModeResult:
+    """Checks and times all cases of a mode, with peers or without.
 
     Raises:
         NotDoneError: a contestant did not do its work.
     """
-    outcome = Outcome({}, [], [])
+    outcome = ModeResult({}, [], [])
     if mode == "on":
         await _telemetry_on(outcome, effort, report, beside_peers)
     else:
@@ -146,7 +146,7 @@ def _with_api() -> Kit:
     return ByHand(trace.get_tracer("by_hand"), metrics.get_meter("by_hand"))
 
 
-async def _telemetry_on(outcome: Outcome, effort: Effort, report: Report, beside_peers: bool) -> None:
+async def _telemetry_on(outcome: ModeResult, effort: Effort, report: Report, beside_peers: bool) -> None:
     from .otlp_sink import OtlpSink
     from .telemetry import OurTelemetry, SdkTelemetry
 
@@ -160,13 +160,13 @@ async def _telemetry_on(outcome: Outcome, effort: Effort, report: Report, beside
 
             await _own_tasks((Ours(), sdk.kit), outcome, effort, report, flush)
             spans = sink.received
-            checks.alike("spans", spans.get("ours", {}), spans.get("by_hand", {}))
+            checks.expect_equal("spans", spans.get("ours", {}), spans.get("by_hand", {}))
             counts = ours.counts()
-            checks.alike("counts", counts, sdk.counts())
+            checks.expect_equal("counts", counts, sdk.counts())
             arrived = sum(spans["ours"].values())
             outcome.checked.append(
-                f"{arrived} spans of each side arrived, alike in name, kind, status and attributes; "
-                f"{len(counts)} counts of each side stand at the same numbers"
+                f"{arrived} spans of each side arrived, equal in name, kind, status and attributes; "
+                f"{len(counts)} counts of each side are equal"
             )
             if beside_peers:
                 await _beside_caches(outcome, effort, report, flush)
@@ -183,7 +183,7 @@ async def _nothing() -> None:
 
 async def _own_tasks(
     kits: Sequence[Kit],
-    outcome: Outcome,
+    outcome: ModeResult,
     effort: Effort,
     report: Report,
     settle: Callable[[], Awaitable[None]] = _nothing,
@@ -200,27 +200,27 @@ async def _own_tasks(
         ]
         arguments = task.arguments()
         for contestant in (*contestants, *references):
-            checks.answered(contestant.name, task.answer, await contestant.call(arguments(1)[0]))
+            checks.expect_answer(contestant.name, task.answer, await contestant.call(arguments(1)[0]))
         outcome.cases[task.name] = await run(Case(task.name, (*contestants, *references), arguments), effort)
         for kit, work, one in zip(kits, works, made, strict=True):
             _check(f"{kit.name}, {task.name}", task, effort, work, one)
     outcome.checked.append(
-        f"every call of {' and '.join(kit.name for kit in kits)} was made or was a hit, as it should"
+        f"every call of {' and '.join(kit.name for kit in kits)} reached the work or was a hit, as expected"
     )
 
 
 def _check(name: str, task: Task, effort: Effort, work: Work, runnable: Any) -> None:
     calls = effort._replace(calls=max(1, round(effort.calls * task.share))).total + 1
     made = min(effort.calls, workload.DISTINCT_PROMPTS) if task.arguments is Repeated else calls
-    checks.worked(name, work, made * task.works)
+    checks.expect_calls(name, work, made * task.works)
     if task.makes in ("cache", "chain"):
-        checks.counted(name, runnable, {"hits": calls - made, "misses": made})
+        checks.expect_stats(name, runnable, {"hits": calls - made, "misses": made})
     if task.makes == "timeout":
-        checks.counted(name, runnable, {"successes": calls, "failures": 0})
+        checks.expect_stats(name, runnable, {"successes": calls, "failures": 0})
 
 
 async def _beside_caches(
-    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
+    outcome: ModeResult, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
 ) -> None:
     report(BESIDE_CACHES)
     works = [Work(workload.TEXT)]
@@ -238,17 +238,17 @@ async def _beside_caches(
     arguments = Repeated()
     try:
         for contestant in contestants:
-            checks.answered(contestant.name, workload.TEXT, await contestant.call(arguments(1)[0]))
+            checks.expect_answer(contestant.name, workload.TEXT, await contestant.call(arguments(1)[0]))
         outcome.cases[BESIDE_CACHES] = await run(Case(BESIDE_CACHES, contestants, arguments), effort)
         for contestant, work in zip(contestants, works, strict=True):
-            checks.worked(contestant.name, work, min(effort.calls, workload.DISTINCT_PROMPTS))
+            checks.expect_calls(contestant.name, work, min(effort.calls, workload.DISTINCT_PROMPTS))
     finally:
         for peer in found:
             await peer.close()
 
 
 async def _beside_retries(
-    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
+    outcome: ModeResult, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]] = _nothing
 ) -> None:
     report(BESIDE_RETRIES)
     work = Work(RETRY.answer)
@@ -262,14 +262,14 @@ async def _beside_retries(
             continue
         works.append(work)
     for contestant in contestants:
-        checks.answered(contestant.name, RETRY.answer, await contestant.call(workload.new_requests(1)[0]))
+        checks.expect_answer(contestant.name, RETRY.answer, await contestant.call(workload.new_requests(1)[0]))
     outcome.cases[BESIDE_RETRIES] = await run(Case(BESIDE_RETRIES, contestants, workload.new_requests), effort)
     for contestant, work in zip(contestants, works, strict=True):
-        checks.worked(contestant.name, work, effort.total + 1)
+        checks.expect_calls(contestant.name, work, effort.total + 1)
 
 
 async def _beside_litellm(
-    outcome: Outcome, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]]
+    outcome: ModeResult, effort: Effort, report: Report, settle: Callable[[], Awaitable[None]]
 ) -> None:
     report(BESIDE_LITELLM)
     try:
@@ -277,11 +277,11 @@ async def _beside_litellm(
     except ImportError:
         outcome.missing.append(LITELLM)
         return
-    checks.answered(LITELLM, workload.TEXT, await call(workload.new_requests(1)[0]))
+    checks.expect_answer(LITELLM, workload.TEXT, await call(workload.new_requests(1)[0]))
     work = Work(workload.COMPLETION)
     contestants = (
         Contestant(Ours.name, Ours().chain(work).execute, settle),
         Contestant(LITELLM, call, peers.let_litellm_log, share=0.1),
     )
     outcome.cases[BESIDE_LITELLM] = await run(Case(BESIDE_LITELLM, contestants, workload.new_requests), effort)
-    checks.worked(Ours.name, work, effort.total)
+    checks.expect_calls(Ours.name, work, effort.total)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Run one mode."""
+    """Runs one mode."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls.worker")
     parser.add_argument("mode", choices=("on", "api", "absent"))
     parser.add_argument("effort", type=json.loads, help="rounds, batches and calls, as a JSON list")
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--without-peers", action="store_true")
     options = parser.parse_args(arguments)
     if options.mode == "absent":
-        # Python's own means: every import of it now fails as if it were not installed.
+        # Every import of it now fails as if it were not installed.
         sys.modules["opentelemetry"] = None  # type: ignore[assignment]
     logging.disable(logging.CRITICAL)
     from benchmarks.measure import Effort

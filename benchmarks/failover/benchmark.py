@@ -1,7 +1,7 @@
-"""What callers get while a provider fails in sixteen ways and another one stands by.
+"""Runs every contestant under sixteen faults of the primary provider, with a fallback provider available.
 
-Each contestant is one process with two providers of its own behind real sockets; all of them run at the same time, and
-within each all the faults: they wait, they do not compute.
+Each contestant is a process with two providers of its own behind real sockets. All contestants run at the same time,
+and so do all faults within each, because they mostly wait.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ Report = Callable[[str], None]
 
 
 class _Contestant:
-    """A process, and what it says."""
+    """The process of a contestant, and its messages."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self.process = process
 
-    async def says(self) -> dict[str, Any]:
-        """The next thing.
+    async def read_message(self) -> dict[str, Any]:
+        """Reads the next message.
 
         Raises:
-            NotDoneError: if there is none.
+            NotDoneError: the process ended.
         """
         assert self.process.stdout is not None  # for the type checker
         line = await self.process.stdout.readline()
         if not line:
-            raise NotDoneError(f"{self.name} broke off at the wall of faults")
+            raise NotDoneError(f"{self.name} ended before all faults were run")
         said: dict[str, Any] = json.loads(line)
         return said
 
     async def ready(self) -> bool:
-        """Waits until it is; False if its library is not installed."""
-        return "ready" in await self.says()
+        """Waits until the process is ready; returns False if its library is not installed."""
+        return "ready" in await self.read_message()
 
     def begin(self) -> None:
-        """Lets it begin."""
+        """Starts the faults."""
         assert self.process.stdin is not None  # for the type checker
         self.process.stdin.write(b"\n")
 
-    async def seen(self) -> dict[str, Any]:
-        """What was seen of it, by the code of the fault."""
-        said = [await self.says() for _ in FAULTS]
+    async def results(self) -> dict[str, Any]:
+        """Reads the results, by code of the fault."""
+        said = [await self.read_message() for _ in FAULTS]
         by_code = {one["code"]: one["seen"] for one in said}
         return {fault.code: by_code[fault.code] for fault in FAULTS}
 
 
 async def measure(scale: float, contestants: Sequence[str], report: Report) -> dict[str, Any]:
-    """What was seen, by contestant and code of the fault: `Seen` as a dict, or None if the library is not installed.
+    """Runs all faults; returns a `FaultResult` as a dict by contestant and code, None for a missing library.
 
     Args:
-        scale: of all waits and limits; 1 is real time, in which the wall takes two minutes.
-        contestants: who is to be looked at.
-        report: is told of progress.
+        scale: of all waits and limits; at 1, real time, the faults take two minutes.
+        contestants: to run.
+        report: called with progress.
 
     Raises:
-        NotDoneError: a contestant broke off, or did not answer where nothing was wrong.
+        NotDoneError: a contestant ended early, or did not answer without a fault.
     """
     command = sys.executable, "-W", "ignore", "-m", "benchmarks.failover.worker"
     pipe = asyncio.subprocess.PIPE
@@ -88,9 +88,9 @@ async def measure(scale: float, contestants: Sequence[str], report: Report) -> d
                 env=workers.environment(),
             )
             running.append(_Contestant(name, process))
-        return await _see(running, scale, report)
+        return await _run(running, scale, report)
     except TimeoutError as error:
-        raise NotDoneError("the wall of faults took longer than it can") from error
+        raise NotDoneError("the faults took longer than all their limits") from error
     finally:
         for contestant in running:
             if contestant.process.returncode is None:
@@ -99,14 +99,14 @@ async def measure(scale: float, contestants: Sequence[str], report: Report) -> d
             await contestant.process.wait()
 
 
-async def _see(running: Sequence[_Contestant], scale: float, report: Report) -> dict[str, Any]:
+async def _run(running: Sequence[_Contestant], scale: float, report: Report) -> dict[str, Any]:
     async with asyncio.timeout(_READY_SECONDS):
         here = [contestant for contestant in running if await contestant.ready()]
-    report(f"wall of faults: {', '.join(contestant.name for contestant in here)}")
-    # All are loaded now, and none takes the processor from another that counts seconds.
+    report(f"faults: {', '.join(contestant.name for contestant in here)}")
+    # All have loaded their libraries, so that loading does not slow down another contestant.
     for contestant in here:
         contestant.begin()
     async with asyncio.timeout((CAP_SECONDS + max(fault.asked_at[-1] for fault in FAULTS)) * scale + _BEYOND_SECONDS):
-        seen = await asyncio.gather(*(contestant.seen() for contestant in here))
+        seen = await asyncio.gather(*(contestant.results() for contestant in here))
     found: dict[str, Any] = {contestant.name: None for contestant in running}
     return found | {contestant.name: of for contestant, of in zip(here, seen, strict=True)}

@@ -1,8 +1,8 @@
-"""Ways to ask a provider that may fail, with another one to fall back on, each set up as its documentation has it.
+"""The contestants of failover, each set up as documented, with a primary and a fallback provider.
 
-All ask for a stream and gather it, with the tokens told at its end. Where there is a limit for the whole call it is 30
-seconds, where there is one for the first token it is 10. Each function imports its library when called and raises
-ImportError when that is not installed.
+All request a stream with usage and join its chunks. The limit of the whole call is 30 seconds and that of the first
+token 10, where a library has such limits. Each function imports its library when called and raises ImportError when
+that is not installed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from .faults import FIRST_TOKEN_SECONDS, TIMEOUT_SECONDS
 
 OURS, OPENAI, LITELLM, TENACITY, STAMINA = "ours", "openai SDK", "LiteLLM Router", "tenacity", "stamina"
 _ATTEMPTS = 3
-_MOST_WAIT_SECONDS = 60.0  # as in tenacity's own example of waiting with jitter
-_STAMINA_TIMEOUT_SECONDS = 45.0  # its default, spelled out to be scaled
-_STAMINA_WAITS = {"wait_initial": 0.1, "wait_max": 5.0, "wait_jitter": 1.0}  # the same
+_MOST_WAIT_SECONDS = 60.0  # as in tenacity's example of jitter
+_STAMINA_TIMEOUT_SECONDS = 45.0  # the default, set explicitly so that it can be scaled
+_STAMINA_WAITS = {"wait_initial": 0.1, "wait_max": 5.0, "wait_jitter": 1.0}  # the defaults, too
 _TOO_MANY, _SERVER_ERROR = 429, 500
 
 
 class Target(NamedTuple):
-    """One model at one provider."""
+    """A model at a provider."""
 
     base_url: str
     model: str
 
 
 class Answer(NamedTuple):
-    """What the reader of a stream has at its end: the text, and what the chunks said of model and tokens."""
+    """The joined stream: its text, the model it names, and whether it has usage."""
 
     text: str
     model: str | None
@@ -38,12 +38,12 @@ class Answer(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What a contestant is set up with.
+    """The options of a contestant.
 
     Attributes:
-        primary: whom to ask.
-        fallback: whom to ask if that fails.
-        scale: all limits and waits that can be set are multiplied by this.
+        primary: asked first.
+        fallback: asked if the primary fails.
+        scale: multiplies all configurable limits and waits.
     """
 
     primary: Target
@@ -55,7 +55,7 @@ Ask = Callable[[str], Awaitable[Answer]]
 
 
 async def gathered(chunks: AsyncIterator[Any]) -> Answer:
-    """The answer that chunks of the OpenAI shape make."""
+    """Joins chunks in OpenAI's format."""
     texts: list[str] = []
     model, usage = None, False
     async for chunk in chunks:
@@ -71,7 +71,7 @@ def _request(model: str, question: str) -> dict[str, Any]:
 
 
 def ours(options: Options) -> Ask:
-    """The assembled pipeline over one client a provider, asked for whole answers: both limits set, else as it is."""
+    """`pipeline` over one client per provider, with both limits set, else at its defaults."""
     from openai import AsyncOpenAI
 
     from observability_integration.primitives import PipelineDefaults, pipeline
@@ -109,7 +109,7 @@ def _is_seconds(name: str, value: object) -> bool:
 
 
 def openai_sdk(options: Options) -> Ask:
-    """The SDK as it comes, but for its timeout of ten minutes: two retries, and nobody to fall back on."""
+    """The SDK at its defaults, except for the timeout of ten minutes: two retries, no fallback."""
     from openai import AsyncOpenAI
 
     target = options.primary
@@ -122,8 +122,8 @@ def openai_sdk(options: Options) -> Ask:
 
 
 def litellm_router(options: Options) -> Ask:
-    """The Router with two groups of one deployment, the second for whatever befalls the first, else as it comes."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import asks the network for prices
+    """The Router with two groups of one deployment; the second is the fallback for any error; else its defaults."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import fetches prices from the network
     import litellm
 
     litellm.suppress_debug_info = True
@@ -153,7 +153,7 @@ def litellm_router(options: Options) -> Ask:
 
 
 def tenacity(options: Options) -> Ask:
-    """`retry` around the function that asks, on any exception, with exponential waits and jitter, then the fallback."""
+    """`retry` around the request, on any exception, with exponential backoff and jitter, then the fallback."""
     from tenacity import retry, stop_after_attempt, wait_exponential_jitter
 
     scale = options.scale
@@ -162,20 +162,20 @@ def tenacity(options: Options) -> Ask:
         wait=wait_exponential_jitter(multiplier=scale, max=_MOST_WAIT_SECONDS * scale, jitter=scale),
         reraise=True,
     )
-    return _by_turns(options, retrying)
+    return _with_fallback(options, retrying)
 
 
 def stamina(options: Options) -> Ask:
-    """`retry` around the function that asks, told which errors to retry and to wait as the server says.
+    """`retry` around the request, with a hook for the errors to retry, then the fallback.
 
-    That hook is the one its documentation builds up: connection errors and statuses from 500 are retried, as is a 429,
-    after the seconds of its Retry-After.
+    The hook is the documented one: it retries connection errors and statuses from 500, and a 429 after the seconds of
+    its Retry-After.
     """
     import httpx
     from openai import APIConnectionError, APIStatusError
     from stamina import retry
 
-    def worth_another(error: Exception) -> bool | float:
+    def is_retryable(error: Exception) -> bool | float:
         if isinstance(error, APIStatusError):
             if error.status_code == _TOO_MANY:
                 seconds = error.response.headers.get("retry-after")
@@ -185,12 +185,12 @@ def stamina(options: Options) -> Ask:
 
     waits = {name: seconds * options.scale for name, seconds in _STAMINA_WAITS.items()}
     timeout = _STAMINA_TIMEOUT_SECONDS * options.scale
-    return _by_turns(options, retry(on=worth_another, attempts=_ATTEMPTS, timeout=timeout, **waits))
+    return _with_fallback(options, retry(on=is_retryable, attempts=_ATTEMPTS, timeout=timeout, **waits))
 
 
-def _by_turns(options: Options, retrying: Callable[[Any], Any]) -> Ask:
-    # What is retried is the whole stream, so that one that breaks is begun anew. The SDK, which retries nothing then,
-    # is given its nearest thing to a limit for the first token: the longest silence.
+def _with_fallback(options: Options, retrying: Callable[[Any], Any]) -> Ask:
+    # The whole stream is retried, so a broken stream starts again. The SDK, whose retries are off, has no limit for the
+    # first token; the closest is the limit on silence.
     from openai import AsyncOpenAI, Timeout
 
     timeout = Timeout(TIMEOUT_SECONDS * options.scale, read=FIRST_TOKEN_SECONDS * options.scale)

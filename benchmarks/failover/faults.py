@@ -1,4 +1,4 @@
-"""Sixteen ways in which a provider fails its caller, and what is asked of the caller's library in each."""
+"""The sixteen faults of the primary provider, and the target of each."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import NamedTuple
 COMPLETE, WRONG, ERROR, OWN_ERROR = "complete", "wrong", "error", "own error"
 
 TIMEOUT_SECONDS, FIRST_TOKEN_SECONDS = 30.0, 10.0
-CAP_SECONDS = 120.0  # for which a question is waited for
+CAP_SECONDS = 120.0  # after which a question ends
 RETRY_AFTER_SECONDS = 2.0
 OUTAGE_SECONDS, RECOVERY_SECONDS = 60.0, 30.0
 SILENT_SECONDS, SLOW_SECONDS, WHOLE_SECONDS = 12.0, 15.0, 45.0
 GAP_SECONDS = 1.8
 BURST, BURST_SECONDS = 4, 3.0
 MOST_IN_OUTAGE = 5
-_EVERY_SECONDS, _FIRST_AT_SECONDS = 4.0, 2.0  # off the beat of the outage, so that no request falls on its end
+_EVERY_SECONDS, _FIRST_AT_SECONDS = 4.0, 2.0  # so that no request coincides with the end of the outage
 
 
 class Reply(NamedTuple):
-    """What became of one question.
+    """The outcome of one question.
 
     Attributes:
-        outcome: `COMPLETE`, the whole answer; `WRONG`, another text handed out as the answer; `OWN_ERROR`, an error
-            with a status that a provider did reply with; `ERROR`, any other error, or nothing for too long.
-        seconds: until then.
+        outcome: `COMPLETE`, the whole answer; `WRONG`, another text returned as the answer; `OWN_ERROR`, an error
+            with the status of a provider's reply; `ERROR`, any other error, or no outcome before the cap.
+        seconds: until the outcome.
         error: the type of the error.
-        model: that gave the answer, as the answer says; None if it names neither of the two.
-        usage: whether the answer tells its tokens.
+        model: named by the answer; None if it names neither provider's model.
+        usage: whether the answer has usage.
     """
 
     outcome: str
@@ -37,13 +37,13 @@ class Reply(NamedTuple):
     usage: bool = False
 
 
-class Seen(NamedTuple):
-    """What was seen of one contestant under one fault; all times are in seconds, before the scale.
+class FaultResult(NamedTuple):
+    """The result of a contestant under a fault; times are unscaled seconds.
 
     Attributes:
-        replies: to each question, in the order of asking.
-        primary: when each request arrived at the primary, since the fault began.
-        fallback: the same of the fallback.
+        replies: to the questions, in order.
+        primary: arrivals of requests at the primary, since the start of the fault.
+        fallback: arrivals at the fallback.
     """
 
     replies: list[Reply]
@@ -51,17 +51,17 @@ class Seen(NamedTuple):
     fallback: list[float]
 
     @classmethod
-    def of(cls, said: dict[str, list[list[object]]]) -> Seen:
-        """From what `_asdict` and JSON have made of it."""
+    def of(cls, said: dict[str, list[list[object]]]) -> FaultResult:
+        """Restores a result from JSON of `_asdict`."""
         return cls(**{**said, "replies": [Reply(*reply) for reply in said["replies"]]})  # type: ignore[arg-type]
 
     @property
     def seconds(self) -> float:
-        """The longest that a question took."""
+        """The seconds of the slowest question."""
         return max(reply.seconds for reply in self.replies)
 
     def all(self, outcome: str) -> bool:
-        """Whether every question came to this."""
+        """Whether every question had this outcome."""
         return all(reply.outcome == outcome for reply in self.replies)
 
 
@@ -69,13 +69,13 @@ class Fault(NamedTuple):
     """One fault.
 
     Attributes:
-        code: its number on the wall.
+        code: of the fault.
         what: happens at the primary.
-        primary: the model of the provider that does it; ``{retry_after}`` stands for the seconds, scaled.
-        target: what is asked, in words.
-        passes: the same, of what was seen.
-        fallback: the model that the fallback answers as.
-        asked_at: when questions are asked, in seconds, whatever became of those before.
+        primary: the model at the primary that produces the fault; ``{retry_after}`` is replaced by scaled seconds.
+        target: in words.
+        passes: whether a result meets the target.
+        fallback: the model at the fallback.
+        asked_at: seconds at which questions are asked, independent of earlier outcomes.
         outage: whether the primary resets every connection in the first `OUTAGE_SECONDS`.
     """
 
@@ -83,42 +83,42 @@ class Fault(NamedTuple):
     what: str
     primary: str
     target: str
-    passes: Callable[[Seen], bool]
+    passes: Callable[[FaultResult], bool]
     fallback: str = "steady"
     asked_at: tuple[float, ...] = (0.0,)
     outage: bool = False
 
 
-def _complete(seen: Seen) -> bool:
+def _complete(seen: FaultResult) -> bool:
     return seen.all(COMPLETE)
 
 
-def _within(seconds: float) -> Callable[[Seen], bool]:
+def _within(seconds: float) -> Callable[[FaultResult], bool]:
     return lambda seen: seen.all(COMPLETE) and seen.seconds <= seconds
 
 
-def _waits_as_told(seen: Seen) -> bool:
+def _obeys_retry_after(seen: FaultResult) -> bool:
     return seen.all(COMPLETE) and all(at - seen.primary[0] >= GAP_SECONDS for at in seen.primary[1:])
 
 
-def _holds_back(seen: Seen) -> bool:
-    crowds = zip(seen.primary, seen.primary[BURST:], strict=False)
-    return seen.all(COMPLETE) and all(last - first > BURST_SECONDS for first, last in crowds)
+def _limits_attempts(seen: FaultResult) -> bool:
+    bursts = zip(seen.primary, seen.primary[BURST:], strict=False)
+    return seen.all(COMPLETE) and all(last - first > BURST_SECONDS for first, last in bursts)
 
 
-def _leaves_at_once(seen: Seen) -> bool:
+def _fails_over_on_silence(seen: FaultResult) -> bool:
     return seen.all(COMPLETE) and len(seen.primary) == 1 and seen.seconds <= SILENT_SECONDS
 
 
-def _tries_once(seen: Seen) -> bool:
+def _tries_once(seen: FaultResult) -> bool:
     return seen.all(COMPLETE) and len(seen.primary) == 1
 
 
-def _lets_through(seen: Seen) -> bool:
+def _returns_own_error(seen: FaultResult) -> bool:
     return seen.all(OWN_ERROR) and (len(seen.primary), len(seen.fallback)) == (1, 0)
 
 
-def _rides_out(seen: Seen) -> bool:
+def _survives_outage(seen: FaultResult) -> bool:
     during = sum(at < OUTAGE_SECONDS for at in seen.primary)
     back = any(OUTAGE_SECONDS <= at <= OUTAGE_SECONDS + RECOVERY_SECONDS for at in seen.primary)
     return seen.all(COMPLETE) and during <= MOST_IN_OUTAGE and back
@@ -128,39 +128,41 @@ def _whole(seconds: float) -> str:
     return f"complete, ≤ {seconds:g} s"
 
 
-def _beats(first: float, every: float, end: float) -> tuple[float, ...]:
+def _times(first: float, every: float, end: float) -> tuple[float, ...]:
     return tuple(first + every * number for number in range(int((end - first) / every) + 1))
 
 
 _ONE_ATTEMPT = "1 attempt at the primary"
-_OUTAGE_BEATS = _beats(_FIRST_AT_SECONDS, _EVERY_SECONDS, OUTAGE_SECONDS + RECOVERY_SECONDS)
+_OUTAGE_TIMES = _times(_FIRST_AT_SECONDS, _EVERY_SECONDS, OUTAGE_SECONDS + RECOVERY_SECONDS)
 
 FAULTS = (
     Fault(
         "S01",
         f"429 with Retry-After {RETRY_AFTER_SECONDS:g}, once",
         "faulty-429-retry-after-{retry_after}",
-        f"complete, not asked again for {GAP_SECONDS:g} s",
-        _waits_as_told,
+        f"complete, no further request for {GAP_SECONDS:g} s",
+        _obeys_retry_after,
     ),
     Fault(
         "S02",
         "429 every time",
         "faulty-429",
         f"complete, ≤ {BURST} attempts at the primary in {BURST_SECONDS:g} s",
-        _holds_back,
+        _limits_attempts,
     ),
     Fault("S03", "500 once", "faulty-500-once", "complete", _complete),
     Fault("S04", "503 for 5 s", "faulty-503-for-5", "complete", _complete),
     Fault("S05", "reset before a byte of the reply", "faulty-reset", "complete", _complete),
-    Fault("S06", "silence", "faulty-silent", f"{_whole(SILENT_SECONDS)}, {_ONE_ATTEMPT}", _leaves_at_once),
+    Fault("S06", "silence", "faulty-silent", f"{_whole(SILENT_SECONDS)}, {_ONE_ATTEMPT}", _fails_over_on_silence),
     Fault("S07", "first token after 20 s", "faulty-slow-first-token-20", _whole(SLOW_SECONDS), _within(SLOW_SECONDS)),
     Fault("S08", "cut after 12 of 24 tokens", "faulty-cut-at-12", _whole(WHOLE_SECONDS), _within(WHOLE_SECONDS)),
     Fault("S09", "stalls after 12 of 24 tokens", "faulty-stall-at-12", _whole(WHOLE_SECONDS), _within(WHOLE_SECONDS)),
     Fault("S10", "a malformed chunk", "faulty-malformed-at-12", "complete", _complete),
     Fault("S11", "a finish reason, but no end marker", "faulty-no-end-marker", "complete", _complete),
     Fault("S12", "context_length_exceeded", "faulty-context-length", f"complete, {_ONE_ATTEMPT}", _tries_once),
-    Fault("S13", "content_filter", "faulty-content-filter", "the provider's own error after 1 attempt", _lets_through),
+    Fault(
+        "S13", "content_filter", "faulty-content-filter", "the provider's own error after 1 attempt", _returns_own_error
+    ),
     Fault(
         "S14",
         "cut after 12 tokens; the fallback rejects prefill",
@@ -173,9 +175,9 @@ FAULTS = (
         "S15",
         f"{OUTAGE_SECONDS:g} s of resets, a question every {_EVERY_SECONDS:g} s",
         "primary",
-        f"all complete, ≤ {MOST_IN_OUTAGE} attempts during it, asked again ≤ {RECOVERY_SECONDS:g} s after it",
-        _rides_out,
-        asked_at=_OUTAGE_BEATS,
+        f"all complete, ≤ {MOST_IN_OUTAGE} attempts during it, primary asked again ≤ {RECOVERY_SECONDS:g} s after it",
+        _survives_outage,
+        asked_at=_OUTAGE_TIMES,
         outage=True,
     ),
     Fault(
@@ -184,6 +186,6 @@ FAULTS = (
         "faulty-flapping-good-3-bad-3",
         "all complete",
         _complete,
-        asked_at=_beats(0.0, 1.0, 12.0),
+        asked_at=_times(0.0, 1.0, 12.0),
     ),
 )

@@ -1,7 +1,7 @@
-"""One contestant under all faults: `python -m benchmarks.failover.worker CONTESTANT SCALE`.
+"""Runs a contestant under all faults: `python -m benchmarks.failover.worker CONTESTANT SCALE`.
 
-Says on its standard output, line by line as JSON: that it is ready, or lacks its library; then, of each fault, what was
-seen. It begins when a line comes on its standard input.
+Writes messages on standard output as lines of JSON: ready, or that the library is missing; then the result of each
+fault. Starts at the first line on standard input.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .faults import (
     RETRY_AFTER_SECONDS,
     WRONG,
     Fault,
+    FaultResult,
     Reply,
-    Seen,
 )
 
-APART_SECONDS = 0.25  # not scaled: a first call costs some processor time, which is to fall into nobody else's wait
-QUESTION = "Is anybody there?"
+APART_SECONDS = 0.25  # not scaled: the processor time of first calls must not fall into the waits of other faults
+QUESTION = "What is the answer?"
 
 
 class ProviderPair:
-    """Two providers, and one contestant between them and the questions.
+    """A primary and a fallback provider, and the contestant that calls them.
 
     Args:
-        contestant: builds it for one fault, so that nothing is learned from another.
+        contestant: is built anew for each fault, so that faults do not influence each other.
         scale: of all times.
     """
 
@@ -61,11 +61,11 @@ class ProviderPair:
         await self._primary.close()
         await self._fallback.close()
 
-    def asks(self, fault: Fault) -> Ask:
-        """The contestant, set up for a fault.
+    def build(self, fault: Fault) -> Ask:
+        """Builds the contestant for a fault.
 
         Raises:
-            ImportError: if its library is not installed.
+            ImportError: the library is not installed.
         """
         primary, fallback = self._models(fault)
         options = Options(
@@ -74,18 +74,18 @@ class ProviderPair:
         return self._build(options)
 
     async def warm_up(self) -> None:
-        """Lets it answer once where nothing is wrong: what it loads at its first call is no fault of the provider.
+        """Asks once without a fault, so that the library loads before it is timed.
 
         Raises:
-            NotDoneError: if that is not the answer.
+            NotDoneError: the answer is not complete.
         """
         nothing = Fault("warm up", "", "healthy", "", lambda _: True)
-        reply = await self._reply(self.asks(nothing), *self._models(nothing))
+        reply = await self._reply(self.build(nothing), *self._models(nothing))
         if reply.outcome != COMPLETE:
             raise NotDoneError(f"without any fault: {reply}")
 
-    async def see(self, fault: Fault, ask: Ask) -> Seen:
-        """Asks under a fault until all questions have come to something."""
+    async def run_fault(self, fault: Fault, ask: Ask) -> FaultResult:
+        """Asks all questions of a fault, and returns the result."""
         loop = asyncio.get_running_loop()
         models = self._models(fault)
         began = loop.time()
@@ -102,10 +102,10 @@ class ProviderPair:
             [(request.time_seconds - began) / self._scale for request in provider.requests if request.model == model]
             for provider, model in zip((self._primary, self._fallback), models, strict=True)
         ]
-        return Seen(replies, *arrivals)
+        return FaultResult(replies, *arrivals)
 
     def _models(self, fault: Fault) -> tuple[str, str]:
-        seconds = f"{RETRY_AFTER_SECONDS * self._scale:g}"  # the provider sends it as it is told
+        seconds = f"{RETRY_AFTER_SECONDS * self._scale:g}"  # the provider does not scale this value
         return f"{fault.primary.format(retry_after=seconds)}:{fault.code}", f"{fault.fallback}:{fault.code}"
 
     async def _reply(self, ask: Ask, primary: str, fallback: str) -> Reply:
@@ -115,7 +115,7 @@ class ProviderPair:
         try:
             async with asyncio.timeout(CAP_SECONDS * self._scale):
                 answer = await ask(QUESTION)
-        except BaseException as error:  # also a cancellation that nobody asked for
+        except BaseException as error:  # also a cancellation that a library causes
             failed = error
         seconds = (time.perf_counter() - started) / self._scale
         if answer is not None:
@@ -141,29 +141,29 @@ async def _work(contestant: str, scale: float, out: TextIO) -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
-    async def look(number: int, fault: Fault, ask: Ask) -> None:
+    async def run(number: int, fault: Fault, ask: Ask) -> None:
         await asyncio.sleep(number * APART_SECONDS)
-        say(code=fault.code, seen=(await providers.see(fault, ask))._asdict())
+        say(code=fault.code, seen=(await providers.run_fault(fault, ask))._asdict())
 
     async with ProviderPair(contestant, scale) as providers:
         try:
-            asks = {fault: providers.asks(fault) for fault in FAULTS}
+            asks = {fault: providers.build(fault) for fault in FAULTS}
         except ImportError as error:
             if (error.name or "").startswith("observability_integration"):
-                raise  # the library is here, and does not work
+                raise  # our library is installed but broken
             say(missing=True)
             return
         await providers.warm_up()
         say(ready=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        await asyncio.gather(*(look(number, fault, ask) for number, (fault, ask) in enumerate(asks.items())))
+        await asyncio.gather(*(run(number, fault, ask) for number, (fault, ask) in enumerate(asks.items())))
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Runs the faults."""
     logging.disable(logging.CRITICAL)
     contestant, scale = arguments
-    out, sys.stdout = sys.stdout, sys.stderr  # what a peer prints is nothing that was seen
+    out, sys.stdout = sys.stdout, sys.stderr  # peers print on standard output
     asyncio.run(_work(contestant, float(scale), out))
 
 

@@ -1,6 +1,6 @@
 """Runs the hedging benchmark alone: `python -m benchmarks.hedging`, from the root of the project.
 
-The exit code is 0 when the targets are met, 1 when one is missed, and 2 when a call was answered wrongly.
+The exit code is 0 when the targets are met, 1 when one is missed, and 2 when a call returned a wrong answer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .tables import tables
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print, and return the exit code."""
+    """Measures, prints, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hedging", description=__doc__.partition(":")[0])
-    parser.add_argument("--quick", action="store_true", help="a quarter of the calls; the figures are rougher")
+    parser.add_argument("--quick", action="store_true", help="make a quarter of the calls, with rougher figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the time of every call to FILE")
     options = parser.parse_args(arguments)
     scale = QUICK if options.quick else FULL

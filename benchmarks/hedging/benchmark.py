@@ -1,7 +1,6 @@
-"""What a second call does for the slowest answers, and what it costs: `python -m benchmarks.hedging`, from the root.
+"""Measures the latency that a hedge saves, and the calls that it adds.
 
-Two providers behind real sockets, each slow with one request in twenty, and callers that ask one after the other. The
-exit code is 0 when the targets are met, 1 when one is missed, and 2 when a call was answered wrongly.
+Two providers behind real sockets are slow for one request in twenty; each caller asks one question after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SLOW_SHARE = 0.05
 QUANTILE = 0.94  # of 1 - SLOW_SHARE = 95 % normal calls
 TIMES_LOWER, MORE_CALLS = 3.0, 0.07
 SPENT_RATIO = 0.01
-_LEAST_SECONDS = 0.001  # by default 50 ms, which no call of this provider takes unless it is slow
+_LEAST_SECONDS = 0.001  # the default of 50 ms lies above all normal calls of this provider
 _SEED = 2013
 
 Ask = Callable[[int], Awaitable[int]]
@@ -34,10 +33,10 @@ class Scale(NamedTuple):
     """How much is measured.
 
     Attributes:
-        calls: of which the times are counted, and the calls of the providers.
-        before: calls before that, in which a hedge learns what slow is.
-        callers: how many ask at the same time.
-        speed: what all times are divided by.
+        calls: measured calls.
+        before: calls for the warm-up of the hedge's delay.
+        callers: concurrent callers.
+        speed: divides all times.
     """
 
     calls: int
@@ -50,13 +49,13 @@ FULL = Scale(4000, 512, 20)
 QUICK = Scale(1000, 256, 20)
 
 
-class Seen(NamedTuple):
-    """What was seen of one way to call.
+class HedgingResult(NamedTuple):
+    """The result of one configuration.
 
     Attributes:
         seconds: of each call.
-        requests: that the providers got meanwhile.
-        cut_off: of those, that were given up before they were answered.
+        requests: received by the providers.
+        cut_off: requests whose connection was closed before the answer.
     """
 
     seconds: list[float]
@@ -64,17 +63,17 @@ class Seen(NamedTuple):
     cut_off: int
 
     def percentile(self, percent: int) -> float:
-        """Seconds that so many percent of the calls did not exceed."""
+        """Returns a percentile of the calls' seconds."""
         return quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
 
     @property
     def more_calls(self) -> float:
-        """Requests beyond one a call, as a share of the calls."""
+        """Requests beyond one per call, as a share of the calls."""
         return (self.requests - len(self.seconds)) / len(self.seconds)
 
 
 class Provider:
-    """Answers a number with the same number, mostly soon; notices when nobody waits for that any more."""
+    """Echoes a number, sometimes slowly; counts the connections that a client closes before the answer."""
 
     def __init__(self, seed: int, speed: float) -> None:
         self._random = Random(seed)
@@ -85,7 +84,7 @@ class Provider:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Provider]:
-        """Listens on a free port of this machine."""
+        """Listens on a free port of 127.0.0.1 inside the block."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         async with server:
             self._port = server.sockets[0].getsockname()[1]
@@ -105,7 +104,7 @@ class Provider:
         writer.close()
 
     async def ask(self, number: int) -> int:
-        """One request, on a connection of its own: closing it is how a provider hears that it may stop."""
+        """Sends a request on a connection of its own; a cancelled request closes it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(b"%d\n" % number)
@@ -118,11 +117,11 @@ def _hedged(first: Ask, second: Ask, **options: Any) -> Ask:
     return HedgePrimitive(first, second, **({"min_delay_seconds": _LEAST_SECONDS} | options)).execute
 
 
-WITHOUT, HEDGED, SPENT = "no hedge", f"after p{QUANTILE * 100:g}", "after the same, budget of 1 %"
+WITHOUT, HEDGED, SPENT = "no hedge", f"after p{QUANTILE * 100:g}", f"after p{QUANTILE * 100:g}, budget of 1 %"
 WAYS: dict[str, Callable[[Ask, Ask], Ask]] = {
     WITHOUT: lambda first, _: first,
     HEDGED: lambda first, second: _hedged(first, second, quantile=QUANTILE),
-    "after p95, where the slow ones begin": lambda first, second: _hedged(first, second),
+    "after p95, where slow calls begin": lambda first, second: _hedged(first, second),
     "after p90": lambda first, second: _hedged(first, second, quantile=0.9, budget=None),
     "after 50 ms": lambda first, second: _hedged(first, second, delay_seconds=0.05),
     SPENT: lambda first, second: _hedged(
@@ -132,28 +131,30 @@ WAYS: dict[str, Callable[[Ask, Ask], Ask]] = {
 
 
 async def measure(scale: Scale, report: Report) -> dict[str, Any]:
-    """What was seen, by way to call: `Seen` as a dict.
+    """Runs all configurations; returns a `HedgingResult` as a dict by name.
 
     Raises:
-        NotDoneError: a call was answered wrongly.
+        NotDoneError: a call returned a wrong answer.
     """
     found: dict[str, Any] = {}
     for name, way in WAYS.items():
         report(f"hedging: {name}")
-        found[name] = (await _see(way, scale))._asdict()
+        found[name] = (await _run(way, scale))._asdict()
     return found
 
 
-async def _see(way: Callable[[Ask, Ask], Ask], scale: Scale) -> Seen:
+async def _run(way: Callable[[Ask, Ask], Ask], scale: Scale) -> HedgingResult:
     first, second = (Provider(_SEED + number, scale.speed) for number in range(2))
     async with first.running(), second.running():
         ask = way(first.ask, second.ask)
         await _call_all(ask, scale.before, scale.callers)
         before = first.requests + second.requests, first.cut_off + second.cut_off
         seconds = await _call_all(ask, scale.calls, scale.callers)
-        # A cancelled caller's connection is closed, and the provider told, some turns of the loop later.
+        # Connections of cancelled requests close some iterations of the loop later.
         await asyncio.sleep(max(SLOW_SECONDS) / scale.speed)
-        return Seen(seconds, first.requests + second.requests - before[0], first.cut_off + second.cut_off - before[1])
+        return HedgingResult(
+            seconds, first.requests + second.requests - before[0], first.cut_off + second.cut_off - before[1]
+        )
 
 
 async def _call_all(ask: Ask, calls: int, callers: int) -> list[float]:

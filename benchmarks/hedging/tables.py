@@ -17,33 +17,33 @@ from .benchmark import (
     SPENT_RATIO,
     TIMES_LOWER,
     WITHOUT,
+    HedgingResult,
     Scale,
-    Seen,
 )
 
 
 def tables(found: Mapping[str, Any], scale: Scale) -> Iterator[Table]:
-    """What was found.
+    """Yields the table.
 
     Args:
-        found: what `measure` returned.
-        scale: that it was given.
+        found: the result of `measure`.
+        scale: of the run.
     """
-    seen = {name: Seen(**figures) for name, figures in found.items()}
+    seen = {name: HedgingResult(**figures) for name, figures in found.items()}
     yield Table(
-        "A second call when the first is slow",
-        ("second call", "p50", "p99", "p99 without / with", "more calls", "given up"),
+        "Hedging: a second call when the first is slow",
+        ("hedge", "p50", "p99", "p99 without / with", "more calls", "cancelled"),
         [_row(name, one, seen[WITHOUT]) for name, one in seen.items()],
-        f"Two providers on loopback sockets, a connection a call. Each answers after {_range(FAST_SECONDS)}, and "
-        f"{SLOW_SHARE:.0%} of the requests, drawn at random, after {_range(SLOW_SECONDS)}. {scale.callers} callers ask "
-        f"one question after the other, {scale.calls:,} in all, after {scale.before} that are not counted. More calls "
-        "are those that the providers got beyond one a question; given up are those whose connection was closed before "
-        "the answer. A quantile has to lie below the share of normal calls: at p95 the slow ones begin, and which side "
-        "of that the measured one is on is chance. A budget of 1 % is one that is used up all the time.",
+        f"Two providers on loopback sockets, one connection per call. Each answers after {_range(FAST_SECONDS)}, and "
+        f"{SLOW_SHARE:.0%} of the requests, at random, after {_range(SLOW_SECONDS)}. {scale.callers} callers ask one "
+        f"question after the other, {scale.calls:,} in all, after {scale.before} for warm-up. More calls are requests "
+        "beyond one per question; cancelled are requests whose connection was closed before the answer. A quantile "
+        "must lie below the share of normal calls: slow calls begin at p95, so it is chance on which side the measured "
+        "quantile lies. A budget of 1 % is always exhausted.",
     )
 
 
-def _row(name: str, seen: Seen, without: Seen) -> TableRow:
+def _row(name: str, seen: HedgingResult, without: HedgingResult) -> TableRow:
     lower = without.percentile(99) / seen.percentile(99)
     figures = (
         f"{seen.percentile(50) * 1e3:.1f} ms",

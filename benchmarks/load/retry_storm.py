@@ -1,7 +1,7 @@
-"""What retries do to a provider that is down, and to one that is for a while too slow for its load.
+"""Measures retries against a provider that is down (a storm), and one that is overloaded for a while (a brown-out).
 
-Nothing waits in earnest: all of it passes on the clock of an event loop that jumps from one timer to the next, and the
-library is given that clock in place of `time.monotonic`.
+Time is simulated: the event loop jumps from one timer to the next, and its clock replaces `time.monotonic` for the
+library.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ BROWN_OUT_SECONDS, LONG_SECONDS = 30.0, 120.0
 STORM_CALLS = 1000
 SPREADS_SECONDS = 0.0, 60.0
 WINDOW_SECONDS, _STEP_SECONDS = 5.0, 0.5
-RECOVERED = 0.9  # answers for each call that comes in
+RECOVERED = 0.9  # answers per call
 
 Report = Callable[[str], None]
 
 
-class Scene(NamedTuple):
+class Scenario(NamedTuple):
     """A provider, its load, and its brown-out.
 
     Attributes:
-        slots: requests that it serves at once.
-        seconds: that one takes, in the mean; how long each takes is exponentially distributed, as is the time from one
-            call to the next.
-        load: share of what it can do that callers ask of it.
-        browned_out: times what it can do in the brown-out, that callers ask of it then.
-        before: seconds until the brown-out.
-        during: seconds of it.
-        after: seconds that come after it.
+        slots: requests served at once.
+        seconds: mean service time; service times and times between calls are exponentially distributed.
+        load: calls as a share of the capacity.
+        browned_out: calls as a multiple of the capacity during the brown-out.
+        before: seconds before the brown-out.
+        during: seconds of the brown-out.
+        after: seconds after the brown-out.
     """
 
-    slots: int = 40  # not what an Aimd begins with
+    slots: int = 40  # differs from the initial limit of Aimd
     seconds: float = 0.5
     load: float = 0.7
     browned_out: float = 2.0
@@ -53,26 +52,26 @@ class Scene(NamedTuple):
 
     @property
     def calls_per_second(self) -> float:
-        """How many calls come in."""
+        """Arrival rate of calls."""
         return self.load * self.slots / self.seconds
 
     @property
     def slots_left(self) -> int:
-        """Requests that it serves at once in the brown-out."""
+        """Requests served at once during the brown-out."""
         return round(self.slots * self.load / self.browned_out)
 
 
-class Seen(NamedTuple):
-    """What came of the calls of one run.
+class BrownOutResult(NamedTuple):
+    """The result of one run.
 
     Attributes:
         seconds: of the brown-out.
-        attempts: requests to the provider for each call, over the whole run.
-        during: answers in the brown-out for each call that came in then.
-        after: the same after it; above 1 where calls had waited.
-        recovered_seconds: after the brown-out, until answers kept up with calls again; None if they never did.
-        slowest_seconds: all but a hundredth of the answers from the brown-out on came sooner after their call.
-        wasted: share of the provider's work after the brown-out that nobody waited for any more.
+        attempts: requests to the provider per call, over the whole run.
+        during: answers per call during the brown-out.
+        after: answers per call after it; above 1 where queued calls were answered.
+        recovered_seconds: from the end of the brown-out until answers kept up with calls; None if they never did.
+        slowest_seconds: 99th percentile of the latency from the start of the brown-out on.
+        wasted: share of the provider's work after the brown-out on requests whose caller had gone.
     """
 
     seconds: float
@@ -85,13 +84,13 @@ class Seen(NamedTuple):
 
 
 class Provider:
-    """Serves so many requests at once, and the others in the order in which they came.
+    """Serves a number of requests at once, and queues the others in order.
 
-    As real ones do, it works on a request whose caller has left: nobody tells it.
+    Like real providers, it also serves requests whose caller has gone.
 
     Args:
-        slots: requests at once.
-        seconds: draws how long one takes.
+        slots: requests served at once.
+        seconds: draws a service time.
     """
 
     def __init__(self, slots: int, seconds: Callable[[], float]) -> None:
@@ -101,15 +100,15 @@ class Provider:
         self._busy = 0
         self.requests = 0
         self.served: list[tuple[float, bool]] = []
-        """When each request was done, and whether somebody still waited for it."""
+        """The end of each request, and whether its caller still waited."""
 
     def resize(self, slots: int) -> None:
-        """From now on it serves so many at once; what it serves already it finishes."""
+        """Changes the number of slots; running requests finish."""
         self._slots = slots
         self._serve()
 
     async def ask(self, _: object) -> str:
-        """Waits for its turn, and for the answer."""
+        """Queues a request and returns its answer."""
         self.requests += 1
         answered = asyncio.get_running_loop().create_future()
         self._queue.append(answered)
@@ -134,27 +133,27 @@ class Provider:
 def measure(
     contestants: Sequence[str], runs: Sequence[tuple[float, int]], clock: SimulatedClock, report: Report
 ) -> dict[str, Any]:
-    """Looks at the contestants.
+    """Runs the contestants.
 
     Args:
-        contestants: who is to be looked at.
-        runs: brown-outs of how many seconds, and how many of each.
-        clock: what the library took for `time.monotonic`.
-        report: is told what is going on.
+        contestants: to run.
+        runs: seconds of a brown-out, and number of runs with it.
+        clock: replaced `time.monotonic` before the library was imported.
+        report: called with progress.
 
     Returns:
-        Under ``storm``, by contestant, attempts for each call, in the order of `SPREADS_SECONDS`; under ``brown_out``,
-        by contestant, a `Seen` as a dict for each run. None where the library is not installed.
+        Under ``storm``, by contestant, attempts per call, in the order of `SPREADS_SECONDS`; under ``brown_out``,
+        by contestant, a `BrownOutResult` as a dict for each run. None where the library is not installed.
     """
     found: dict[str, Any] = {"storm": {}, "brown_out": {}}
-    scenes = [(Scene(during=seconds), seed) for seconds, number in runs for seed in range(number)]
+    scenarios = [(Scenario(during=seconds), seed) for seconds, number in runs for seed in range(number)]
     for name in contestants:
-        report(f"storms: {name}")
+        report(f"retry storm, brown-out: {name}")
         if (build := STORM_CONTESTANTS.get(name)) is not None:
             found["storm"][name] = _of(build, lambda build: [storm(build, spread, clock) for spread in SPREADS_SECONDS])
         if (build := BROWN_OUT_CONTESTANTS.get(name)) is not None:
             found["brown_out"][name] = _of(
-                build, lambda build: [brown_out(build, scene, seed, clock)._asdict() for scene, seed in scenes]
+                build, lambda build: [brown_out(build, scenario, seed, clock)._asdict() for scenario, seed in scenarios]
             )
     return found
 
@@ -164,18 +163,18 @@ def _of(build: Build, look: Callable[[Build], list[Any]]) -> list[Any] | None:
         return look(build)
     except ImportError as error:
         if (error.name or "").startswith("observability_integration"):
-            raise  # the library is here, and does not work
+            raise  # our library is installed but broken
         return None
 
 
 def storm(build: Build, spread_seconds: float, clock: SimulatedClock, calls: int = STORM_CALLS) -> float:
-    """How many attempts a provider sees for each call while it refuses every one of them.
+    """Returns attempts per call while the provider refuses every request.
 
     Args:
         build: the contestant.
-        spread_seconds: over which the calls come in; 0 for all in one instant.
-        clock: what the library took for `time.monotonic`.
-        calls: how many.
+        spread_seconds: over which calls arrive; 0 for all at once.
+        clock: replaced `time.monotonic` before the library was imported.
+        calls: number of calls.
     """
     attempts = 0
 
@@ -188,80 +187,84 @@ def storm(build: Build, spread_seconds: float, clock: SimulatedClock, calls: int
         ask = build(refuse)
         times = [spread_seconds * number / calls for number in range(calls)]
         answers = await _ask_at(times, ask)
-        expect(all(at is None for at in answers), "a call was answered that nobody answers")
+        expect(all(at is None for at in answers), "a call was answered though the provider refuses all")
 
     random.seed(0)  # the waits between attempts
     _simulate(run, clock)
     return attempts / calls
 
 
-def brown_out(build: Build, scene: Scene, seed: int, clock: SimulatedClock) -> Seen:
-    """Has calls come in before, during and after a brown-out, whatever became of those before.
+def brown_out(build: Build, scenario: Scenario, seed: int, clock: SimulatedClock) -> BrownOutResult:
+    """Makes calls before, during and after a brown-out, independent of earlier outcomes.
 
     Args:
-        build: the contestant, whose callers give an attempt up after `storm_contestants.PATIENCE_SECONDS`.
-        scene: the provider.
-        seed: of the times at which calls come in, how long requests take, and the waits between attempts.
-        clock: what the library took for `time.monotonic`.
+        build: the contestant; an attempt times out after `PATIENCE_SECONDS`.
+        scenario: provider, load and brown-out.
+        seed: of arrivals, service times, and waits between attempts.
+        clock: replaced `time.monotonic` before the library was imported.
     """
     draws = random.Random(seed)
-    starts, ends = scene.before, scene.before + scene.during
-    comes = [draws.expovariate(scene.calls_per_second)]
-    while comes[-1] < ends + scene.after:
-        comes.append(comes[-1] + draws.expovariate(scene.calls_per_second))
-    provider = Provider(scene.slots, lambda: draws.expovariate(1 / scene.seconds))
+    starts, ends = scenario.before, scenario.before + scenario.during
+    arrivals = [draws.expovariate(scenario.calls_per_second)]
+    while arrivals[-1] < ends + scenario.after:
+        arrivals.append(arrivals[-1] + draws.expovariate(scenario.calls_per_second))
+    provider = Provider(scenario.slots, lambda: draws.expovariate(1 / scenario.seconds))
     answers: list[float | None] = []
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        loop.call_at(starts, provider.resize, scene.slots_left)
-        loop.call_at(ends, provider.resize, scene.slots)
-        answers.extend(await _ask_at(comes, build(provider.ask)))
+        loop.call_at(starts, provider.resize, scenario.slots_left)
+        loop.call_at(ends, provider.resize, scenario.slots)
+        answers.extend(await _ask_at(arrivals, build(provider.ask)))
 
     random.seed(seed)
     _simulate(run, clock)
-    until = ends + scene.after
+    until = ends + scenario.after
     answered = sorted(at for at in answers if at is not None)
-    took = sorted(at - came for came, at in zip(comes, answers, strict=True) if at is not None and at >= starts)
+    took = sorted(
+        at - arrived for arrived, at in zip(arrivals, answers, strict=True) if at is not None and at >= starts
+    )
     work = [was_wanted for at, was_wanted in provider.served if ends <= at < until]
-    return Seen(
-        scene.during,
-        provider.requests / len(comes),
-        _kept_up(comes, answered, starts, ends),
-        _kept_up(comes, answered, ends, until),
-        recovered_seconds(comes, answered, ends, until),
+    return BrownOutResult(
+        scenario.during,
+        provider.requests / len(arrivals),
+        _kept_up(arrivals, answered, starts, ends),
+        _kept_up(arrivals, answered, ends, until),
+        recovered_seconds(arrivals, answered, ends, until),
         took[len(took) * 99 // 100] if took else 0.0,
         1 - sum(work) / len(work) if work else 0.0,
     )
 
 
-def recovered_seconds(comes: Sequence[float], answered: Sequence[float], since: float, until: float) -> float | None:
-    """How long it took until answers kept up with calls: nine for ten, in the five seconds that follow and to the end.
+def recovered_seconds(arrivals: Sequence[float], answered: Sequence[float], since: float, until: float) -> float | None:
+    """Returns the seconds until answers kept up with calls.
+
+    That is, at least `RECOVERED` answers per call, both in the next `WINDOW_SECONDS` and up to the end of the run.
 
     Args:
-        comes: when calls came in, in order.
-        answered: when they were answered, in order.
-        since: when the brown-out ended.
-        until: when the watch ended.
+        arrivals: times of calls, in order.
+        answered: times of answers, in order.
+        since: end of the brown-out.
+        until: end of the run.
 
     Returns:
         None if they never did.
     """
     for step in range(int((until - since - WINDOW_SECONDS) / _STEP_SECONDS) + 1):
         start = since + step * _STEP_SECONDS
-        shares = (_kept_up(comes, answered, start, end) for end in (start + WINDOW_SECONDS, until))
+        shares = (_kept_up(arrivals, answered, start, end) for end in (start + WINDOW_SECONDS, until))
         if min(shares) >= RECOVERED:
             return start - since
     return None
 
 
-def _kept_up(comes: Sequence[float], answered: Sequence[float], since: float, until: float) -> float:
-    calls, answers = (bisect_left(times, until) - bisect_left(times, since) for times in (comes, answered))
+def _kept_up(arrivals: Sequence[float], answered: Sequence[float], since: float, until: float) -> float:
+    calls, answers = (bisect_left(times, until) - bisect_left(times, since) for times in (arrivals, answered))
     return answers / calls if calls else 1.0
 
 
 async def _ask_at(times: Sequence[float], ask: Ask) -> list[float | None]:
-    """Asks at these times of the loop; when each was answered, or None if it was not."""
+    """Asks at these times of the loop; returns the time of each answer, or None."""
     loop = asyncio.get_running_loop()
 
     async def one() -> float | None:

@@ -1,6 +1,6 @@
-"""Ways to ask a provider again, or not to, each set up as its documentation has it.
+"""The contestants of retry storms and brown-outs, each set up as documented.
 
-Each function imports what it needs when called, and raises ImportError when that is not installed.
+Each function imports its library when called and raises ImportError when that is not installed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Ask = Callable[[Any], Awaitable[Any]]
 Build = Callable[[Ask], Ask]
 
 OURS, PIPELINE, PIPELINE_AIMD = "RetryPrimitive", "pipeline", "pipeline with Aimd"
-OPENAI, TENACITY, STAMINA = "as the openai SDK, 2 retries", "tenacity, 3 attempts", "stamina, 3 attempts"
+OPENAI, TENACITY, STAMINA = "like the openai SDK, 2 retries", "tenacity, 3 attempts", "stamina, 3 attempts"
 NO_RETRIES = "no retries"
-BUDGETED, UNBUDGETED = "3 attempts, time-outs too, our budget", "3 attempts, time-outs too, no budget"
+BUDGETED, UNBUDGETED = "3 attempts, also after timeouts, our budget", "3 attempts, also after timeouts, no budget"
 
 
 class OverloadedError(Exception):
-    """What a provider says that has no room: HTTP 503, in the shape that SDKs give it."""
+    """HTTP 503 of an overloaded provider, as SDKs raise it."""
 
     status_code = 503
 
@@ -40,14 +40,14 @@ def retry(ask: Ask) -> Ask:
 
 
 def assembled(ask: Ask) -> Ask:
-    """`pipeline` at its defaults, of one target."""
+    """`pipeline` at its defaults, with one target."""
     return pipeline([LLMTarget(call=ask, name="target")]).execute
 
 
 def openai_sdk(ask: Ask) -> Ask:
-    """What the openai SDK does by default, without its client: two retries, each after twice the wait, less some."""
+    """The openai SDK's default policy without its client: two retries, with exponential backoff and jitter."""
 
-    async def again(question: Any) -> Any:
+    async def retrying(question: Any) -> Any:
         for retries in range(_ATTEMPTS - 1):
             try:
                 return await ask(question)
@@ -56,27 +56,27 @@ def openai_sdk(ask: Ask) -> Ask:
                 await asyncio.sleep(wait_seconds * (1 - _JITTER * random.random()))
         return await ask(question)
 
-    return again
+    return retrying
 
 
 def tenacity(ask: Ask) -> Ask:
-    """`retry` on any exception, with exponential waits and jitter."""
+    """`retry` on any exception, with exponential backoff and jitter."""
     from tenacity import retry, stop_after_attempt, wait_exponential_jitter
 
-    again: Ask = retry(stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(), reraise=True)(ask)
-    return again
+    retrying: Ask = retry(stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(), reraise=True)(ask)
+    return retrying
 
 
 def stamina(ask: Ask) -> Ask:
-    """`retry` with its defaults."""
+    """`retry` at its defaults."""
     from stamina import retry
 
-    again: Ask = retry(on=Exception, attempts=_ATTEMPTS)(ask)
-    return again
+    retrying: Ask = retry(on=Exception, attempts=_ATTEMPTS)(ask)
+    return retrying
 
 
-def patient(build: Build) -> Build:
-    """The same with attempts that end when the caller's patience does."""
+def with_timeout(build: Build) -> Build:
+    """Adds a timeout of `PATIENCE_SECONDS` to each attempt."""
 
     def around(ask: Ask) -> Ask:
         async def attempt(question: Any) -> Any:
@@ -96,15 +96,15 @@ def _defaults(ask: Ask) -> Ask:
     return RetryPrimitive(TimeoutPrimitive(ask, PATIENCE_SECONDS)).execute
 
 
-def _late_is_passing(error: BaseException) -> FaultKind | None:
-    # By default a time-out is no reason to ask the same target again.
+def _timeouts_are_transient(error: BaseException) -> FaultKind | None:
+    # By default a timeout is not retried.
     return "transient" if isinstance(error, TimeoutError) else None
 
 
 def _with_budget(budget: Callable[[], RetryBudget | None]) -> Build:
     def build(ask: Ask) -> Ask:
         step = TimeoutPrimitive(ask, PATIENCE_SECONDS)
-        return RetryPrimitive(step, _ATTEMPTS, budget=budget(), classifier=_late_is_passing).execute
+        return RetryPrimitive(step, _ATTEMPTS, budget=budget(), classifier=_timeouts_are_transient).execute
 
     return build
 
@@ -131,8 +131,8 @@ BROWN_OUT_CONTESTANTS: dict[str, Build] = {
     PIPELINE_AIMD: _pipeline(max_concurrency=Aimd),
     BUDGETED: _with_budget(RetryBudget),
     UNBUDGETED: _with_budget(lambda: None),
-    OPENAI: patient(openai_sdk),
-    TENACITY: patient(tenacity),
-    STAMINA: patient(stamina),
-    NO_RETRIES: patient(_once),
+    OPENAI: with_timeout(openai_sdk),
+    TENACITY: with_timeout(tenacity),
+    STAMINA: with_timeout(stamina),
+    NO_RETRIES: with_timeout(_once),
 }

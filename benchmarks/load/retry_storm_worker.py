@@ -1,6 +1,6 @@
-"""The storms in a process of their own: `python -m benchmarks.load.retry_storm_worker SCALE FILE` writes what it found as JSON.
+"""Runs retry storms and brown-outs: `python -m benchmarks.load.retry_storm_worker SCALE FILE` writes results as JSON.
 
-The clock has to be exchanged before the library is imported, because the library takes it over as it is then.
+Replaces `time.monotonic` before the library is imported, because the library binds it at import.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from benchmarks.simulated_clock import SimulatedClock
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Runs the contestants."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load.retry_storm_worker")
     parser.add_argument("scale", choices=("full", "quick"))
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
-    logging.disable(logging.CRITICAL)  # some tell of every single retry
+    logging.disable(logging.CRITICAL)  # some libraries log every retry
     clock = time.monotonic = SimulatedClock()
     from . import retry_storm
     from .retry_storm_contestants import OURS, PIPELINE, PIPELINE_AIMD, UNBUDGETED

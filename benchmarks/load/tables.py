@@ -1,4 +1,4 @@
-"""What was found about storms of retries, brown-outs, and the replay of arrivals, as tables."""
+"""The tables of the part "load": retry storm, brown-out, and traffic replay."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from benchmarks.table import Table, TableRow
 
 from . import retry_storm, traffic_replay
-from .retry_storm import Scene
-from .retry_storm import Seen as BrownOut
+from .process_monitor import LAG_EVERY_SECONDS
+from .retry_storm import BrownOutResult, Scenario
 from .retry_storm_contestants import (
     BROWN_OUT_CONTESTANTS,
     OURS,
@@ -19,26 +19,25 @@ from .retry_storm_contestants import (
     PIPELINE_AIMD,
     STORM_CONTESTANTS,
 )
-from .traffic_replay_watch import LAG_EVERY_SECONDS
 
 MOST_ATTEMPTS = 1.2
 RECOVERED_SECONDS = 10.0
 OVERRUN_MS, LAG_MS = 50.0, 20.0
 MEMORY_GROWTH = 0.05
-_SETTLED_SECONDS = 30.0  # in a shorter replay the number of calls at once has not settled by its second quarter
+_SETTLED_SECONDS = 30.0  # in a shorter replay the number of concurrent calls is not stable by the second quarter
 _OURS = (OURS, PIPELINE, PIPELINE_AIMD)
-_NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scene().after:g} s"
+_NOT_RUN, _NOT_INSTALLED, _NEVER = "–", "not installed", f"not in {Scenario().after:g} s"
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[Table]:
-    """All of it, in the order in which it is shown.
+    """Yields the tables in the order of display.
 
     Args:
-        found: under ``retry_storm`` and ``traffic_replay`` what `measure` of each returned.
+        found: under ``retry_storm`` and ``traffic_replay``, the results of `measure` of each module.
     """
     yield _storm(found["retry_storm"]["storm"])
     yield _brown_out(found["retry_storm"]["brown_out"])
-    yield _arrivals(found["traffic_replay"])
+    yield _traffic_replay(found["traffic_replay"])
 
 
 def _storm(found: Mapping[str, Any]) -> Table:
@@ -58,44 +57,44 @@ def _storm(found: Mapping[str, Any]) -> Table:
             )
         )
     return Table(
-        f"A retry storm: attempts for each of {retry_storm.STORM_CALLS:,} calls of which all fail",
+        f"Retry storm: attempts per call while all {retry_storm.STORM_CALLS:,} calls fail",
         ("what", *columns),
         rows,
-        "Simulated: the provider refuses each call with a 503, and nobody really waits. Ours are at their defaults, "
-        "the others are set up as their documentation has it, with as many attempts.",
+        "Simulated time: the provider refuses each call with a 503. Ours are at their defaults; the others are set up "
+        "as documented, with the same number of attempts.",
     )
 
 
 class _Column(NamedTuple):
     title: str
-    figure: Callable[[list[BrownOut]], str]
+    figure: Callable[[list[BrownOutResult]], str]
 
 
-def _of_longest(runs: list[BrownOut]) -> str:
+def _of_longest(runs: list[BrownOutResult]) -> str:
     longer = [run for run in runs if run.seconds > retry_storm.BROWN_OUT_SECONDS]
     return _recovered(longer) if longer else _NOT_RUN
 
 
-def _usual(runs: list[BrownOut]) -> list[BrownOut]:
+def _usual(runs: list[BrownOutResult]) -> list[BrownOutResult]:
     return [run for run in runs if run.seconds == retry_storm.BROWN_OUT_SECONDS]
 
 
-def _middle(field: str, form: str) -> Callable[[list[BrownOut]], str]:
+def _middle(field: str, form: str) -> Callable[[list[BrownOutResult]], str]:
     return lambda runs: format(median(getattr(run, field) for run in _usual(runs)), form)
 
 
 _COLUMNS = (
-    _Column("attempts a call", _middle("attempts", ".2f")),
-    _Column("answered in it", _middle("during", ".0%")),
-    _Column("after it", _middle("after", ".0%")),
+    _Column("attempts per call", _middle("attempts", ".2f")),
+    _Column("answered during it", _middle("during", ".0%")),
+    _Column("answered after it", _middle("after", ".0%")),
     _Column("recovered after", lambda runs: _recovered(_usual(runs))),
-    _Column("slowest answers", lambda runs: _middle("slowest_seconds", ".1f")(runs) + " s"),
-    _Column("work for nobody", _middle("wasted", ".0%")),
-    _Column(f"recovered, if it lasts {retry_storm.LONG_SECONDS:g} s", _of_longest),
+    _Column("p99 latency", lambda runs: _middle("slowest_seconds", ".1f")(runs) + " s"),
+    _Column("wasted work", _middle("wasted", ".0%")),
+    _Column(f"recovered after, brown-out of {retry_storm.LONG_SECONDS:g} s", _of_longest),
 )
 
 
-def _recovered(runs: list[BrownOut]) -> str:
+def _recovered(runs: list[BrownOutResult]) -> str:
     seconds = [run.recovered_seconds for run in runs]
     found = sorted(each for each in seconds if each is not None)
     if len(found) < len(seconds):
@@ -109,28 +108,26 @@ def _brown_out(found: Mapping[str, Any]) -> Table:
         if found.get(name) is None:
             figures, kept = (_missing(found, name),) * len(_COLUMNS), None
         else:
-            runs = [BrownOut(**run) for run in found[name]]
+            runs = [BrownOutResult(**run) for run in found[name]]
             figures = tuple(column.figure(runs) for column in _COLUMNS)
             seconds = [run.recovered_seconds for run in _usual(runs)]
             kept = all(each is not None and each <= RECOVERED_SECONDS for each in seconds)
         rows.append(TableRow(name, figures, f"≤ {RECOVERED_SECONDS:g} s" if name in _OURS else "", kept))
-    scene = Scene()
+    scenario = Scenario()
     return Table(
-        f"A brown-out of {scene.during:g} s",
+        f"Brown-out of {scenario.during:g} s",
         ("what", *(column.title for column in _COLUMNS)),
         rows,
-        f"Simulated: a provider that serves {scene.slots} requests at once, each in {scene.seconds:g} s, and the "
-        f"others in their order, also those whose callers have left. {scene.calls_per_second:g} calls a second "
-        f"come in, {scene.load:.0%} of what it can do, whatever became of those before; in the brown-out it "
-        f"serves {scene.slots_left} at once, and they are {scene.browned_out:g} times that. An attempt "
-        f"is given up after {PATIENCE_SECONDS:g} s. Answers are counted for each call that comes in, where "
-        "callers had waited above 100 %. It is over when there are nine for ten calls, in the "
-        f"{retry_storm.WINDOW_SECONDS:g} s that follow and to the end of the watch, {scene.after:g} s after the "
-        "brown-out. Slowest are all but a hundredth of the answers. Work for nobody is that of the provider "
-        "after the brown-out. At its defaults RetryPrimitive makes no second attempt after a time-out, so it "
-        "does here what no retries do, and nothing that it could do would shorten what the provider still has to "
-        "work off; the two rows that retry time-outs too have the same waits and differ in "
-        "the budget alone.",
+        f"Simulated time: a provider serves {scenario.slots} requests at once, {scenario.seconds:g} s each on average, "
+        f"and queues the others, also after their caller has gone. Calls arrive at {scenario.calls_per_second:g} per "
+        f"second, {scenario.load:.0%} of its capacity, independent of earlier outcomes. In the brown-out it serves "
+        f"{scenario.slots_left} at once, and calls are {scenario.browned_out:g} times its capacity. An attempt times "
+        f"out after {PATIENCE_SECONDS:g} s. Answers are per call that arrives, so queued calls can lift them above 100 "
+        f"%. Recovered means at least {retry_storm.RECOVERED:g} answers per call, both in the next "
+        f"{retry_storm.WINDOW_SECONDS:g} s and up to the end, {scenario.after:g} s after the brown-out. Wasted work is "
+        "work of the provider after the brown-out for callers that have gone. At its defaults RetryPrimitive does not "
+        "retry after a timeout, so here it equals no retries, and it cannot shorten the provider's queue. The two rows "
+        "that also retry after timeouts have the same waits and differ in the budget alone.",
     )
 
 
@@ -138,50 +135,50 @@ def _missing(found: Mapping[str, Any], name: str) -> str:
     return _NOT_INSTALLED if name in found else _NOT_RUN
 
 
-def _arrivals(found: Mapping[str, Any]) -> Table:
-    title, columns = "Chat arrivals through a pipeline of two targets", ("what", "ours")
+def _traffic_replay(found: Mapping[str, Any]) -> Table:
+    title, columns = "Traffic replay: real chat arrivals through a pipeline of two targets", ("what", "ours")
     if found["seen"] is None:
         return Table(title, columns, [], f"Not measured: {found['lacking']}.")
-    seen, scale = traffic_replay.Seen(**found["seen"]), traffic_replay.Scale(**found["scale"])
+    seen, scale = traffic_replay.ReplayResult(**found["seen"]), traffic_replay.Scale(**found["scale"])
     return Table(
         title,
         columns,
-        list(_arrival_rows(seen)),
+        list(_traffic_replay_rows(seen)),
         f"Real arrivals, {scale.arrivals:g} times as fast, on the real event loop and clock, in one process with two "
-        f"providers that stream their answers, {scale.answers:g} times as fast as usual; all limits pass as fast. "
-        f"{traffic_replay.FAILING:.0%} of the attempts at the first target meet a fault: 429, 503, a reset, a cut, a stall "
-        f"or a malformed chunk. Every {_ordinal(traffic_replay.STREAMED_EVERY)} caller reads the stream as it comes. The "
-        f"deadline is {traffic_replay.DEADLINE_SECONDS:g} s, that of every {_ordinal(traffic_replay.HURRIED_EVERY)} caller "
-        f"{traffic_replay.HURRIED_SECONDS:g} s, which is less than many answers take. The lag of the event loop is looked "
-        f"at every {LAG_EVERY_SECONDS * 1e3:g} ms; where it says busy, what this process waited for a processor is "
-        "left out. Telemetry is not initialised.",
+        f"providers that stream answers {scale.answers:g} times as fast; all limits are divided by the same factor. "
+        f"{traffic_replay.FAILING:.0%} of the attempts at the first target fail: 429, 503, a reset, a cut, a stall or "
+        f"a malformed chunk. Every {_ordinal(traffic_replay.STREAMED_EVERY)} caller reads the stream. The deadline is "
+        f"{traffic_replay.DEADLINE_SECONDS:g} s; for every {_ordinal(traffic_replay.SHORT_DEADLINE_EVERY)} caller it "
+        f"is {traffic_replay.SHORT_DEADLINE_SECONDS:g} s, shorter than many answers. The lag of the event loop is "
+        f"sampled every {LAG_EVERY_SECONDS * 1e3:g} ms; the lag while busy excludes waits for a processor. Telemetry "
+        "is not initialised.",
     )
 
 
-def _arrival_rows(seen: traffic_replay.Seen) -> Iterator[TableRow]:
+def _traffic_replay_rows(seen: traffic_replay.ReplayResult) -> Iterator[TableRow]:
     yield TableRow("calls", (f"{seen.calls:,} in {seen.seconds:.0f} s, up to {seen.most_in_flight:,} at once",))
-    yield TableRow("told the whole answer, or that the deadline had passed", (f"{seen.whole:,}, {seen.late:,}",))
+    yield TableRow("complete answers, timeouts at the deadline", (f"{seen.whole:,}, {seen.late:,}",))
     wrongs = {
-        "lost": seen.lost,
-        "told a wrong or incomplete answer": seen.wrong,
+        "lost calls": seen.lost,
+        "wrong or incomplete answers": seen.wrong,
         "answered in full twice": seen.doubled,
     }
-    for what, number in {**wrongs, "attempts left open": seen.left_open}.items():
+    for what, number in {**wrongs, "attempts still open at the end": seen.left_open}.items():
         yield TableRow(what, (f"{number:,}",), "0", number == 0)
     errors = ", ".join(f"{number} {kind}" for kind, number in seen.failed.items())
-    yield TableRow("told another error", (errors or "0",), "0", not seen.failed)
-    yield TableRow("beyond the deadline, of those that it passed for", (_three(seen.overrun_ms),))
+    yield TableRow("other errors", (errors or "0",), "0", not seen.failed)
+    yield TableRow("time past the deadline, of calls that passed it", (_three(seen.overrun_ms),))
     yield TableRow(
         "the same, less the lag of the event loop",
         (_three(seen.beyond_lag_ms),),
-        f"99 % ≤ {OVERRUN_MS:g} ms",
+        f"p99 ≤ {OVERRUN_MS:g} ms",
         seen.beyond_lag_ms[1] <= OVERRUN_MS,
     )
     yield TableRow("lag of the event loop", (_three(seen.lag_ms),))
     yield TableRow(
-        "the same, where it was busy",
+        "the same, while busy",
         (_three(seen.busy_lag_ms),),
-        f"99 % ≤ {LAG_MS:g} ms",
+        f"p99 ≤ {LAG_MS:g} ms",
         seen.busy_lag_ms[1] <= LAG_MS,
     )
     if seen.memory_bytes is not None:
@@ -193,19 +190,19 @@ def _arrival_rows(seen: traffic_replay.Seen) -> Iterator[TableRow]:
             last <= second * (1 + MEMORY_GROWTH) if seen.seconds >= _SETTLED_SECONDS else None,
         )
     first, second_target = seen.attempts
-    yield TableRow("attempts a call, at both targets", (f"{(first + second_target) / seen.calls:.3f}",))
+    yield TableRow("attempts per call, at both targets", (f"{(first + second_target) / seen.calls:.3f}",))
     faults = ", ".join(f"{number} {kind}" for kind, number in sorted(seen.faults.items()))
-    yield TableRow("faults that were met", (faults,))
-    yield TableRow("answers of the second target", (f"{seen.failovers:,}",))
-    yield TableRow("streams begun anew before their reader", (f"{seen.restarted:,}",))
+    yield TableRow("faults", (faults,))
+    yield TableRow("answers by the second target", (f"{seen.failovers:,}",))
+    yield TableRow("streams restarted", (f"{seen.restarted:,}",))
     yield TableRow(
-        "processor time a call, providers included", (f"{seen.processor_seconds / seen.calls * 1e3:.2f} ms",)
+        "processor time per call, providers included", (f"{seen.processor_seconds / seen.calls * 1e3:.2f} ms",)
     )
 
 
 def _three(milliseconds: tuple[float, float, float]) -> str:
     half, most, worst = milliseconds
-    return f"50 % {half:.1f}, 99 % {most:.1f}, all {worst:.1f} ms"
+    return f"p50 {half:.1f}, p99 {most:.1f}, max {worst:.1f} ms"
 
 
 def _ordinal(number: int) -> str:

@@ -1,8 +1,8 @@
-"""Real chat arrivals, sped up, through a pipeline of two targets of which the first one fails at times.
+"""Replays real chat traffic, sped up, through a pipeline of two targets; the first fails sometimes.
 
-When questions come and how long their answers are is the conversation trace of Azure's LLM inference service, published
-with Splitwise (ISCA 2024; see `data`). Nothing is simulated but the provider and its speed: event loop and clock are
-the real ones. Arrivals and answers are sped up apart, so that up to a thousand calls are in flight at once.
+Times of questions and lengths of answers come from the conversation trace of Azure's LLM inference service, published
+with Splitwise (ISCA 2024; see `data`). Only the providers and their speed are simulated; event loop and clock are real.
+Arrivals and answers are sped up by different factors, so that up to a thousand calls are in flight at once.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from observability_integration.primitives import (
 )
 from observability_integration.resilience.backoff import Backoff
 
+from .process_monitor import ProcessMonitor, spread_ms
 from .traffic_replay_provider import Provider, Question, whole_answer
-from .traffic_replay_watch import Watch, spread_ms
 
 TRACE = "azure2023_conv.csv.gz"
 FAILING = 0.05  # of the attempts at the first target
-DEADLINE_SECONDS, HURRIED_SECONDS = 30.0, 3.0  # before they are sped up
-HURRIED_EVERY, STREAMED_EVERY = 20, 3  # callers
+DEADLINE_SECONDS, SHORT_DEADLINE_SECONDS = 30.0, 3.0  # before the speed-up
+SHORT_DEADLINE_EVERY, STREAMED_EVERY = 20, 3  # callers
 _ROUNDING_SECONDS = 1e-6  # of timers
-_LOST_AFTER_SECONDS = 5.0  # when all deadlines are over
+_LOST_AFTER_SECONDS = 5.0  # after the last deadline
 
 Report = Callable[[str], None]
 
 
 class Scale(NamedTuple):
-    """How much of the trace, and how fast.
+    """The part of the trace to replay, and its speed.
 
     Attributes:
         first: number of the first call.
-        calls: at most so many from there on.
-        arrivals: times real time, at which calls come in.
-        answers: times real time, at which answers are given and all limits pass.
+        calls: maximum number of calls.
+        arrivals: speed-up of the arrivals.
+        answers: speed-up of the answers and of all limits.
     """
 
     first: int
@@ -59,36 +59,34 @@ class Scale(NamedTuple):
     answers: float
 
 
-FULL = Scale(6_000, 10_000, 40.0, 1.1)  # its busiest half
+FULL = Scale(6_000, 10_000, 40.0, 1.1)  # the busiest half of the trace
 QUICK = Scale(0, 900, 65.0, 8.0)
 
 
-class Seen(NamedTuple):
-    """What came of it; milliseconds are real ones.
+class ReplayResult(NamedTuple):
+    """The result of a replay; milliseconds are real time, triples are median, 99th percentile and maximum.
 
     Attributes:
-        calls: how many came in.
-        seconds: from when the first one came in until the last one ended.
-        processor_seconds: that all of it took, the providers included.
-        most_in_flight: at once.
-        whole: calls that were given the whole answer to their question.
-        late: calls that were told that their deadline had passed.
-        wrong: calls that were given anything else as the answer.
-        failed: calls that were told another error, by its type.
+        calls: number of calls.
+        seconds: from the first arrival to the last end of a call.
+        processor_seconds: of this process, the providers included.
+        most_in_flight: maximum of concurrent calls.
+        whole: calls that got the whole answer to their question.
+        late: calls that ended with a timeout at their deadline.
+        wrong: calls that got another text as the answer.
+        failed: calls that ended with another error, by type.
         lost: calls that had not ended long after their deadline.
-        doubled: questions to which the providers gave the whole answer more than once.
-        left_open: attempts that nobody had ended when all calls had.
-        restarted: streams that began anew under the eyes of their reader.
-        attempts: at the first target and at the second one.
-        faults: of the first one, by kind.
-        failovers: whole answers that the second one gave.
-        overrun_ms: by how much calls ended after their deadline, of those that did: half of them by less; all but a
-            hundredth by less; the most.
-        beyond_lag_ms: the same, less by how much the event loop was late in that time.
-        lag_ms: by how much the event loop was late, in the same way.
-        busy_lag_ms: the same, where it was late because this process was busy, and not because it had to wait for a
-            processor.
-        memory_bytes: resident memory in the second and in the last quarter of the arrivals, half of the time less.
+        doubled: questions that the providers answered in full more than once.
+        left_open: attempts still running when all calls had ended.
+        restarted: streams that restarted after their reader had content.
+        attempts: at the first and at the second target.
+        faults: of the first target, by kind.
+        failovers: whole answers by the second target.
+        overrun_ms: time past the deadline, of the calls that ended after it.
+        beyond_lag_ms: the overruns, less the lag of the event loop in that time.
+        lag_ms: lag of the event loop.
+        busy_lag_ms: the lag, capped at the processor time of the interval, so without waits for a processor.
+        memory_bytes: median resident memory in the second and in the last quarter of the arrivals.
     """
 
     calls: int
@@ -117,43 +115,43 @@ def measure(scale: Scale, report: Report) -> dict[str, Any]:
     """Replays the trace.
 
     Returns:
-        Under ``lacking`` what is not there, or None; under ``scale`` the scale; under ``seen`` a `Seen` as a dict, or
-        None.
+        Under ``lacking`` the missing data, or None; under ``scale`` the scale; under ``seen`` a `ReplayResult` as a
+        dict, or None.
     """
     trace = data.find(TRACE)
     if trace is None:
         lacking = f"{TRACE} was not found (set {data.VARIABLE})"
-        report(f"arrivals: left out, {lacking}")
+        report(f"traffic replay: skipped, {lacking}")
         return {"lacking": lacking, "scale": scale._asdict(), "seen": None}
-    report("arrivals: replaying the trace")
+    report("traffic replay")
     calls = list(islice(read(trace), scale.first, scale.first + scale.calls))
     seen = asyncio.run(replay(calls, scale))
     return {"lacking": None, "scale": scale._asdict(), "seen": seen._asdict()}
 
 
 def read(file: Path) -> Iterator[tuple[float, Question]]:
-    """The questions of the trace, each with the seconds after the first one at which it comes."""
+    """Yields the questions of the trace, each with its seconds after the first one."""
     with gzip.open(file, "rt", newline="") as lines:
         first: datetime | None = None
         for number, row in enumerate(csv.DictReader(lines)):
-            at = datetime.fromisoformat(row["TIMESTAMP"][:26])  # its seventh decimal is one too many
+            at = datetime.fromisoformat(row["TIMESTAMP"][:26])  # fromisoformat accepts six decimals
             first = first or at
             yield (at - first).total_seconds(), Question(number, int(row["GeneratedTokens"]))
 
 
-async def replay(calls: Iterable[tuple[float, Question]], scale: Scale, failing: float = FAILING) -> Seen:
-    """Asks the questions at their times, whatever became of those before.
+async def replay(calls: Iterable[tuple[float, Question]], scale: Scale, failing: float = FAILING) -> ReplayResult:
+    """Asks the questions at their times, independent of earlier outcomes.
 
     Args:
         calls: seconds and questions, in order.
         scale: of the times.
-        failing: share of the attempts at the first target that meet a fault.
+        failing: share of attempts at the first target that fail.
     """
     return await _Replay(list(calls), scale, failing).run()
 
 
 def chain_of(primary: Provider, fallback: Provider, speed: float) -> WorkflowPrimitive[Any, Any]:
-    """The pipeline at its defaults but for the deadline, with limits that pass as fast as the providers answer."""
+    """Returns a pipeline at its defaults except for the deadline, with all limits divided by `speed`."""
     usual = PipelineDefaults()
     backoff = Backoff(
         base_seconds=usual.backoff.base_seconds / speed,
@@ -179,30 +177,30 @@ class _Replay:
         self._primary = Provider("primary", scale.answers, self._finished, failing)
         self._fallback = Provider("fallback", scale.answers, self._finished)
         self._chain = chain_of(self._primary, self._fallback, scale.answers)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._most_in_flight = 0
         self._ended: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._failovers = self._restarted = 0
         self._overruns: list[tuple[float, float]] = []
 
-    async def run(self) -> Seen:
+    async def run(self) -> ReplayResult:
         calls, loop = self._calls, asyncio.get_running_loop()
         began, busy_before = loop.time(), time.process_time()
-        watch = Watch()
+        monitor = ProcessMonitor()
         for at, question in calls:
             wait_seconds = began + (at - calls[0][0]) / self._scale.arrivals - loop.time()
             if wait_seconds > 0:
                 await asyncio.sleep(wait_seconds)
             task = loop.create_task(self._ask(question))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-            self._most_in_flight = max(self._most_in_flight, len(self._under_way))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+            self._most_in_flight = max(self._most_in_flight, len(self._in_flight))
         arrived = loop.time()
         lost = await self._wait_for_all()
         seconds, busy_seconds = loop.time() - began, time.process_time() - busy_before
-        await watch.end()
-        return Seen(
+        await monitor.end()
+        return ReplayResult(
             len(calls),
             seconds,
             busy_seconds,
@@ -219,17 +217,17 @@ class _Replay:
             dict(self._primary.faults),
             self._failovers,
             spread_ms([ended - due for due, ended in self._overruns]),
-            spread_ms([max(0.0, ended - due - watch.late_within(due, ended)) for due, ended in self._overruns]),
-            spread_ms([look.late for look in watch.looks]),
-            spread_ms([min(look.late, look.busy) for look in watch.looks]),
-            watch.quarters(began, arrived),
+            spread_ms([max(0.0, ended - due - monitor.lag_within(due, ended)) for due, ended in self._overruns]),
+            spread_ms([sample.late for sample in monitor.lag_samples]),
+            spread_ms([min(sample.late, sample.busy) for sample in monitor.lag_samples]),
+            monitor.memory_by_quarter(began, arrived),
         )
 
     async def _wait_for_all(self) -> int:
         longest = DEADLINE_SECONDS + PipelineDefaults().grace_period_seconds
-        if not self._under_way:
+        if not self._in_flight:
             return 0
-        _, lost = await asyncio.wait(self._under_way, timeout=longest / self._scale.answers + _LOST_AFTER_SECONDS)
+        _, lost = await asyncio.wait(self._in_flight, timeout=longest / self._scale.answers + _LOST_AFTER_SECONDS)
         for task in lost:
             task.cancel()
         if lost:
@@ -238,11 +236,11 @@ class _Replay:
 
     async def _ask(self, question: Question) -> None:
         loop = asyncio.get_running_loop()
-        hurried = question.number % HURRIED_EVERY == 0
-        limit_seconds = (HURRIED_SECONDS if hurried else DEADLINE_SECONDS) / self._scale.answers
+        short_deadline = question.number % SHORT_DEADLINE_EVERY == 0
+        limit_seconds = (SHORT_DEADLINE_SECONDS if short_deadline else DEADLINE_SECONDS) / self._scale.answers
         due = loop.time() + limit_seconds
-        context = WorkflowContext(deadline=Deadline(due)) if hurried else None
-        ask = self._streamed if question.number % STREAMED_EVERY == 0 else self._gathered
+        context = WorkflowContext(deadline=Deadline(due)) if short_deadline else None
+        ask = self._streamed if question.number % STREAMED_EVERY == 0 else self._joined
         try:
             text, model, reason = await ask(question, context)
         except Exception as error:
@@ -258,7 +256,7 @@ class _Replay:
         if loop.time() > due:
             self._overruns.append((due, loop.time()))
 
-    async def _gathered(self, question: Question, context: WorkflowContext | None) -> tuple[str, Any, Any]:
+    async def _joined(self, question: Question, context: WorkflowContext | None) -> tuple[str, Any, Any]:
         answer = await self._chain.execute(question, context)
         return answer.text, answer.model, answer.finish_reason
 

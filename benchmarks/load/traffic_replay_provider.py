@@ -1,4 +1,4 @@
-"""A provider in the process of its callers that streams answers in the shape of OpenAI's chunks, and fails at times."""
+"""A provider in the process of its callers that streams answers in OpenAI's format, and fails sometimes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FIRST_TOKEN_SECONDS, _TOKEN_SECONDS = 0.3, 0.02
 
 
 class Question(NamedTuple):
-    """What is asked: which of the trace it is, and how many tokens its answer has."""
+    """A question: its number in the trace, and the tokens of its answer."""
 
     number: int
     tokens: int
 
 
 class StatusError(Exception):
-    """A reply with an error status, in the shape that SDKs give it.
+    """A reply with an error status, as SDKs raise it.
 
     Args:
         status_code: of the reply.
@@ -38,12 +38,12 @@ class StatusError(Exception):
 
 
 def whole_answer(question: Question) -> str:
-    """The text of the answer: each of its pieces names the question and itself, so that none can stand for another."""
+    """Returns the text of the answer. Each piece has the numbers of question and piece, so that pieces are unique."""
     return "".join(_piece(question, number) for number in range(PIECES))
 
 
 def answer_seconds(question: Question) -> float:
-    """How long an answer takes, from the request to its last token."""
+    """Returns the seconds from the request to the last token."""
     return _FIRST_TOKEN_SECONDS + _TOKEN_SECONDS * question.tokens
 
 
@@ -52,14 +52,14 @@ def _piece(question: Question, number: int) -> str:
 
 
 class Provider:
-    """Answers questions; each attempt may meet a fault.
+    """Answers questions; an attempt may meet a fault.
 
     Args:
-        name: the model that its answers name.
-        speed: times real time, at which it answers.
-        finished: counts how often the whole answer to a question was given, by its number.
-        failing: share of the attempts that meet a fault, each kind as often.
-        seed: of that.
+        name: the model named in answers.
+        speed: speed-up of the answers.
+        finished: counts whole answers by number of the question.
+        failing: share of attempts that meet a fault; all kinds are equally frequent.
+        seed: of the faults.
     """
 
     def __init__(self, name: str, speed: float, finished: bytearray, failing: float = 0.0, seed: int = 0) -> None:
@@ -69,7 +69,7 @@ class Provider:
         self._random = random.Random(seed)
         self.attempts = 0
         self.open = 0
-        """Attempts that have not ended."""
+        """Running attempts."""
         self.faults: Counter[str] = Counter()
         self._finished = finished
 
@@ -104,7 +104,7 @@ class Provider:
         return StatusError(int(fault), waits if fault == "429" else {})
 
     async def _break_off(self, fault: str) -> None:
-        """In the middle of an answer: which ends then, if it does, without a finish reason."""
+        """Breaks an answer: stalls, raises, or ends without a finish reason."""
         if fault == "stall":
             await asyncio.get_running_loop().create_future()
         if fault == "malformed":

@@ -1,6 +1,6 @@
-"""The replay of arrivals in a process of its own: `python -m benchmarks.load.traffic_replay_worker SCALE FILE` writes JSON.
+"""Runs the traffic replay: `python -m benchmarks.load.traffic_replay_worker SCALE FILE` writes results as JSON.
 
-Its memory is looked at, and its event loop is to be late through nobody else's doing.
+The process runs nothing else, because its memory and the lag of its event loop are measured.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SCALES = {"full": traffic_replay.FULL, "quick": traffic_replay.QUICK}
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Runs the replay."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load.traffic_replay_worker")
     parser.add_argument("scale", choices=SCALES)
     parser.add_argument("file", type=Path)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     gc.collect()
-    gc.freeze()  # what the imports have made is no part of the calls
+    gc.freeze()  # objects of the imports are not part of the calls
 
     def report(what: str) -> None:
         print(what, file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ import pytest
 from benchmarks import data
 from benchmarks.load import tables as load_tables
 from benchmarks.load import traffic_replay
-from benchmarks.load.traffic_replay import QUICK, Seen
+from benchmarks.load.traffic_replay import QUICK, ReplayResult
 from benchmarks.workers import environment
 
 pytestmark = [pytest.mark.once, pytest.mark.unmeasured]
@@ -50,7 +50,7 @@ def test_no_call_is_lost_doubled_or_kept_beyond_its_deadline(tmp_path: Path) -> 
     variables[data.VARIABLE] = str(_folder_of_the_trace(tmp_path))
     command = [sys.executable, "-m", "benchmarks.load.traffic_replay_worker", "quick", str(file)]
     subprocess.run(command, cwd=ROOT, env=variables, check=True, timeout=50, stderr=subprocess.DEVNULL)
-    seen = Seen(**json.loads(file.read_text())["seen"])
+    seen = ReplayResult(**json.loads(file.read_text())["seen"])
     assert (QUICK.calls, QUICK.calls) == (seen.calls, seen.whole + seen.late)
     assert (0, 0, 0, 0, {}) == (seen.wrong, seen.lost, seen.doubled, seen.left_open, seen.failed)
     assert 0 < seen.late < seen.calls / 10

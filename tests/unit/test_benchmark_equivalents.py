@@ -153,8 +153,8 @@ async def test_concurrency_limit_lets_wait_in_order_and_forgets_who_leaves(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One at a time: the next waits for its turn, one that is cancelled loses no slot, one too many is refused."""
-    monkeypatch.setattr(workload, "MOST_AT_ONCE", 1)
-    monkeypatch.setattr(engines, "_MOST_WAITING", 2)
+    monkeypatch.setattr(workload, "MAX_CONCURRENCY", 1)
+    monkeypatch.setattr(engines, "_MAX_QUEUED", 2)
     script = Script(1.0, 1.0, 1.0)
     limit = make("Concurrency", script.answer)
     calls = [asyncio.create_task(limit.execute(REQUEST)) for _ in range(3)]
@@ -176,7 +176,7 @@ async def test_rate_limit_waits_and_settles(make: Make, monkeypatch: pytest.Monk
     for _ in range(3):
         await limit.execute(REQUEST)
     assert [0.0, 0.0, 30.0] == pytest.approx(script.calls)
-    assert 10_000 - 195 == pytest.approx(limit._allowance.tokens)
+    assert 10_000 - 195 == pytest.approx(limit._buckets.tokens)
 
 
 async def test_rate_limit_obeys_the_provider(make: Make) -> None:
@@ -190,7 +190,7 @@ async def test_rate_limit_obeys_the_provider(make: Make) -> None:
         await limit.execute(REQUEST)
     await limit.execute(REQUEST)
     assert [0.0, 7.0] == pytest.approx(script.calls)
-    assert 3 == limit._allowance.requests
+    assert 3 == limit._buckets.requests
 
 
 async def test_hedge_asks_twice_when_the_first_is_slow(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

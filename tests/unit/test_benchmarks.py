@@ -94,9 +94,7 @@ def test_every_contestant_does_its_work_in_every_mode(mode: str, other: str, tmp
     }
     seconds = {imports.OURS: [0.01], imports.PRIMITIVES: [0.1]}
     found = {"modes": {mode: outcome}, "imports": seconds, "initialize": [], "memory": {}, "entries": {}}
-    assert Verdict.NOT_MEASURED in _verdicts(
-        calls_tables.sections(found)
-    )  # the peers, and what another mode would show
+    assert Verdict.NOT_MEASURED in _verdicts(calls_tables.tables(found))  # the peers, and what another mode would show
 
 
 @pytest.mark.needs_redis_package
@@ -133,7 +131,7 @@ def test_the_wall_of_faults_is_measured() -> None:
         async def main():
             fault = next(fault for fault in faults.FAULTS if fault.code == "S11")
             async with worker.ProviderPair(OURS, benchmark.QUICK_SCALE) as providers:
-                print(json.dumps((await providers.see(fault, providers.asks(fault)))._asdict()))
+                print(json.dumps((await providers.run_fault(fault, providers.build(fault)))._asdict()))
 
         asyncio.run(main())
     """
@@ -161,9 +159,9 @@ def test_load_is_measured() -> None:
     assert 3.0 == retry_storm.storm(retry_storm_contestants.openai_sdk, 0.0, clock, calls=20)
     attempts = retry_storm.storm(retry_storm_contestants.retry, 0.0, clock)
     assert 1.0 < attempts <= load_tables.MOST_ATTEMPTS
-    scene = retry_storm.Scene(slots=10, before=5.0, after=40.0)
+    scenario = retry_storm.Scenario(slots=10, before=5.0, after=40.0)
     build = retry_storm_contestants.BROWN_OUT_CONTESTANTS[retry_storm_contestants.BUDGETED]
-    brown_out = retry_storm.brown_out(build, scene, 1, clock)
+    brown_out = retry_storm.brown_out(build, scenario, 1, clock)
     calls = [(number * 0.5, Question(number, 20 + number * 5)) for number in range(80)]
     scale = traffic_replay.Scale(0, 100, 1.0, 1.0)
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
@@ -197,13 +195,13 @@ def test_a_contestant_that_did_not_do_its_work_ends_the_benchmark() -> None:
     """Each check must be able to fail, or a cache that never stores would win the race for misses."""
     work = workload.Work("answer")
     with pytest.raises(checks.NotDoneError, match="called the work 0 times, not 3"):
-        checks.worked("lazy", work, 3)
+        checks.expect_calls("lazy", work, 3)
     with pytest.raises(checks.NotDoneError, match="lazy answered something else"):
-        checks.answered("lazy", "answer", None)
+        checks.expect_answer("lazy", "answer", None)
     with pytest.raises(checks.NotDoneError, match="no spans"):
-        checks.alike("spans", {}, {})
+        checks.expect_equal("spans", {}, {})
     with pytest.raises(checks.NotDoneError, match="1 counts differ"):
-        checks.alike("counts", {"hits": 1}, {"hits": 2})
+        checks.expect_equal("counts", {"hits": 1}, {"hits": 2})
 
 
 async def test_a_cache_that_never_keeps_anything_breaks_the_run_off(monkeypatch: pytest.MonkeyPatch) -> None:

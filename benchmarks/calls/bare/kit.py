@@ -1,11 +1,11 @@
-"""The same guarantees in plain asyncio, without telemetry: what ours is held to where OpenTelemetry is absent.
+"""Equivalents in plain asyncio with the same guarantees, without telemetry: the reference without OpenTelemetry.
 
-Kept: a routing rule that fails or names no route leads to the default; a cache that is bounded, expires, hashes its
-keys, spreads expiries, hands each caller a structure of its own, makes overlapping calls once and survives a cancelled
-caller, and a call that is cancelled before it began; a limit that gives control back even if the work ignores its
-cancellation. Left out, though ours has it: deadlines handed down, a context handed through, rules and key functions
-that may be async or fail, a check that a value survives being written, that an answer is whole, a bound on bytes, tags,
-stale answers, a shared store behind the memory, several event loops, streaming.
+Same guarantees: the router uses the default route if the rule fails or names no route. The cache is bounded, expires
+entries with jitter, hashes keys, gives each caller its own copy of a structure, makes overlapping calls once, and
+survives the cancellation of a caller, or of the call before it starts. The timeout returns even if the work ignores its
+cancellation. Left out, though ours has them: inherited deadlines, a context, async or failing rules and key functions,
+checks of stored values and of complete answers, a bound on bytes, tags, stale answers, a shared store, several event
+loops, streaming.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from . import resilience
 MISSING = object()
 _JITTER = 0.1
 _IMMUTABLE = (str, bytes, int, float, bool, type(None))
-_left_behind: set[asyncio.Task[Any]] = set()
+_abandoned: set[asyncio.Task[Any]] = set()
 
 
 class Router:
-    """Routes by a rule, and by default where the rule fails."""
+    """Routes by a rule, and to the default route if the rule fails."""
 
     def __init__(self, routes: Mapping[str, Call], choose: Callable[[Any], str], default: str) -> None:
         self._routes = routes
@@ -42,7 +42,7 @@ class Router:
         self._default = default
 
     async def execute(self, request: Any) -> Any:
-        """Run the chosen route."""
+        """Runs the chosen route."""
         try:
             call = self._routes.get(self._choose(request))
         except Exception:
@@ -53,7 +53,7 @@ class Router:
 
 
 class Store:
-    """Values by key, bounded by number and age; a structure is kept as JSON, so that no two callers share it."""
+    """Values by key, bounded by number and age. Structures are stored as JSON, so that callers do not share them."""
 
     def __init__(self, ttl_seconds: float, max_entries: int) -> None:
         self._ttl_seconds = ttl_seconds
@@ -61,7 +61,7 @@ class Store:
         self._entries: OrderedDict[bytes, tuple[float, bool, Any]] = OrderedDict()
 
     def get(self, key: bytes) -> Any:
-        """The value, or MISSING."""
+        """Returns the value, or MISSING."""
         entry = self._entries.get(key)
         if entry is None:
             return MISSING
@@ -73,7 +73,7 @@ class Store:
         return msgspec.json.decode(value) if encoded else value
 
     def put(self, key: bytes, value: Any) -> None:
-        """Keep a value; the least recently used goes when there are too many."""
+        """Stores a value, and evicts the least recently used entry when the store is full."""
         encoded = not isinstance(value, _IMMUTABLE)
         self._entries[key] = (
             monotonic() + self._ttl_seconds * (1 - _JITTER * random()),
@@ -85,12 +85,12 @@ class Store:
 
 
 def hashed(key: str) -> bytes:
-    """The key under which a value is kept."""
+    """Returns the key of an entry."""
     return blake2b(key.encode(), digest_size=32).digest()
 
 
 class Cache:
-    """Returns a kept value instead of making the call; calls that overlap are made once."""
+    """Returns a stored value instead of making the call; overlapping calls are made once."""
 
     def __init__(self, call: Call, key_of: Callable[[Any], str]) -> None:
         self._call = call
@@ -102,16 +102,16 @@ class Cache:
         self.saved_usd = 0.0
 
     async def execute(self, request: Any) -> Any:
-        """The kept value, or a new one."""
+        """Returns the stored value, or a new one."""
         key = hashed(self._key_of(request))
         value = self._store.get(key)
         if value is MISSING:
             flight = self._flights.get(key)
             if flight is None:
                 self.misses += 1
-                flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
-                # A task that is cancelled before it begins never comes to a `finally`.
-                flight.add_done_callback(partial(self._landed, key))
+                flight = self._flights[key] = asyncio.create_task(self._compute(key, request))
+                # A task that is cancelled before it starts does not run a `finally`.
+                flight.add_done_callback(partial(self._remove_flight, key))
                 return await asyncio.shield(flight)
             await asyncio.shield(flight)
             value = self._store.get(key)
@@ -119,22 +119,22 @@ class Cache:
         self.saved_usd += workload.SAVED_PER_HIT_USD
         return value
 
-    async def _fly(self, key: bytes, request: Any) -> Any:
+    async def _compute(self, key: bytes, request: Any) -> Any:
         value = await self._call(request)
         self._store.put(key, value)
         return value
 
-    def _landed(self, key: bytes, flight: asyncio.Task[Any]) -> None:
+    def _remove_flight(self, key: bytes, flight: asyncio.Task[Any]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
     def get_stats(self) -> dict[str, Any]:
-        """Hits and misses."""
+        """Returns hits and misses."""
         return {"hits": self.hits, "misses": self.misses}
 
 
 async def finished_within(task: asyncio.Task[Any], limit_seconds: float, grace_seconds: float) -> bool:
-    """Whether `task` ended in time; if not, it was cancelled and given the grace to clean up, or is left behind."""
+    """Returns whether the task ended in time; if not, cancels it, waits for the grace, then abandons it."""
     try:
         done, _ = await asyncio.wait({task}, timeout=limit_seconds)
         if done:
@@ -146,13 +146,13 @@ async def finished_within(task: asyncio.Task[Any], limit_seconds: float, grace_s
         await asyncio.wait({task}, timeout=grace_seconds)
         raise
     if not task.done():
-        _left_behind.add(task)
-        task.add_done_callback(_left_behind.discard)
+        _abandoned.add(task)
+        task.add_done_callback(_abandoned.discard)
     return False
 
 
 class Timeout:
-    """Gives control back in time, whatever the work does."""
+    """Returns in time, even if the work ignores its cancellation."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Timeout:
         self.failures = 0
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or a TimeoutError."""
+        """Returns the answer, or raises TimeoutError."""
         task = asyncio.create_task(self._call(request))
         if not await finished_within(task, self._limit_seconds, self._grace_seconds):
             self.failures += 1
@@ -177,7 +177,7 @@ class Timeout:
         return answer
 
     def get_stats(self) -> dict[str, Any]:
-        """Successes and failures."""
+        """Returns successes and failures."""
         return {"successes": self.successes, "failures": self.failures}
 
 
@@ -210,7 +210,7 @@ class Bare:
         return Unwrapped(work.answer)
 
     def chain(self, work: Work) -> Runnable:
-        """The equivalents of all four, one in the other."""
+        """The equivalents of cache, router, timeout and LLM call, nested."""
         routes = {route: Timeout(work.answer).execute for route in workload.COST_PER_ROUTE_USD}
         return Cache(Router(routes, workload.choose, workload.FAST).execute, workload.key_of_request)
 

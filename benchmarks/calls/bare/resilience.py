@@ -1,9 +1,9 @@
-"""What repeats, replaces, refuses and limits calls, in plain asyncio: what ours is held to without OpenTelemetry.
+"""Equivalents of the resilience primitives in plain asyncio: the reference where OpenTelemetry is absent.
 
-Kept is what happens to a call: which faults are asked again and which are not, after how long and within which budget;
-the last target being asked through an open circuit; first come first served; tokens settled by what the answer says;
-the loser of two calls being cancelled, and left behind if it ignores that; steps undone in reverse, in bounded time,
-also for a caller that was cancelled or thrown away. Left out is what `bare` and `bare_engines` leave out.
+Same guarantees: which faults are retried, after which backoff and within which budget; a probe of the last target
+through an open circuit; FIFO queues; tokens settled by the usage in the answer; the loser of a hedge cancelled, and
+abandoned if it ignores that; steps compensated in reverse, in bounded time, also for a caller that was cancelled or
+closed. Left out: what `kit` and `engines` leave out.
 """
 
 from __future__ import annotations
@@ -18,72 +18,72 @@ from benchmarks import workload
 from benchmarks.measure import Call
 
 from .engines import (
-    Allowance,
     Budget,
     Circuit,
+    ConcurrencyLimit,
+    HedgeDelay,
+    RateBuckets,
     RefusedError,
-    Slots,
-    Slow,
-    another_may_serve,
-    counts_against,
-    may_pass,
-    pause_before,
+    backoff_seconds,
+    is_retryable,
+    is_target_failure,
+    may_fail_over,
     retry_after,
     status_of,
 )
 
-Undo = Callable[[Any], Awaitable[Any]]
+Compensation = Callable[[Any], Awaitable[Any]]
 
 _COMPENSATION_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 _TOO_MANY = 429
 
 last_target: ContextVar[bool] = ContextVar("last_target", default=False)
-_left: set[asyncio.Future[Any]] = set()
+_background_tasks: set[asyncio.Future[Any]] = set()
 
 
 class Retry:
-    """Asks the same target again."""
+    """Retries the same target."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._budget = Budget()
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or the last attempt's error."""
+        """Returns the answer, or raises the last attempt's error."""
         self._budget.deposit()
         attempt = 1
         while True:
             try:
                 return await self._call(request)
             except Exception as error:
-                if not may_pass(error) or attempt == workload.MAX_ATTEMPTS or not self._budget.withdraw():
+                if not is_retryable(error) or attempt == workload.MAX_ATTEMPTS or not self._budget.withdraw():
                     raise
-                pause = pause_before(attempt, error)
+                pause = backoff_seconds(attempt, error)
             await asyncio.sleep(pause)
             attempt += 1
 
 
 class AllFailedError(Exception):
-    """Every target was asked in vain."""
+    """Every target failed."""
 
 
 class Fallback:
-    """Asks the next target."""
+    """Fails over to the next target."""
 
     def __init__(self, targets: Mapping[str, Call]) -> None:
         self._targets = targets
 
     async def execute(self, request: Any) -> Any:
-        """The first answer that there is."""
+        """Returns the first answer."""
         failures: list[Exception] = []
         for call in self._targets.values():
-            # Set for each: another fallback around this one may have said True.
+            # Set for each target: an outer fallback may have set True.
             token = last_target.set(len(failures) == len(self._targets) - 1 > 0)
             try:
                 return await call(request)
             except Exception as error:
-                if not another_may_serve(error):
+                if not may_fail_over(error):
                     raise
                 failures.append(error)
             finally:
@@ -94,91 +94,91 @@ class Fallback:
 
 
 class Breaker:
-    """Refuses at once what would fail."""
+    """Refuses calls while the circuit is open."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._circuit = Circuit()
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or a refusal."""
+        """Returns the answer, or raises RefusedError."""
         circuit = self._circuit
-        ticket = circuit.enter(last_target.get())
+        permit = circuit.enter(last_target.get())
         failed = None
         try:
             answer = await self._call(request)
             failed = False
             return answer
         except Exception as error:
-            failed = True if counts_against(error) else None
+            failed = True if is_target_failure(error) else None
             raise
         finally:
-            circuit.leave(ticket, failed)
+            circuit.leave(permit, failed)
 
 
 class Concurrency:
-    """Lets so many calls run at once."""
+    """Limits concurrent calls."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._slots = Slots(workload.MOST_AT_ONCE)
+        self._limit = ConcurrencyLimit(workload.MAX_CONCURRENCY)
 
     async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        slots = self._slots
-        if not slots.take():
-            await slots.wait()
+        """Waits for a permit and returns the answer."""
+        limit = self._limit
+        if not limit.take():
+            await limit.wait()
         try:
             return await self._call(request)
         finally:
-            slots.give_back()
+            limit.give_back()
 
 
 class RateLimit:
-    """Keeps within requests and tokens a minute."""
+    """Limits requests and tokens per minute."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._allowance = Allowance(workload.REQUESTS_PER_MINUTE, workload.TOKENS_PER_MINUTE)
+        self._buckets = RateBuckets(workload.REQUESTS_PER_MINUTE, workload.TOKENS_PER_MINUTE)
 
     async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        allowance = self._allowance
+        """Waits for a permit and returns the answer."""
+        buckets = self._buckets
         tokens = workload.tokens_of_request(request)
-        if not allowance.take(tokens):
-            await allowance.wait(tokens)
+        if not buckets.take(tokens):
+            await buckets.wait(tokens)
         try:
             answer = await self._call(request)
         except Exception as error:
-            learn_from_error(allowance, error)
+            pause_after_429(buckets, error)
             raise
-        allowance.give_back(tokens - used(allowance, answer, tokens))
+        buckets.give_back(tokens - used_tokens(buckets, answer, tokens))
         return answer
 
 
-def learn_from_error(allowance: Allowance, error: Exception) -> None:
-    """A provider that refuses says when to come back."""
+def pause_after_429(buckets: RateBuckets, error: Exception) -> None:
+    """Pauses the buckets for the Retry-After of a 429."""
     if status_of(error) == _TOO_MANY:
-        allowance.close_for(retry_after(error))
+        buckets.pause(retry_after(error))
 
 
-def used(allowance: Allowance, answer: Any, expected: float) -> float:
-    """The tokens that an answer says were used; what its headers say is left is taken in."""
+def used_tokens(buckets: RateBuckets, answer: Any, expected: float) -> float:
+    """Returns the tokens in the answer's usage, and lowers the buckets to the limits in its headers."""
     headers = answer.get("headers")
     if headers is not None:
-        requests = float(headers.get("x-ratelimit-remaining-requests", allowance.requests))
-        allowance.lower(requests, float(headers.get("x-ratelimit-remaining-tokens", allowance.tokens)))
+        requests = float(headers.get("x-ratelimit-remaining-requests", buckets.requests))
+        buckets.lower(requests, float(headers.get("x-ratelimit-remaining-tokens", buckets.tokens)))
     usage = answer.get("usage")
     return expected if usage is None else float(usage["prompt_tokens"] + usage["completion_tokens"])
 
 
-async def cancelled_within(task: asyncio.Future[Any], seconds: float) -> None:
-    """Cancels a task and waits for it, but not for ever."""
+async def cancel_and_wait(task: asyncio.Future[Any], seconds: float) -> None:
+    """Cancels a task and waits for it; abandons it after `seconds`."""
     task.cancel()
     await asyncio.wait({task}, timeout=seconds)
     if not task.done():
-        _left.add(task)
-        task.add_done_callback(_left.discard)
+        _background_tasks.add(task)
+        task.add_done_callback(_background_tasks.discard)
 
 
 class Hedge:
@@ -187,14 +187,14 @@ class Hedge:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._budget = Budget()
-        self._slow = Slow(workload.HEDGE_QUANTILE, workload.HEDGE_LEAST_SECONDS, workload.HEDGE_WARMUP_CALLS)
+        self._delay = HedgeDelay(workload.HEDGE_QUANTILE, workload.HEDGE_MIN_SECONDS, workload.HEDGE_WARMUP_CALLS)
 
     async def execute(self, request: Any) -> Any:
-        """The answer that comes first."""
+        """Returns the answer that comes first."""
         self._budget.deposit()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        delay = self._slow.seconds()
+        delay = self._delay.seconds()
         task = loop.create_task(self._call(request))
         try:
             done, _ = await asyncio.wait({task}, timeout=delay)
@@ -202,17 +202,17 @@ class Hedge:
                 return await task
             return await first_of_two(task, loop.create_task(self._call(request)))
         except asyncio.CancelledError:
-            await cancelled_within(task, _GRACE_SECONDS)
+            await cancel_and_wait(task, _GRACE_SECONDS)
             raise
         finally:
             seconds = loop.time() - began
             answered = task.done() and not task.cancelled() and task.exception() is None
             if answered or (delay is not None and seconds >= delay):
-                self._slow.took(seconds)
+                self._delay.record_latency(seconds)
 
 
 async def first_of_two(first: asyncio.Task[Any], second: asyncio.Task[Any]) -> Any:
-    """The answer of whichever is first, or the first one's error; the other one is cancelled."""
+    """Returns the first answer, or raises the first call's error; cancels the other call."""
     pending: set[asyncio.Task[Any]] = {first, second}
     try:
         while pending:
@@ -220,67 +220,67 @@ async def first_of_two(first: asyncio.Task[Any], second: asyncio.Task[Any]) -> A
             for task in done:
                 if not task.cancelled() and task.exception() is None:
                     return task.result()
-                if task is first and not another_may_serve(task.exception() or RefusedError()):
+                if task is first and not may_fail_over(task.exception() or RefusedError()):
                     return task.result()
         return first.result()
     finally:
         for task in pending:
-            leaving = asyncio.ensure_future(cancelled_within(task, _GRACE_SECONDS))
-            _left.add(leaving)
-            leaving.add_done_callback(_left.discard)
+            cancelling = asyncio.ensure_future(cancel_and_wait(task, _GRACE_SECONDS))
+            _background_tasks.add(cancelling)
+            cancelling.add_done_callback(_background_tasks.discard)
 
 
-class NotUndoneError(Exception):
-    """A step failed, and not all that was done before could be undone."""
+class CompensationFailedError(Exception):
+    """A step failed, and so did a compensation."""
 
 
 class Saga:
-    """Undoes what was done when a step fails."""
+    """Compensates the completed steps when a step fails."""
 
-    def __init__(self, steps: Sequence[tuple[Call, Undo]]) -> None:
+    def __init__(self, steps: Sequence[tuple[Call, Compensation]]) -> None:
         self._steps = steps
 
     async def execute(self, request: Any) -> Any:
-        """What the last step returned."""
+        """Returns the answer of the last step."""
         loop, variables = asyncio.get_running_loop(), copy_context()
-        done: list[tuple[Undo, Any]] = []
+        done: list[tuple[Compensation, Any]] = []
         value = request
         try:
             for call, undo in self._steps:
                 value = await call(value)
                 done.append((undo, value))
-        except GeneratorExit:  # thrown away, in whatever thread
+        except GeneratorExit:  # the coroutine was closed, possibly in another thread
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(undoing, done, context=variables)
+                loop.call_soon_threadsafe(start_compensation, done, context=variables)
             raise
         except (Exception, asyncio.CancelledError) as error:
-            failures = await undone(done)
+            failures = await compensate(done)
             if failures and isinstance(error, Exception):
-                raise NotUndoneError(failures) from error
+                raise CompensationFailedError(failures) from error
             raise
         return value
 
 
-async def undone(done: Sequence[tuple[Undo, Any]]) -> list[BaseException]:
-    """Undoes steps in reverse, in a task that no cancellation of the caller reaches; returns what went wrong."""
-    return await asyncio.shield(undoing(done))
+async def compensate(done: Sequence[tuple[Compensation, Any]]) -> list[BaseException]:
+    """Compensates steps in reverse, shielded from the caller's cancellation; returns the errors."""
+    return await asyncio.shield(start_compensation(done))
 
 
-def undoing(done: Sequence[tuple[Undo, Any]]) -> asyncio.Task[list[BaseException]]:
-    """That task."""
-    task = asyncio.ensure_future(_undo_all(done))
-    _left.add(task)
-    task.add_done_callback(_left.discard)
+def start_compensation(done: Sequence[tuple[Compensation, Any]]) -> asyncio.Task[list[BaseException]]:
+    """Starts the task that compensates."""
+    task = asyncio.ensure_future(_compensate_all(done))
+    _background_tasks.add(task)
+    task.add_done_callback(_background_tasks.discard)
     return task
 
 
-async def _undo_all(done: Sequence[tuple[Undo, Any]]) -> list[BaseException]:
+async def _compensate_all(done: Sequence[tuple[Compensation, Any]]) -> list[BaseException]:
     failures: list[BaseException] = []
     for undo, value in reversed(done):
         task = asyncio.ensure_future(undo(value))
         await asyncio.wait({task}, timeout=_COMPENSATION_SECONDS)
         if not task.done():
-            await cancelled_within(task, 1.0)
+            await cancel_and_wait(task, 1.0)
             failures.append(TimeoutError())
         elif task.cancelled():
             failures.append(asyncio.CancelledError())

@@ -1,4 +1,4 @@
-"""The same guarantees and the same telemetry, written by hand against OpenTelemetry."""
+"""Equivalents with the same guarantees and telemetry, written by hand on the OpenTelemetry API."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from observability_integration.telemetry.metrics.instruments import Instrument
 from . import limits, resilience
 from .parts import Cache, LLMCall, Router, Timeout
 
-Level = tuple[Callable[[], float], Mapping[str, str]]
+Gauge = tuple[Callable[[], float], Mapping[str, str]]
 
-_LEVELS = [
+_GAUGES = [
     gauge.spec
     for gauge in (
         catalogue.resilience.BREAKER_STATE,
@@ -33,10 +33,10 @@ _LEVELS = [
 
 
 class Instruments:
-    """Every instrument that the parts record, made once.
+    """The instruments of all equivalents, created once.
 
     Attributes:
-        levels: by gauge, what is looked at when it is collected, with its labels.
+        gauges: by metric name, the functions to read at collection, with their labels.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -91,15 +91,15 @@ class Instruments:
         self.hedge_suppressed = make(catalogue.resilience.HEDGE_SUPPRESSED)
         self.hedge_delay = make(catalogue.resilience.HEDGE_DELAY)
         self.saga_operations = make(catalogue.resilience.SAGA_OPERATIONS)
-        self.levels: dict[str, list[Level]] = {spec.name: [] for spec in _LEVELS}
-        for spec in _LEVELS:
-            meter.create_observable_gauge(spec.name, [_observed(self.levels[spec.name])], spec.unit, spec.description)
+        self.gauges: dict[str, list[Gauge]] = {spec.name: [] for spec in _GAUGES}
+        for spec in _GAUGES:
+            meter.create_observable_gauge(spec.name, [_observed(self.gauges[spec.name])], spec.unit, spec.description)
 
 
-def _observed(levels: list[Level]) -> Callable[[CallbackOptions], Iterator[Observation]]:
+def _observed(gauges: list[Gauge]) -> Callable[[CallbackOptions], Iterator[Observation]]:
     def observe(_: CallbackOptions) -> Iterator[Observation]:
-        for look, labels in levels:
-            yield Observation(look(), labels)
+        for read, labels in gauges:
+            yield Observation(read(), labels)
 
     return observe
 
@@ -129,7 +129,7 @@ class ByHand:
         return LLMCall(*self._tools, work.answer)
 
     def chain(self, work: Work) -> Runnable:
-        """The equivalents of all four, one in the other."""
+        """The equivalents of cache, router, timeout and LLM call, nested."""
         call = LLMCall(*self._tools, work.answer).execute
         routes = {route: Timeout(*self._tools, call).execute for route in workload.COST_PER_ROUTE_USD}
         return Cache(*self._tools, Router(*self._tools, routes).execute, workload.key_of_request)

@@ -1,7 +1,6 @@
-"""What refuses calls or lets them wait, with its telemetry, each as a careful engineer writes it.
+"""Circuit breaker, concurrency limit and rate limit with telemetry written by hand.
 
-It decides by the same `bare_engines` as the bare one does. Levels are read when they are asked for, which costs a call
-nothing.
+They use the engines of the bare equivalents. Gauges are read at collection, so they cost a call nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span, Tracer
 
 from benchmarks import workload
-from benchmarks.calls.bare.engines import Allowance, Circuit, RefusedError, Slots, counts_against
-from benchmarks.calls.bare.resilience import last_target, learn_from_error, used
+from benchmarks.calls.bare.engines import Circuit, ConcurrencyLimit, RateBuckets, RefusedError, is_target_failure
+from benchmarks.calls.bare.resilience import last_target, pause_after_429, used_tokens
 from benchmarks.measure import Call
 
 from .spans import QUIET, ended
@@ -26,51 +25,51 @@ _STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Breaker:
-    """A breaker with a span, its state, and counts of how calls ended."""
+    """A circuit breaker with a span, a state gauge, and counts of outcomes."""
 
     def __init__(self, tracer: Tracer, instruments: Instruments, call: Call, target: str = workload.TARGET) -> None:
         self._tracer = tracer
         self._instruments = instruments
         self._call = call
         self._target = {"target": target}
-        self._circuit = Circuit(self._turned)
+        self._circuit = Circuit(self._on_transition)
         self._span_name = f"circuit_breaker {target}"
         self._outcomes = {
             outcome: {"target": target, "outcome": outcome} for outcome in ("success", "failure", "ignored", "refused")
         }
-        instruments.levels["circuit_breaker.state"].append((lambda: _STATES[self._circuit.state], self._target))
+        instruments.gauges["circuit_breaker.state"].append((lambda: _STATES[self._circuit.state], self._target))
 
-    def _turned(self, state: str) -> None:
+    def _on_transition(self, state: str) -> None:
         self._instruments.breaker_transitions.add(1, {**self._target, "state": state})
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or a refusal."""
+        """Returns the answer, or raises RefusedError."""
         circuit, count = self._circuit, self._instruments.breaker_calls.add
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             try:
-                ticket = circuit.enter(last_target.get())
+                permit = circuit.enter(last_target.get())
             except RefusedError as error:
                 count(1, self._outcomes["refused"])
                 ended(span, error)
                 raise
-            if ticket < 0:
+            if permit < 0:
                 span.set_attribute("circuit_breaker.probe", True)
             try:
                 answer = await self._call(request)
             except BaseException as error:
-                counted = isinstance(error, Exception) and counts_against(error)
-                circuit.leave(ticket, True if counted else None)
+                counted = isinstance(error, Exception) and is_target_failure(error)
+                circuit.leave(permit, True if counted else None)
                 count(1, self._outcomes["failure" if counted else "ignored"])
                 ended(span, error)
                 raise
-            circuit.leave(ticket, False)
+            circuit.leave(permit, False)
             count(1, self._outcomes["success"])
             span.set_attribute("outcome", "success")
             return answer
 
 
 class Concurrency:
-    """A limit with a span, its levels, and the times of those who wait."""
+    """A concurrency limit with a span, gauges, and the times of waits."""
 
     _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
     _PRIORITY: Mapping[str, str] = {**_OPERATION, "priority": "high"}
@@ -79,23 +78,23 @@ class Concurrency:
         self._tracer = tracer
         self._instruments = instruments
         self._call = call
-        slots = self._slots = Slots(workload.MOST_AT_ONCE)
+        limit = self._limit = ConcurrencyLimit(workload.MAX_CONCURRENCY)
         self._span_name = f"concurrency {workload.OPERATION}"
-        instruments.levels["concurrency.limit"].append((lambda: slots.limit, self._OPERATION))
-        instruments.levels["concurrency.in_flight"].append((lambda: slots.in_flight, self._OPERATION))
-        instruments.levels["concurrency.queued"].append((lambda: slots.waiting, self._PRIORITY))
+        instruments.gauges["concurrency.limit"].append((lambda: limit.limit, self._OPERATION))
+        instruments.gauges["concurrency.in_flight"].append((lambda: limit.in_flight, self._OPERATION))
+        instruments.gauges["concurrency.queued"].append((lambda: limit.waiting, self._PRIORITY))
 
     async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        slots = self._slots
+        """Waits for a permit and returns the answer."""
+        limit = self._limit
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             try:
-                if not slots.take():
+                if not limit.take():
                     await self._wait(span)
                 try:
                     answer = await self._call(request)
                 finally:
-                    slots.give_back()
+                    limit.give_back()
             except BaseException as error:
                 ended(span, error)
                 raise
@@ -105,7 +104,7 @@ class Concurrency:
     async def _wait(self, span: Span) -> None:
         began = perf_counter()
         try:
-            await self._slots.wait()
+            await self._limit.wait()
         except RefusedError:
             self._instruments.concurrency_refusals.add(1, {**self._PRIORITY, "reason": "queue_full"})
             raise
@@ -115,7 +114,7 @@ class Concurrency:
 
 
 class RateLimit:
-    """A rate limit with a span, what is left, and counts of calls and tokens."""
+    """A rate limit with a span, gauges of what remains, and counts of calls and tokens."""
 
     _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
     _OUTCOMES: Mapping[str, Mapping[str, str]] = {
@@ -127,31 +126,31 @@ class RateLimit:
         self._tracer = tracer
         self._instruments = instruments
         self._call = call
-        allowance = self._allowance = Allowance(workload.REQUESTS_PER_MINUTE, workload.TOKENS_PER_MINUTE)
+        buckets = self._buckets = RateBuckets(workload.REQUESTS_PER_MINUTE, workload.TOKENS_PER_MINUTE)
         self._span_name = f"rate_limit {workload.OPERATION}"
-        left = instruments.levels["rate_limit.remaining"]
-        left.append((lambda: allowance.requests, {**self._OPERATION, "limit": "requests"}))
-        left.append((lambda: allowance.tokens, {**self._OPERATION, "limit": "tokens"}))
+        left = instruments.gauges["rate_limit.remaining"]
+        left.append((lambda: buckets.requests, {**self._OPERATION, "limit": "requests"}))
+        left.append((lambda: buckets.tokens, {**self._OPERATION, "limit": "tokens"}))
 
     async def execute(self, request: Any) -> Any:
-        """The answer, when there is room."""
-        allowance, instruments = self._allowance, self._instruments
+        """Waits for a permit and returns the answer."""
+        buckets, instruments = self._buckets, self._instruments
         tokens = workload.tokens_of_request(request)
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             on_span = self._ADMITTED
             try:
-                if allowance.take(tokens):
+                if buckets.take(tokens):
                     instruments.rate_limit_calls.add(1, self._OUTCOMES["admitted"])
                 else:
                     on_span = {**on_span, "rate_limit.wait_seconds": await self._wait(tokens)}
                 answer = await self._call(request)
             except BaseException as error:
                 if isinstance(error, Exception):
-                    learn_from_error(allowance, error)
+                    pause_after_429(buckets, error)
                 ended(span, error)
                 raise
-            charged = used(allowance, answer, tokens)
-            allowance.give_back(tokens - charged)
+            charged = used_tokens(buckets, answer, tokens)
+            buckets.give_back(tokens - charged)
             instruments.rate_limit_tokens.add(charged, self._OPERATION)
             span.set_attributes(on_span)
             return answer
@@ -159,7 +158,7 @@ class RateLimit:
     async def _wait(self, tokens: float) -> float:
         began = perf_counter()
         try:
-            await self._allowance.wait(tokens)
+            await self._buckets.wait(tokens)
         except RefusedError:
             self._instruments.rate_limit_calls.add(1, self._OUTCOMES["refused"])
             raise

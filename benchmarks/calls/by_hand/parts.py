@@ -1,7 +1,6 @@
-"""Router, cache, timeout and LLM call with their telemetry, each as a careful engineer writes it.
+"""Router, cache, timeout and LLM call with telemetry written by hand, with care for speed.
 
-Attribute sets are dicts that are built once, span attributes are set several at a time, and what telemetry does not
-need is not done.
+Attribute sets are built once, and span attributes are set several at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Router:
         }
 
     async def execute(self, request: Any) -> Any:
-        """Run the chosen route."""
+        """Runs the chosen route."""
         instruments = self._instruments
         with self._tracer.start_as_current_span("router", **QUIET) as span:
             decision = self._decide(request)
@@ -108,7 +107,7 @@ class Cache:
         self.misses = 0
 
     async def execute(self, request: Any) -> Any:
-        """The kept value, or a new one."""
+        """Returns the stored value, or a new one."""
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             started = perf_counter()
             key = hashed(self._key_of(request))
@@ -120,14 +119,14 @@ class Cache:
             flight = self._flights.get(key)
             try:
                 if flight is not None:
-                    boarded = perf_counter()
+                    waited_since = perf_counter()
                     await asyncio.shield(flight)
-                    self._instruments.cache_lock_wait.record(perf_counter() - boarded, self._WAITED)
+                    self._instruments.cache_lock_wait.record(perf_counter() - waited_since, self._WAITED)
                     kept = self._store.get(key)
                     self._hit(span, started, self._SPAN_JOINED, self._JOINED, kept)
                     return kept[0]
                 self._miss(span, started)
-                flight = self._flights[key] = asyncio.create_task(self._fly(key, request))
+                flight = self._flights[key] = asyncio.create_task(self._compute(key, request))
                 return await asyncio.shield(flight)
             except Exception as error:
                 failed(span, error)
@@ -155,7 +154,7 @@ class Cache:
         instruments.cache_latency.record(perf_counter() - started, self._MISS)
         span.set_attribute("cache.hit", False)
 
-    async def _fly(self, key: bytes, request: Any) -> Any:
+    async def _compute(self, key: bytes, request: Any) -> Any:
         try:
             began = perf_counter()
             value = await self._call(request)
@@ -168,12 +167,12 @@ class Cache:
             del self._flights[key]
 
     def get_stats(self) -> dict[str, Any]:
-        """Hits and misses."""
+        """Returns hits and misses."""
         return {"hits": self.hits, "misses": self.misses}
 
 
 class Timeout:
-    """A limit with a span, successes, failures, durations and how much of the limit was used."""
+    """A timeout with a span, successes, failures, durations and utilization of the limit."""
 
     def __init__(
         self,
@@ -197,7 +196,7 @@ class Timeout:
         self.failures = 0
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or a TimeoutError."""
+        """Returns the answer, or raises TimeoutError."""
         instruments = self._instruments
         with self._tracer.start_as_current_span(self._span_name, attributes=self._on_span, **QUIET) as span:
             started = perf_counter()
@@ -228,7 +227,7 @@ class Timeout:
         return error
 
     def get_stats(self) -> dict[str, Any]:
-        """Successes and failures."""
+        """Returns successes and failures."""
         return {"successes": self.successes, "failures": self.failures}
 
 
@@ -244,7 +243,7 @@ class LLMCall:
         self._labels: dict[tuple[str, str], tuple[dict[str, str], ...]] = {}
 
     async def execute(self, request: dict[str, Any]) -> Any:
-        """Call the provider once."""
+        """Calls the provider once."""
         instruments = self._instruments
         model = request["model"]
         on_span = {

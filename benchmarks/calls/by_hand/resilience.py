@@ -1,6 +1,6 @@
-"""What repeats, replaces and undoes calls, with its telemetry, each as a careful engineer writes it.
+"""Retry, fallback, hedge and saga with telemetry written by hand.
 
-It decides by the same `bare_engines` as the bare one does.
+They use the engines of the bare equivalents.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Span, Tracer
 
 from benchmarks import workload
-from benchmarks.calls.bare.engines import Budget, Slow, another_may_serve, may_pass, pause_before
+from benchmarks.calls.bare.engines import Budget, HedgeDelay, backoff_seconds, is_retryable, may_fail_over
 from benchmarks.calls.bare.resilience import (
     AllFailedError,
-    NotUndoneError,
-    Undo,
-    cancelled_within,
+    Compensation,
+    CompensationFailedError,
+    cancel_and_wait,
+    compensate,
     first_of_two,
     last_target,
-    undoing,
-    undone,
+    start_compensation,
 )
 from benchmarks.measure import Call
 
@@ -52,7 +52,7 @@ class Retry:
         self._on_span: dict[str, Any] = {"retry.attempts": 1, "outcome": "success"}
 
     async def execute(self, request: Any) -> Any:
-        """The answer, or the last attempt's error."""
+        """Returns the answer, or raises the last attempt's error."""
         instruments = self._instruments
         self._budget.deposit()
         attempt = 1
@@ -67,7 +67,7 @@ class Retry:
                         self._count(span, attempt, "failed")
                         ended(span, error)
                         raise
-                    pause = pause_before(attempt, error)
+                    pause = backoff_seconds(attempt, error)
                     fault = type(error).__qualname__
                     instruments.retry_retries.add(1, {**self._operation, "fault": fault})
                     instruments.retry_wait.record(pause, self._operation)
@@ -88,7 +88,7 @@ class Retry:
                 attempt += 1
 
     def _gives_up(self, error: Exception, attempt: int) -> str | None:
-        if not may_pass(error):
+        if not is_retryable(error):
             return "not_retryable"
         if attempt == workload.MAX_ATTEMPTS:
             return "attempts"
@@ -102,7 +102,7 @@ class Retry:
 
 
 class Fallback:
-    """A fallback with a span, and counts by who answered and who did not."""
+    """A fallback with a span, and counts of answers and failovers by target."""
 
     def __init__(
         self,
@@ -120,17 +120,17 @@ class Fallback:
         self._on_span = {name: {"fallback.target": name, "outcome": "success"} for name in targets}
 
     async def execute(self, request: Any) -> Any:
-        """The first answer that there is."""
+        """Returns the first answer."""
         instruments = self._instruments
         failures: list[Exception] = []
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             for name, call in self._targets.items():
-                # Set for each: another fallback around this one may have said True.
+                # Set for each target: an outer fallback may have set True.
                 token = last_target.set(len(failures) == len(self._targets) - 1 > 0)
                 try:
                     answer = await call(request)
                 except Exception as error:
-                    if not another_may_serve(error):
+                    if not may_fail_over(error):
                         instruments.fallback_failed.add(1, {**self._operation, "reason": "fault"})
                         ended(span, error)
                         raise
@@ -157,7 +157,7 @@ class Fallback:
 
 
 class Hedge:
-    """A hedge with a span, and counts of second calls made and not made."""
+    """A hedge with a span, and counts of launched and suppressed hedges."""
 
     _OPERATION: Mapping[str, str] = {"operation": workload.OPERATION}
     _UNHEDGED: Mapping[str, str] = {**_OPERATION, "outcome": "unhedged"}
@@ -170,17 +170,17 @@ class Hedge:
         self._instruments = instruments
         self._call = call
         self._budget = Budget()
-        self._slow = Slow(workload.HEDGE_QUANTILE, workload.HEDGE_LEAST_SECONDS, workload.HEDGE_WARMUP_CALLS)
+        self._delay = HedgeDelay(workload.HEDGE_QUANTILE, workload.HEDGE_MIN_SECONDS, workload.HEDGE_WARMUP_CALLS)
         self._span_name = f"hedge {workload.OPERATION}"
 
     async def execute(self, request: Any) -> Any:
-        """The answer that comes first."""
+        """Returns the answer that comes first."""
         self._budget.deposit()
         instruments = self._instruments
         loop = asyncio.get_running_loop()
         with self._tracer.start_as_current_span(self._span_name, **QUIET) as span:
             began = loop.time()
-            delay = self._slow.seconds()
+            delay = self._delay.seconds()
             task = loop.create_task(self._call(request))
             if delay is None:
                 instruments.hedge_suppressed.add(1, self._WARMUP)
@@ -194,14 +194,14 @@ class Hedge:
                     answer = await first_of_two(task, loop.create_task(self._call(request)))
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError):
-                    await cancelled_within(task, _GRACE_SECONDS)
+                    await cancel_and_wait(task, _GRACE_SECONDS)
                 ended(span, error)
                 raise
             finally:
                 seconds = loop.time() - began
                 answered = task.done() and not task.cancelled() and task.exception() is None
                 if answered or (delay is not None and seconds >= delay):
-                    self._slow.took(seconds)
+                    self._delay.record_latency(seconds)
             instruments.hedge_operations.add(1, outcome)
             span.set_attribute("outcome", "success")
             return answer
@@ -217,7 +217,7 @@ class Hedge:
 
 
 class Saga:
-    """A saga with a span, and counts of how it and its compensations ended."""
+    """A saga with a span, and counts of outcomes."""
 
     _OUTCOMES: Mapping[str, Mapping[str, str]] = {
         outcome: {"operation": workload.OPERATION, "outcome": outcome}
@@ -225,7 +225,7 @@ class Saga:
     }
     _COMPLETED: Mapping[str, str] = {"saga.outcome": "completed", "outcome": "success"}
 
-    def __init__(self, tracer: Tracer, instruments: Instruments, steps: Sequence[tuple[Call, Undo]]) -> None:
+    def __init__(self, tracer: Tracer, instruments: Instruments, steps: Sequence[tuple[Call, Compensation]]) -> None:
         self._tracer = tracer
         self._instruments = instruments
         self._steps = steps
@@ -233,27 +233,27 @@ class Saga:
         self._on_span = {"saga.steps": len(steps)}
 
     async def execute(self, request: Any) -> Any:
-        """What the last step returned."""
+        """Returns the answer of the last step."""
         loop, variables = asyncio.get_running_loop(), copy_context()
-        done: list[tuple[Undo, Any]] = []
+        done: list[tuple[Compensation, Any]] = []
         value = request
         with self._tracer.start_as_current_span(self._span_name, attributes=self._on_span, **QUIET) as span:
             try:
                 for call, undo in self._steps:
                     value = await call(value)
                     done.append((undo, value))
-            except GeneratorExit:  # thrown away, in whatever thread
+            except GeneratorExit:  # the coroutine was closed, possibly in another thread
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(undoing, done, context=variables)
+                    loop.call_soon_threadsafe(start_compensation, done, context=variables)
                 raise
             except (Exception, asyncio.CancelledError) as error:
-                failures = await undone(done)
+                failures = await compensate(done)
                 outcome = "compensation_failed" if failures else "compensated"
                 self._instruments.saga_operations.add(1, self._OUTCOMES[outcome])
                 span.set_attribute("saga.outcome", outcome)
                 ended(span, error)
                 if failures and isinstance(error, Exception):
-                    raise NotUndoneError(failures) from error
+                    raise CompensationFailedError(failures) from error
                 raise
             self._instruments.saga_operations.add(1, self._OUTCOMES["completed"])
             span.set_attributes(self._COMPLETED)

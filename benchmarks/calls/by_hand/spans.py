@@ -1,4 +1,4 @@
-"""How spans that are written by hand end."""
+"""Ends the spans of the equivalents written by hand."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ QUIET: Any = {"record_exception": False, "set_status_on_exception": False}
 
 
 def failed(span: Span, error: BaseException) -> None:
-    """The span of a call that raised."""
+    """Marks the span of a call that raised."""
     span.set_attribute("error.type", type(error).__qualname__)
     span.set_status(StatusCode.ERROR)
 
 
 def ended(span: Span, error: BaseException) -> None:
-    """The same, with its outcome; a cancellation is no error."""
+    """Marks the span with the outcome; a cancellation is not an error."""
     if isinstance(error, asyncio.CancelledError):
         span.set_attribute("outcome", "cancelled")
         return

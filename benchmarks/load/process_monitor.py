@@ -1,4 +1,4 @@
-"""Watches the event loop and the memory of the process that it runs in."""
+"""Samples the lag of the event loop and the memory of this process."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ _MEMORY_EVERY_SECONDS = 0.1
 _STATM = Path("/proc/self/statm")  # only Linux has it
 
 
-class Look(NamedTuple):
-    """One look at the event loop: when, how late it was, and how long the process was busy meanwhile; in seconds."""
+class LagSample(NamedTuple):
+    """A sample of the event loop, in seconds: its time, the lag, and the processor time of the interval."""
 
     at: float
     late: float
     busy: float
 
 
-class Watch:
-    """Looks at both until `end` is called. To be made in a running event loop."""
+class ProcessMonitor:
+    """Samples until `end` is called. Must be created in a running event loop."""
 
     def __init__(self) -> None:
-        self.looks: list[Look] = []
+        self.lag_samples: list[LagSample] = []
         self.memory: list[tuple[float, int]] = []
-        """When, and how many bytes were resident."""
+        """Times and resident bytes."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch_lag()), loop.create_task(self._watch_memory())]
+        self._tasks = [loop.create_task(self._sample_lag()), loop.create_task(self._sample_memory())]
 
     async def end(self) -> None:
-        """Looks no more."""
+        """Stops sampling."""
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
 
-    async def _watch_lag(self) -> None:
+    async def _sample_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due, busy_before = loop.time() + LAG_EVERY_SECONDS, time.process_time()
             await asyncio.sleep(LAG_EVERY_SECONDS)
             now = loop.time()
-            self.looks.append(Look(now, now - due, time.process_time() - busy_before))
+            self.lag_samples.append(LagSample(now, now - due, time.process_time() - busy_before))
 
-    async def _watch_memory(self) -> None:
+    async def _sample_memory(self) -> None:
         loop = asyncio.get_running_loop()
         while _STATM.exists():
             resident = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             self.memory.append((loop.time(), resident))
             await asyncio.sleep(_MEMORY_EVERY_SECONDS)
 
-    def late_within(self, since: float, until: float) -> float:
-        """How late the event loop was in that time, in all, and at the first look after it."""
-        first, last = bisect_left(self.looks, (since,)), bisect_left(self.looks, (until,))
-        return sum(look.late for look in self.looks[first : last + 1])
+    def lag_within(self, since: float, until: float) -> float:
+        """Returns the total lag of the event loop in the interval, the first sample after it included."""
+        first, last = bisect_left(self.lag_samples, (since,)), bisect_left(self.lag_samples, (until,))
+        return sum(sample.late for sample in self.lag_samples[first : last + 1])
 
-    def quarters(self, since: float, until: float) -> tuple[float, float] | None:
-        """Resident bytes in the second and in the last quarter of that time, half of it less; None if not looked at."""
+    def memory_by_quarter(self, since: float, until: float) -> tuple[float, float] | None:
+        """Returns median resident bytes in the second and in the last quarter of the interval; None without samples."""
         times = [since + (until - since) * quarter / 4 for quarter in range(1, 5)]
         second, _, last = ([size for at, size in self.memory if start <= at < end] for start, end in pairwise(times))
         return (median(second), median(last)) if second and last else None
 
 
 def spread_ms(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """What half of them, all but a hundredth of them, and all of them do not exceed, in milliseconds; 0 of none."""
+    """Returns median, 99th percentile and maximum in milliseconds; zeros for no values."""
     ordered = sorted(seconds) or [0.0]
     half, most = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
     return half * 1e3, most * 1e3, ordered[-1] * 1e3
