@@ -24,15 +24,15 @@ _TEXT = b"What is the capital of France? " * 100
 
 @pytest.fixture
 def without_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    compression._tools.cache_clear()
+    compression._load.cache_clear()
     monkeypatch.setitem(sys.modules, "zstandard", None)
     yield
-    compression._tools.cache_clear()
+    compression._load.cache_clear()
 
 
 def _reason(data: bytes, max_bytes: int = _LIMIT) -> str:
     with pytest.raises(Unreadable) as caught:
-        compression.expand(data, max_bytes)
+        compression.decompress(data, max_bytes)
     return caught.value.reason
 
 
@@ -43,7 +43,7 @@ def test_what_is_compressed_comes_back(part: bytes, times: int) -> None:
     compressed = compression.compress(data)
     assert compressed is not None
     assert len(compressed) < len(data)
-    assert data == compression.expand(compressed, len(data))
+    assert data == compression.decompress(compressed, len(data))
     assert "size" == _reason(compressed, len(data) - 1)
 
 
@@ -96,7 +96,7 @@ def test_garbage_never_raises_anything_else(data: bytes) -> None:
     """`Unreadable` is what the cache expects; anything else would reach the caller."""
     for start in (b"", zstandard.FRAME_HEADER, zstandard.FRAME_HEADER + b"\x20", b"\x50\x2a\x4d\x18"):
         with contextlib.suppress(Unreadable):
-            assert len(compression.expand(start + data, 100)) <= 100
+            assert len(compression.decompress(start + data, 100)) <= 100
 
 
 def test_threads_do_not_share_what_must_not_be_shared() -> None:
@@ -105,11 +105,11 @@ def test_threads_do_not_share_what_must_not_be_shared() -> None:
     results: list[bool] = []
 
     def work() -> None:
-        tools = compression._tools()
-        assert tools is not None
-        made.extend((tools.compress, tools.expand))
+        zstd = compression._load()
+        assert zstd is not None
+        made.extend((zstd.compress, zstd.decompress))
         frame = compression.compress(_TEXT)
-        results.append(frame is not None and compression.expand(frame, _LIMIT) == _TEXT)
+        results.append(frame is not None and compression.decompress(frame, _LIMIT) == _TEXT)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -133,7 +133,7 @@ def test_without_the_package_compressed_entries_are_misses() -> None:
     assert compression.available()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "zstandard", None)
-        compression._tools.cache_clear()
+        compression._load.cache_clear()
         assert "compression" == _reason(frame)
-    compression._tools.cache_clear()
-    assert _TEXT == compression.expand(frame, _LIMIT)
+    compression._load.cache_clear()
+    assert _TEXT == compression.decompress(frame, _LIMIT)

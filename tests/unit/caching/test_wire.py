@@ -201,13 +201,13 @@ def test_without_the_package_entries_are_written_as_they_are(monkeypatch: pytest
     """Compression saves memory, and is not worth failing a call for; the compressed entries of others are misses."""
     compressed = _wire(above=0).seal(_KEY, _STAMP, _TEXT)
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    compression._tools.cache_clear()
+    compression._load.cache_clear()
     try:
         wire = _wire(above=0)
         assert wire.seal(_KEY, _STAMP, _TEXT).endswith(_TEXT)
         assert "compression" == _reason(wire, compressed)
     finally:
-        compression._tools.cache_clear()
+        compression._load.cache_clear()
 
 
 def test_packages_are_imported_only_by_who_uses_them() -> None:
@@ -300,5 +300,5 @@ def test_what_is_read_from_a_tampered_frame_is_never_unpacked() -> None:
     wire = _wire(above=0, ring=_RING)
     entry = wire.seal(_KEY, _STAMP, _TEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compression, "expand", lambda *_: pytest.fail("unpacked"))
+        patch.setattr(compression, "decompress", lambda *_: pytest.fail("unpacked"))
         assert "encryption" == _reason(wire, _flipped(entry, len(entry) * 8 - 1))

@@ -1,1 +1,1 @@
-"""How an entry is written to the shared store: frame, compression, encryption."""
+"""The wire format of entries in the shared store: frame, compression, encryption."""

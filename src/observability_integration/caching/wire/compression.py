@@ -1,6 +1,6 @@
-"""Zstandard for large payloads, if the package is installed.
+"""Compression of large payloads with Zstandard, if the package is installed.
 
-What is read may be anybody's: nothing is decompressed whose size is not announced, or announced as more than allowed.
+Any program may have written the data: it is decompressed only if it announces a size within the limit.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from observability_integration.caching.codec import Unreadable
 _LEVEL = 3  # zstd's own default
 
 
-class _Tools(threading.local):
-    # The package's objects must not be used by two threads at once, and take longer to make than to use.
+class _Zstandard(threading.local):
+    # The package's objects are not thread-safe, and take longer to make than to use.
     def __init__(self, zstandard: Any) -> None:
         self.compress = zstandard.ZstdCompressor(level=_LEVEL).compress
-        self.expand = zstandard.ZstdDecompressor().decompress
-        self.announced = zstandard.frame_content_size
+        self.decompress = zstandard.ZstdDecompressor().decompress
+        self.announced_size = zstandard.frame_content_size
 
 
 @functools.cache
-def _tools() -> _Tools | None:
+def _load() -> _Zstandard | None:
     try:
         import zstandard
     except ImportError:
         return None
-    return _Tools(zstandard)
+    return _Zstandard(zstandard)
 
 
 def available() -> bool:
     """Whether the package is installed; if so, it is imported."""
-    return _tools() is not None
+    return _load() is not None
 
 
 def compress(data: bytes) -> bytes | None:
-    """The data compressed, or None if that would not make it smaller, or the package is missing."""
-    if (tools := _tools()) is None:
+    """Compresses the data; None if the package is missing or the result would not be smaller."""
+    if (zstd := _load()) is None:
         return None
-    compressed: bytes = tools.compress(data)
+    compressed: bytes = zstd.compress(data)
     return compressed if len(compressed) < len(data) else None
 
 
-def expand(data: bytes, max_bytes: int) -> bytes:
-    """What was compressed.
+def decompress(data: bytes, max_bytes: int) -> bytes:
+    """Decompresses the data.
 
     Raises:
-        Unreadable: it is no single frame that announces at most `max_bytes` and holds as much, or the package is
-            missing; the reason is ``compression``, or ``size`` for what is too large.
+        Unreadable: the package is missing, or the data is not a single frame that announces its size (reason
+            ``compression``), or the size is above `max_bytes` (reason ``size``).
     """
-    if (tools := _tools()) is None:
+    if (zstd := _load()) is None:
         raise Unreadable("compression")
     try:
-        size: int = tools.announced(data)  # the package would allocate that much, whatever it is
-        if size <= max_bytes:  # -1 if nothing is announced, which the package then refuses
-            expanded: bytes = tools.expand(data, allow_extra_data=False)
-            return expanded
+        size: int = zstd.announced_size(data)  # the package allocates as much as announced
+        if size <= max_bytes:  # -1 if no size is announced, which the package then refuses
+            decompressed: bytes = zstd.decompress(data, allow_extra_data=False)
+            return decompressed
     except Exception as error:
         raise Unreadable("compression") from error
     raise Unreadable("size")

@@ -1,4 +1,4 @@
-"""An entry as it stands in the shared store: a head that says what it is, and the encoded value.
+"""The frame of an entry in the shared store: a head, the tags, and the body with the encoded value.
 
 ::
 
@@ -7,9 +7,9 @@
     tags
     body
 
-All numbers are big endian. The body is the payload as it is, or compressed, or (compressed or not) encrypted. The head
-stands in clear, so that age and tags can be judged before anything else is done; with encryption it is authenticated
-together with the key of the entry: a changed head, or an entry moved to another key, cannot be read.
+All numbers are big endian. The body is the payload, optionally compressed, then optionally encrypted. The head is in
+clear text, so that age and tags can be checked first. With encryption it is authenticated together with the key of the
+entry: a changed head, or an entry moved to another key, is unreadable.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from observability_integration.caching.codec import Unreadable
 from . import compression
 from .encryption import Keyring
 
-FORMAT = 2  # the first byte of an entry; what earlier versions wrote began with other bytes
-VERSION_BYTES = 16  # format, moment of creation and random bytes tell an entry from every other under the same key
+FORMAT = 2  # the first byte of an entry; entries of earlier versions begin with other bytes
+VERSION_BYTES = 16  # format, creation time and random bytes: they differ for all entries under one key
 _RANDOM_BYTES = 7
 _HEAD = struct.Struct(f">BQ{_RANDOM_BYTES}sBQQQQI")
 _HEAD_BYTES = _HEAD.size
 _COMPRESSED = 1
 _ENCRYPTED = 2
-_LARGEST = 2**64 - 1
+_MAX_NUMBER = 2**64 - 1
 _NUMBERS = ("created_us", "fresh_ms", "usable_ms", "compute_ms", "tokens")
-_AROUND_BYTES = 64 * 1024  # room for all that is not payload; tags are the only part of it that can grow
+_OVERHEAD_BYTES = 64 * 1024  # for everything but the payload; only the tags can grow
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
-    """What is known of an entry besides its value. Numbers are 64 bits and never negative.
+    """The metadata of an entry. Numbers are unsigned, of 64 bits.
 
     Attributes:
-        created_us: Unix time in microseconds, by the store's clock, at which the call that made it began.
-        fresh_ms: life, counted from creation, in which it is fresh.
-        usable_ms: life, counted from creation, in which it may be served stale.
-        compute_ms: how long that call took.
-        tags: hashes of its tags.
+        created_us: Unix time in microseconds, by the store's clock, at which the call that computed the value began.
+        fresh_ms: time from creation in which the entry is fresh.
+        usable_ms: time from creation in which the entry may be served stale.
+        compute_ms: duration of the call.
+        tags: hashes of the tags.
         tokens: tokens that a hit saves.
     """
 
@@ -58,36 +58,35 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
 
 
 class Wire:
-    """Writes entries for the shared store and reads them back.
+    """Encodes entries for the shared store and decodes them.
 
     Args:
         compress_above_bytes: payloads larger than this are compressed, if that makes them smaller and zstandard is
-            installed; None never compresses. What others have compressed is read either way.
-        keyring: encrypts entries; with it, entries that are not encrypted are unreadable, or whoever can write to the
-            store could do without the key. Compressing before encrypting lets the length of an entry tell something of
-            its content; where that matters, do not compress.
-        max_bytes: a larger payload is unreadable, and nothing is decompressed to more than this.
+            installed; None never compresses. Compressed entries of other processes are read either way.
+        keyring: encrypts entries. With a keyring, entries that are not encrypted are unreadable; otherwise a program
+            without the key could plant entries. Compressing before encrypting lets the length of an entry reveal
+            something of its content: where that matters, do not compress.
+        max_bytes: a larger payload is unreadable, and no payload is decompressed to more than this.
     """
 
-    __slots__ = ("_above", "_keyring", "_largest", "_max_bytes", "_tags", "_write_tags")
+    __slots__ = ("_compress_above", "_keyring", "_max_bytes", "_max_entry_bytes", "_tags", "_write_tags")
 
     def __init__(self, *, compress_above_bytes: int | None, keyring: Keyring | None, max_bytes: int) -> None:
         compresses = compress_above_bytes is not None and compression.available()
-        self._above = compress_above_bytes if compresses else None
+        self._compress_above = compress_above_bytes if compresses else None
         self._keyring = keyring
         self._max_bytes = max_bytes
-        self._largest = max_bytes + _AROUND_BYTES
+        self._max_entry_bytes = max_bytes + _OVERHEAD_BYTES
         self._tags = msgspec.msgpack.Decoder(tuple[str, ...])
         self._write_tags = msgspec.msgpack.Encoder().encode
 
     def seal(self, key: str, stamp: Stamp, payload: bytes) -> bytes:
-        """The entry to store under `key`, with version bytes of its own.
+        """Encodes the entry to store under `key`, with version bytes of its own.
 
-        It is for the caller not to store a payload of more than `max_bytes`, nor tags of more than 64 KiB: nobody could
-        read the entry.
+        The caller must not pass a payload above `max_bytes`, or tags above 64 KiB: the entry would be unreadable.
         """
         flags = 0
-        if self._above is not None and len(payload) > self._above:
+        if self._compress_above is not None and len(payload) > self._compress_above:
             smaller = compression.compress(payload)
             if smaller is not None:
                 payload, flags = smaller, _COMPRESSED
@@ -103,19 +102,22 @@ class Wire:
         return head + payload
 
     def open(self, key: str, data: Any) -> tuple[Stamp, bytes, bytes]:
-        """What stands in an entry: its stamp, the payload, and the bytes that tell this entry from others.
+        """Decodes an entry.
 
         Args:
-            key: the key it was found under.
-            data: what was found: bytes, if it is one of ours.
+            key: the key of the entry.
+            data: the entry; a backend of the user's may return any type.
+
+        Returns:
+            The metadata, the payload, and the version, which differs for all entries under the key.
 
         Raises:
-            Unreadable: it is none of ours, or not for us to read; the reason is ``format``, ``version``, ``size``,
-                ``compression`` or ``encryption``.
+            Unreadable: the data is not an entry, or not for this cache; the reason is ``format``, ``version``,
+                ``size``, ``compression`` or ``encryption``.
         """
         if data.__class__ is not bytes:
             data = _as_bytes(data)
-        if len(data) > self._largest:
+        if len(data) > self._max_entry_bytes:
             raise Unreadable("size")
         try:
             form, created, _, flags, fresh, usable, compute, tokens, tags_bytes = _HEAD.unpack_from(data)
@@ -127,7 +129,7 @@ class Wire:
         tags = self._read_tags(data[_HEAD_BYTES:body]) if tags_bytes else ()
         payload = data[body:]
         if flags or self._keyring is not None:
-            payload = self._uncover(key, flags, data[:body], payload)
+            payload = self._decode_body(key, flags, data[:body], payload)
         if len(payload) > self._max_bytes:
             raise Unreadable("size")
         return Stamp(created, fresh, usable, compute, tags, tokens), payload, data[:VERSION_BYTES]
@@ -138,14 +140,14 @@ class Wire:
         except Exception as error:
             raise Unreadable("format") from error
 
-    def _uncover(self, key: str, flags: int, head: bytes, body: bytes) -> bytes:
+    def _decode_body(self, key: str, flags: int, head: bytes, body: bytes) -> bytes:
         if flags & ~(_COMPRESSED | _ENCRYPTED):
             raise Unreadable("format")
         if bool(flags & _ENCRYPTED) != (self._keyring is not None):
             raise Unreadable("encryption")
         if self._keyring is not None:
             body = self._keyring.decrypt(body, head + _raw(key))
-        return compression.expand(body, self._max_bytes) if flags & _COMPRESSED else body
+        return compression.decompress(body, self._max_bytes) if flags & _COMPRESSED else body
 
 
 def _head(stamp: Stamp, flags: int, tags_bytes: int) -> bytes:
@@ -154,8 +156,8 @@ def _head(stamp: Stamp, flags: int, tags_bytes: int) -> bytes:
 
 
 def _bounded(stamp: Stamp) -> Stamp:
-    # A clock may stand before 1970, and a provider may report any number of tokens.
-    bounded = {name: min(max(getattr(stamp, name), 0), _LARGEST) for name in _NUMBERS}
+    # A clock may be set before 1970, and a provider may report any number of tokens.
+    bounded = {name: min(max(getattr(stamp, name), 0), _MAX_NUMBER) for name in _NUMBERS}
     return Stamp(tags=stamp.tags, **bounded)
 
 
