@@ -1,4 +1,4 @@
-"""Calls the user's embedder where it does no harm."""
+"""Runs the user's embedder off the event loop, with bounded concurrency, and remembers its latest vectors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from observability_integration.threads import DaemonThreads
 from .protocol import Embedder
 
 _MAX_THREADS = 2
-_MAX_UNDER_WAY = 8  # embeddings running or waiting for a thread; more would be late anyhow
-_MAX_REMEMBERED = 256  # vectors of prompts that were looked up and may be learned when their call is done
+_MAX_UNDER_WAY = 8  # embeddings running or waiting for a thread; further ones would be late anyhow
+_MAX_REMEMBERED = 256  # vectors of prompts that were looked up, which the index may learn once the call is done
 
 
 class EmbedderBusy(Exception):  # noqa: N818 - never leaves the lookup
-    """The embedder was not asked, because too many texts wait for it already."""
+    """The embedder was not called: too many texts already wait for it."""
 
 
-class Embedding:
-    """An embedder, off the event loop, with its latest vectors.
+class BoundedEmbedder:
+    """Calls an embedder off the event loop and remembers its latest vectors.
 
     Args:
         embed: the embedder.
         run_in_thread: calls it in a thread, unless it is a coroutine function.
-        secret: key of the hashes under which vectors are remembered; no text is.
+        secret: key of the hashes under which vectors are remembered; texts are not.
     """
 
     def __init__(self, embed: Embedder, *, run_in_thread: bool, secret: bytes) -> None:
@@ -41,10 +41,10 @@ class Embedding:
         self._remembered: OrderedDict[bytes, Sequence[float]] = OrderedDict()
 
     async def vector(self, text: str) -> Sequence[float]:
-        """The vector of the text.
+        """Returns the vector of a text.
 
         Raises:
-            EmbedderBusy: too many are waiting.
+            EmbedderBusy: too many texts wait already.
         """
         name = blake2b(text.encode(errors="surrogatepass"), digest_size=16, key=self._secret).digest()
         vector = self._remembered.get(name)
@@ -61,11 +61,11 @@ class Embedding:
             if self._under_way >= _MAX_UNDER_WAY:
                 raise EmbedderBusy
             self._under_way += 1
-        left = False
+        abandoned = False
 
         def work() -> Sequence[float] | Awaitable[Sequence[float]]:
             try:
-                return () if left else self._embed(text)
+                return () if abandoned else self._embed(text)
             finally:
                 with self._lock:
                     self._under_way -= 1
@@ -73,7 +73,7 @@ class Embedding:
         try:
             return await threads.run(work)
         finally:
-            left = True  # if it still waits for a thread, nobody wants it any more
+            abandoned = True  # if it still waits for a thread, it need not run
 
     def forget(self) -> None:
         """Forgets the remembered vectors."""

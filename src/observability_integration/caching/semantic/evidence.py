@@ -1,4 +1,4 @@
-"""Evidence that answers served on a semantic match would be right, gathered before the first is served."""
+"""Evidence that semantic matches give right answers, gathered before the first is served."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from math import lgamma, log
 from observability_integration.checks import check_count, check_share
 from observability_integration.errors import ConfigurationError
 
-# The prior of the mixture: mass near 0, where the rates of interest are. The bound holds whatever it is; with this one,
-# the evidence for 1 % at 95 % confidence is 409 matches without a false one, or 705 with one.
+# The prior of the mixture: its mass is near 0, like the rates of interest. The bound holds for any prior; with
+# this one, 1 % at 95 % confidence takes 409 matches without a false one, or 705 with one.
 _PRIOR_FALSE = 0.5
 _PRIOR_TRUE = 50.0
-_BISECTIONS = 50  # to 1e-15 of the rate
+_BISECTIONS = 50  # precision of the rate: 1e-15
 
 
 def _log_beta(a: float, b: float) -> float:
@@ -19,22 +19,25 @@ def _log_beta(a: float, b: float) -> float:
 
 
 class Evidence:
-    """How many matches were checked against a fresh answer, and how many of them were false.
+    """Counts matches that were compared with a fresh answer, and the false ones among them.
 
-    The upper bound of the false rate is a confidence sequence: it may be looked at after every observation, and still
-    holds with the given probability at all of them, which an interval for a fixed number of observations (Wilson,
-    Clopper-Pearson) does not. It is the set of rates that a bet with a Beta mixture does not refute (Robbins,
-    "Statistical methods related to the law of the iterated logarithm", 1970; Howard et al., "Time-uniform,
-    nonparametric, nonasymptotic confidence sequences", 2021). It supposes that what was observed is like what will be
-    asked.
+    The upper bound of the false rate is a confidence sequence: it may be read after every observation, and still holds
+    with the given probability at all of them, unlike an interval for a fixed number of observations (Wilson,
+    Clopper-Pearson). It is the set of rates that a bet with a Beta mixture does not refute (Robbins, "Statistical
+    methods related to the law of the iterated logarithm", 1970; Howard et al., "Time-uniform, nonparametric,
+    nonasymptotic confidence sequences", 2021). It assumes that future prompts are like the observed ones.
 
     Args:
-        observations: matches checked so far; give what an earlier process had gathered, to go on from there.
-        false: how many of them were false.
+        observations: matches compared so far; pass the count of an earlier process to continue from it.
+        false: number of false ones among them.
         confidence: probability with which the bound holds, between 0 and 1.
 
+    Attributes:
+        observations: matches compared.
+        false: number of false ones among them.
+
     Raises:
-        ConfigurationError: a number out of range.
+        ConfigurationError: a number is out of range.
     """
 
     def __init__(self, observations: int = 0, false: int = 0, *, confidence: float = 0.95) -> None:
@@ -45,7 +48,7 @@ class Evidence:
         check_share("confidence", confidence, above_zero=True, below_one=True)
         self.observations = observations
         self.false = false
-        self._odds = -log(1 - confidence)
+        self._log_threshold = -log(1 - confidence)
         self._bound: float | None = None
 
     def add(self, *, false: bool) -> None:
@@ -55,13 +58,13 @@ class Evidence:
         self._bound = None
 
     def reset(self) -> None:
-        """Starts again, as after a change of the model, the embedder or the gates."""
+        """Discards all observations: after a change of the model, the embedder or the gates."""
         self.observations = self.false = 0
         self._bound = None
 
     @property
     def upper_bound(self) -> float:
-        """The highest rate of false matches that the observations leave possible; 1 without any."""
+        """The highest false rate that the observations leave possible, from 0 to 1; 1 without observations."""
         if self._bound is None:
             self._bound = self._compute()
         return self._bound
@@ -77,5 +80,5 @@ class Evidence:
             if rate >= 1.0:
                 break
             likelihood = (self.false * log(rate) if self.false else 0.0) + true * log(1 - rate)
-            low, high = (low, rate) if won - likelihood > self._odds else (rate, high)
+            low, high = (low, rate) if won - likelihood > self._log_threshold else (rate, high)
         return high

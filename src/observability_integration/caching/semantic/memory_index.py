@@ -1,4 +1,4 @@
-"""The reference index: exact search in memory, one matrix of unit vectors a scope."""
+"""The reference index: exact search in memory, with one matrix of unit vectors for each scope."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _numpy() -> Any:
     return numpy
 
 
-class _Shelf:
+class _ScopeVectors:
     """The vectors of one scope: rows of a matrix that doubles when full and halves when mostly empty."""
 
     __slots__ = ("_matrix", "_np", "names", "traces")
@@ -41,7 +41,7 @@ class _Shelf:
         self.names: list[str] = []
         self.traces: list[tuple[bytes, ...]] = []
 
-    def put(self, name: str, unit: Vector, traces: tuple[bytes, ...]) -> int:
+    def append(self, name: str, unit: Vector, traces: tuple[bytes, ...]) -> int:
         row = len(self.names)
         if row == len(self._matrix):
             self._resize(2 * row)
@@ -50,8 +50,8 @@ class _Shelf:
         self.traces.append(traces)
         return row
 
-    def take(self, row: int) -> str | None:
-        """Empties a row; returns the name of the entry that was moved into it, if one was."""
+    def remove_row(self, row: int) -> str | None:
+        """Removes a row by moving the last one into it; returns the name of the moved entry, or None."""
         last = len(self.names) - 1
         name, traces = self.names.pop(), self.traces.pop()
         moved = row != last
@@ -69,23 +69,23 @@ class _Shelf:
         self._matrix = matrix
 
     def nearest(self, unit: Vector) -> Candidate:
-        # Not "@": it spreads over the threads of the linear algebra library, and the event loop then waits for
-        # all of them, on a busy machine a hundred times as long as the product takes.
+        # Not "@", which uses the threads of the linear algebra library: on a busy machine the event loop then waits for
+        # them a hundred times as long as the product takes.
         similarities = self._np.vecdot(self._matrix[: len(self.names)], unit)
         row = int(similarities.argmax())
         return Candidate(self.names[row], float(similarities[row]), self.traces[row])
 
 
 class MemoryIndex:
-    """A `SemanticIndex` in this process, by exact search with numpy.
+    """A `SemanticIndex` in this process: exact search with numpy.
 
-    A search is one product of the scope's matrix with the vector, in the event loop's thread: some tenths of a
-    millisecond for 10,000 entries of 384 numbers, which take 15 MB (30 MB while the matrix is half empty) and as much
-    again for what the gates keep. When it is full, the entry that was added first goes: entries of a cache live equally
-    long, so that is the one that expires first.
+    A search is one product of the scope's matrix with the vector, in the thread of the event loop: some tenths of a
+    millisecond for 10,000 entries of 384 numbers. These take 15 MB (30 MB while the matrix is half empty), and as much
+    again for the traces. A full index evicts its oldest entry: the entries of a cache live equally long, so the oldest
+    expires first.
 
     Args:
-        max_entries: entries kept, over all scopes; at least 1.
+        max_entries: entries over all scopes; at least 1.
 
     Raises:
         ConfigurationError: `max_entries` is not an integer >= 1.
@@ -97,24 +97,24 @@ class MemoryIndex:
         self._np = _numpy()
         self._max_entries = max_entries
         self._dimension: int | None = None
-        self._shelves: dict[str, _Shelf] = {}
+        self._scopes: dict[str, _ScopeVectors] = {}
         self._places: dict[str, tuple[str, int]] = {}  # name -> scope and row; the first added comes first
 
     def __len__(self) -> int:
         return len(self._places)
 
     async def nearest(self, scope: str, vector: Sequence[float]) -> Candidate | None:
-        """The nearest entry of the scope.
+        """Returns the nearest entry of the scope, or None.
 
         Raises:
-            ValueError: the vector is no list of finite numbers, is zero, or has another length than those kept.
+            ValueError: the vector is not a list of finite numbers, is zero, or has another length than those kept.
         """
         unit = self._unit(vector)
-        shelf = self._shelves.get(scope)
-        return None if shelf is None else shelf.nearest(unit)
+        vectors = self._scopes.get(scope)
+        return None if vectors is None else vectors.nearest(unit)
 
     async def add(self, scope: str, name: str, vector: Sequence[float], traces: tuple[bytes, ...]) -> None:
-        """Keeps an entry, in place of one of the same name in whatever scope.
+        """Adds an entry; replaces the one of the same name in any scope.
 
         Raises:
             ValueError: as `nearest`.
@@ -124,20 +124,20 @@ class MemoryIndex:
         while len(self._places) >= self._max_entries:
             self._drop(next(iter(self._places)))
         self._dimension = len(unit)
-        shelf = self._shelves.get(scope)
-        if shelf is None:
-            shelf = self._shelves[scope] = _Shelf(self._np, len(unit))
-        self._places[name] = (scope, shelf.put(name, unit, traces))
+        vectors = self._scopes.get(scope)
+        if vectors is None:
+            vectors = self._scopes[scope] = _ScopeVectors(self._np, len(unit))
+        self._places[name] = (scope, vectors.append(name, unit, traces))
 
     async def remove(self, name: str) -> None:
-        """Forgets an entry, if it is there."""
+        """Removes an entry, if it exists."""
         self._drop(name)
 
     async def clear(self, scope: str | None = None) -> None:
-        """Forgets the entries of a scope, or of all; an empty index takes vectors of any length."""
-        for left in list(self._shelves) if scope is None else [scope]:
-            shelf = self._shelves.pop(left, None)
-            for name in () if shelf is None else shelf.names:
+        """Removes the entries of a scope, or all entries; an empty index takes vectors of any length."""
+        for cleared in list(self._scopes) if scope is None else [scope]:
+            vectors = self._scopes.pop(cleared, None)
+            for name in () if vectors is None else vectors.names:
                 del self._places[name]
         if not self._places:
             self._dimension = None
@@ -147,12 +147,12 @@ class MemoryIndex:
         if place is None:
             return
         scope, row = place
-        shelf = self._shelves[scope]
-        moved = shelf.take(row)
+        vectors = self._scopes[scope]
+        moved = vectors.remove_row(row)
         if moved is not None:
             self._places[moved] = place
-        if not shelf.names:
-            del self._shelves[scope]
+        if not vectors.names:
+            del self._scopes[scope]
         if not self._places:
             self._dimension = None
 

@@ -1,4 +1,4 @@
-"""What semantic lookup is made of: an embedder, an index, and what passes between them and the cache."""
+"""The interfaces of semantic lookup: embedder, index, and the types that they exchange with the cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 Embedder = Callable[[str], Sequence[float] | Awaitable[Sequence[float]]]
-"""Turns a text into a vector, always of the same length. A function of yours; none comes with the library."""
+"""Turns a text into a vector, always of the same length. The library has no embedder of its own."""
 
 
 class Candidate(NamedTuple):
@@ -15,7 +15,7 @@ class Candidate(NamedTuple):
     Attributes:
         name: the entry's name: the hex digest of its exact key.
         similarity: cosine of the two vectors, from -1 to 1.
-        traces: what the gates kept of its prompt, gate by gate, as it was added.
+        traces: traces of its prompt, one for each gate, as passed to `SemanticIndex.add`.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Candidate(NamedTuple):
 
 
 class Match(NamedTuple):
-    """An entry whose answer may do for another prompt.
+    """An entry whose answer may fit another prompt.
 
     Attributes:
         name: the entry's name.
         similarity: cosine of the vectors of the two prompts.
-        serve: whether its answer may be returned. If not, the call is made, and the two answers are compared.
+        serve: whether the answer may be served. If not, the call is made, and the two answers are compared.
     """
 
     name: str
@@ -38,26 +38,26 @@ class Match(NamedTuple):
 
 
 class SemanticIndex(Protocol):
-    """Finds the nearest vector. Bounded: it forgets entries rather than grow for ever.
+    """Finds the nearest vector. An index is bounded: it evicts entries.
 
-    It never sees a prompt: scopes and names are hashes, traces are keyed hashes. A vector, though, gives away much of
-    the text it was made of, so an index is as confidential as the prompts are.
+    An index holds no prompts: scopes and names are hashes, traces are keyed hashes. A vector, however, reveals much of
+    its text, so an index is as confidential as the prompts.
 
-    What it raises is counted, and the call goes on.
+    Errors of an index are counted, and the call goes on.
     """
 
     async def nearest(self, scope: str, vector: Sequence[float]) -> Candidate | None:
-        """The nearest entry of this scope and of no other."""
+        """Returns the nearest entry of this scope, or None."""
         ...
 
     async def add(self, scope: str, name: str, vector: Sequence[float], traces: tuple[bytes, ...]) -> None:
-        """Keeps an entry, in place of one of the same name."""
+        """Adds an entry; replaces the one of the same name."""
         ...
 
     async def remove(self, name: str) -> None:
-        """Forgets an entry, if it is there."""
+        """Removes an entry, if it exists."""
         ...
 
     async def clear(self, scope: str | None = None) -> None:
-        """Forgets the entries of a scope, or of all."""
+        """Removes the entries of a scope, or all entries."""
         ...

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from observability_integration.caching.semantic.embedding import EmbedderBusy, Embedding
+from observability_integration.caching.semantic.embedding import BoundedEmbedder, EmbedderBusy
 
 pytestmark = pytest.mark.once
 
@@ -23,7 +23,7 @@ async def test_asked_once_for_a_text() -> None:
         asked.append(text)
         return [float(len(text))]
 
-    embedding = Embedding(embed, run_in_thread=False, secret=_SECRET)
+    embedding = BoundedEmbedder(embed, run_in_thread=False, secret=_SECRET)
     assert [[1.0], [1.0]] == [await embedding.vector("a"), await embedding.vector("a")]
     assert ["a"] == asked
     embedding.forget()
@@ -52,12 +52,18 @@ def _synchronous(text: str) -> Sequence[float]:
 async def test_where_it_runs() -> None:
     """A synchronous embedder in a thread, unless told otherwise; an asynchronous one in the loop."""
     for embed in (_Asynchronous(), _asynchronous):
-        vector = await Embedding(embed, run_in_thread=True, secret=_SECRET).vector("a")
+        vector = await BoundedEmbedder(embed, run_in_thread=True, secret=_SECRET).vector("a")
         assert threading.get_ident() == vector[0]
-    assert threading.get_ident() == (await Embedding(_synchronous, run_in_thread=False, secret=_SECRET).vector("a"))[0]
-    assert threading.get_ident() != (await Embedding(_synchronous, run_in_thread=True, secret=_SECRET).vector("a"))[0]
+    assert (
+        threading.get_ident()
+        == (await BoundedEmbedder(_synchronous, run_in_thread=False, secret=_SECRET).vector("a"))[0]
+    )
+    assert (
+        threading.get_ident()
+        != (await BoundedEmbedder(_synchronous, run_in_thread=True, secret=_SECRET).vector("a"))[0]
+    )
     # A plain function that returns an awaitable.
-    lazily = Embedding(lambda text: _asynchronous(text), run_in_thread=True, secret=_SECRET)
+    lazily = BoundedEmbedder(lambda text: _asynchronous(text), run_in_thread=True, secret=_SECRET)
     assert threading.get_ident() == (await lazily.vector("a"))[0]
 
 
@@ -71,7 +77,7 @@ async def test_hung_embedders_do_not_pile_up() -> None:
         hang.wait(10.0)
         return [1.0]
 
-    embedding = Embedding(embed, run_in_thread=True, secret=_SECRET)
+    embedding = BoundedEmbedder(embed, run_in_thread=True, secret=_SECRET)
     waiting = [asyncio.ensure_future(embedding.vector(str(number))) for number in range(8)]
     while len(started) < 2:
         await asyncio.sleep(0.001)

@@ -127,11 +127,11 @@ async def test_memory_is_given_back() -> None:
     index = MemoryIndex()
     for number in range(1000):
         await index.add("s", str(number), [1.0, number], ())
-    shelf: Any = index._shelves["s"]
-    assert 1024 == len(shelf._matrix)
+    vectors: Any = index._scopes["s"]
+    assert 1024 == len(vectors._matrix)
     for number in range(990):
         await index.remove(str(number))
-    assert 32 >= len(shelf._matrix)
+    assert 32 >= len(vectors._matrix)
     assert {str(number) for number in range(990, 1000)} == set(await names(index, "s", [1.0, 0.0]))
 
 

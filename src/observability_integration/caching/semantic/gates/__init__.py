@@ -1,4 +1,4 @@
-"""Gates: what must agree, besides the vectors, before two prompts may share an answer. For English prompts only."""
+"""Gates: conditions besides near vectors for two prompts to share an answer. For English prompts only."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ DEFAULT_GATES: tuple[Gate, ...] = (
     Gate("difference", wording, no_lone_difference),
     Gate("subject", subjects, no_lone_difference),
 )
-"""Every gate there is; a language that they do not know is refused."""
+"""All gates; they refuse prompts that are not English."""
 
 __all__ = ["DEFAULT_GATES", "Gate", "Prompt", "Trace"]

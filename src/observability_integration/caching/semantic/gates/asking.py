@@ -1,4 +1,4 @@
-"""What is asked for: a person, a place, a time, a reason, a number, a way, a thing, or yes or no."""
+"""The kind of answer asked for: a person, a place, a time, a reason, a number, a way, a thing, or yes or no."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _KINDS = (
     ("reason", r"why|how come|(?:what|for) (?:is |are |was |were )?(?:the )?reasons?|what cause[sd]?"),
     ("person", r"who|whom|whose|(?:what|which) person"),
     ("way", rf"how (?:to|{_AUXILIARIES})|(?:way|steps) to"),
-    ("yes or no", rf"^(?:{_AUXILIARIES}) (?!you\b|we\b)"),  # "can you tell me" asks for something else
+    ("yes or no", rf"^(?:{_AUXILIARIES}) (?!you\b|we\b)"),  # "can you tell me" is no question for yes or no
 )
 _PATTERN = re.compile("|".join(rf"(\b(?:{pattern})\b)" for _, pattern in _KINDS))
 
 
 def asking(prompt: Prompt) -> list[str] | None:
-    """The kinds of answer that are asked for, once each; none for orders, which may mean any."""
+    """The kinds of answer asked for, each once; none for orders, which may ask for any; None without words to judge."""
     if prompt.words is None:
         return None
     text = " ".join(prompt.words)
@@ -32,5 +32,5 @@ def asking(prompt: Prompt) -> list[str] | None:
 
 
 def same_kind(first: Trace, second: Trace) -> bool:
-    """Whether the two ask for the same kinds of answer, as far as both say which."""
+    """Whether both prompts ask for the same kinds of answer; True if one of them names none."""
     return not first or not second or first == second

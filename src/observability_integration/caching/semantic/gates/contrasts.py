@@ -8,7 +8,7 @@ from .gate import Trace
 
 _MODALS = frozenset(english_words.words("modals"))
 _PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "mis", "anti")
-_MIN_BASE = 4  # letters left behind a prefix; fewer are mostly another word ("under", "inter")
+_MIN_BASE = 4  # letters after a prefix; with fewer it is mostly another word ("under", "inter")
 
 
 def _key(word: str) -> str:
@@ -28,7 +28,7 @@ _MEMBERS = _members()
 
 
 def contrasts(prompt: Prompt) -> list[str] | None:
-    """Pairs of a family and the side the text takes in it; None for text that cannot be judged."""
+    """Pairs of a family and the side that the prompt takes in it; None if the prompt cannot be judged."""
     if prompt.words is None:
         return None
     seen: list[str] = []
@@ -47,7 +47,7 @@ def contrasts(prompt: Prompt) -> list[str] | None:
 
 
 def no_contrast(first: Trace, second: Trace) -> bool:
-    """Whether the two texts take the same sides in every family that both have a word of."""
+    """Whether two prompts take the same sides in every family of which both have a word."""
     one, other = _sides(first), _sides(second)
     return all(one[family] == other[family] for family in one.keys() & other.keys())
 

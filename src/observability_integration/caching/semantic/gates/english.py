@@ -1,4 +1,4 @@
-"""English prompts as the gates see them: plain characters, words, stems, and whether it is English at all."""
+"""English prompts for the gates: plain characters, words, stems, and the test for English."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TYPOGRAPHIC = str.maketrans(
     | {"°": " degrees "}
 )
 PICTOGRAPHS = "\u2600-\u27bf\U0001f300-\U0001faff"
-# Latin letters up to Latin Extended-B; what else is not ASCII has a meaning that these gates do not know.
+# Neither ASCII nor Latin letters up to Latin Extended-B: the gates do not know what it means.
 _UNKNOWN = re.compile(f"[^\\t\\n\\r -~\\u00c0-\\u00d6\\u00d8-\\u00f6\\u00f8-\\u024f€£¥\\ufe0f{PICTOGRAPHS}]")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)?")
 _CONTRACTIONS = (
@@ -35,13 +35,13 @@ _CONTRACTIONS = (
 _SLOPPY = re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|would|could|should|ca|wo|must)nt\b(?!-)", re.I)
 GRAMMAR = frozenset(english_words.words("grammar"))
 _FOREIGN = frozenset(english_words.words("foreign"))
-_MIN_WORDS_TO_JUDGE = 5  # search-engine style prompts of fewer words have no grammar to go by
+_MIN_WORDS_TO_JUDGE = 5  # shorter prompts, as for a search engine, have no grammar to judge by
 _MIN_GRAMMAR_SHARE = 0.15  # running English text has about 0.5; telegram style about 0.2
 _IRREGULAR = english_words.bases("irregular")
 
 
 class Prompt:
-    """A prompt as several gates look at it; what they share is worked out once.
+    """A prompt, with the forms of it that several gates share, computed once.
 
     Args:
         text: the prompt.
@@ -52,12 +52,12 @@ class Prompt:
 
     @cached_property
     def plain(self) -> str | None:
-        """The text with plain quotes, dashes and written-out contractions; None with characters that are not known."""
+        """The text with plain quotes and dashes and without contractions; None if it has unknown characters."""
         return _plain(self.text)
 
     @cached_property
     def words(self) -> list[str] | None:
-        """The words and numbers of the plain text, in lower case; None with characters that are not known."""
+        """The words and numbers of the plain text, in lower case; None if it has unknown characters."""
         return None if self.plain is None else words(self.plain)
 
 
@@ -77,7 +77,7 @@ def words(text: str) -> list[str]:
 
 
 def language(prompt: Prompt) -> list[str] | None:
-    """Nothing if the text reads as English, None if it does not: the other gates would look for the wrong words."""
+    """An empty list if the prompt reads as English, else None: the other gates know English words only."""
     found = prompt.words
     if not found or not _FOREIGN.isdisjoint(found):
         return None
@@ -86,7 +86,7 @@ def language(prompt: Prompt) -> list[str] | None:
 
 
 def stem(word: str) -> str:
-    """The word without the commonest endings; crude, and the same for all forms of nearly all words."""
+    """The word without its commonest endings: crude, but the same for all forms of nearly all words."""
     word = _IRREGULAR.get(word, word)
     if len(word) > 4 and word.endswith("ies"):
         word = word[:-3] + "y"

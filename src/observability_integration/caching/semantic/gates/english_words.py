@@ -1,4 +1,4 @@
-"""Word lists of the gates, read once from `english_words.toml`."""
+"""The word lists of the gates, read once from `english_words.toml`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ _LISTS: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
 
 def words(name: str) -> list[str]:
-    """Words of a list, in its order."""
+    """Returns the words of a list, in order."""
     text: str = _LISTS[name]
     return text.split()
 
 
 def lines(name: str) -> list[str]:
-    """Lines of a list that has its words in groups."""
+    """Returns the lines of a list whose words are in groups."""
     text: str = _LISTS[name]
     return text.strip().splitlines()
 
 
 def bases(name: str) -> dict[str, str]:
-    """Each word of a table, with the key it stands for."""
+    """Maps each word of a table to its key."""
     table: dict[str, str] = _LISTS[name]
     return {form: base for base, forms in table.items() for form in forms.split()}
 
 
 def values(name: str) -> dict[str, int]:
-    """Words of a table of numbers, with their values."""
+    """Maps each word of a table of numbers to its value."""
     table: dict[str, int] = _LISTS[name]
     return table
 
 
 def counted(name: str, first: int) -> dict[str, int]:
-    """Words of a list with their places in it, counted up from `first`."""
+    """Maps each word of a list to its position, counted from `first`."""
     return {word: number for number, word in enumerate(words(name), start=first)}

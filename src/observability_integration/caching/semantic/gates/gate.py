@@ -1,4 +1,4 @@
-"""What a gate is: it reads what matters out of a prompt, and compares what was read out of two."""
+"""A gate: reads features from a prompt and compares those of two prompts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ _HASH_BYTES = 8
 
 
 def pack(trace: Trace) -> bytes:
-    """The trace as an index keeps it: a quarter of the size."""
+    """Packs a trace for an index: a quarter of the size."""
     return struct.pack(f"<{len(trace)}Q", *trace)
 
 
 def unpack(packed: bytes) -> Trace:
-    """The trace that was packed.
+    """Unpacks a trace.
 
     Raises:
-        struct.error: this is none.
+        struct.error: the bytes are not a packed trace.
     """
     return struct.unpack(f"<{len(packed) // _HASH_BYTES}Q", packed)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One reason for which two prompts that look alike must not share an answer.
+    """One condition for two similar prompts to share an answer.
 
     Attributes:
-        name: what the refusals are counted under.
-        read: what the gate goes by in a prompt, in order; None when it cannot judge it, and then nothing passes.
-            Deterministic and cheap: it runs in the event loop's thread.
-        agree: whether two prompts may share an answer, by the hashes of what `read` returned; equality by default.
+        name: label of its refusals.
+        read: returns the features of a prompt that the gate compares, in order; None if it cannot judge the prompt,
+            which then matches no other. Must be deterministic and cheap: it runs in the thread of the event loop.
+        agree: whether two prompts may share an answer, given their traces (the hashes of their features). Equality by
+            default.
     """
 
     name: str
@@ -44,16 +45,18 @@ class Gate:
     agree: Callable[[Trace, Trace], bool] = operator.eq
 
     def trace(self, prompt: Prompt, secret: bytes) -> Trace | None:
-        """What the gate keeps of a prompt: keyed hashes, from which it cannot be read without the key.
+        """Returns the trace of a prompt: keyed hashes of its features; None if the gate cannot judge it.
 
         Args:
             prompt: the prompt.
-            secret: key of the hash; at most 64 bytes, as BLAKE2b takes.
+            secret: key of the hashes; at most 64 bytes (BLAKE2b).
         """
-        seen = self.read(prompt)
-        if seen is None:
+        features = self.read(prompt)
+        if features is None:
             return None
         return tuple(
-            int.from_bytes(blake2b(token.encode(errors="surrogatepass"), digest_size=_HASH_BYTES, key=secret).digest())
-            for token in seen
+            int.from_bytes(
+                blake2b(feature.encode(errors="surrogatepass"), digest_size=_HASH_BYTES, key=secret).digest()
+            )
+            for feature in features
         )

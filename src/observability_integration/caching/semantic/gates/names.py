@@ -1,4 +1,4 @@
-"""Names: of people, places and products, acronyms, quotations, identifiers of code, and pictographs."""
+"""Names of people, places and products, acronyms, quotations, identifiers of code, and pictographs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPENERS = frozenset(english_words.words("openers"))
 
 
 def names(prompt: Prompt) -> list[str] | None:
-    """Names in the order of their first mention; None if there is no telling them from other words."""
+    """The names, in the order of first mention; None if they cannot be told from other words."""
     spelled = prompt.plain
     if spelled is None or (spelled.isupper() and len(spelled.split()) > 2):
         return None

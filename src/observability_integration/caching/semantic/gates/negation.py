@@ -1,4 +1,4 @@
-"""Negation: what is denied, left out or the only thing allowed."""
+"""Negations: words that deny, exclude or restrict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SELF = " negated "
 
 
 def negation(prompt: Prompt) -> list[str] | None:
-    """Each negator with the word it bears on (the next one with a meaning), in order; None if it cannot be judged."""
+    """Each negator with the next content word, in order; None if the prompt cannot be judged."""
     if prompt.plain is None:
         return None
     found = words(_PHRASES.sub(_SELF, prompt.plain))

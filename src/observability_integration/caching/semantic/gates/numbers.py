@@ -1,4 +1,4 @@
-"""Numbers, with their units, dates, versions and operators: in digits or in words, in the order in which they stand."""
+"""Numbers with their units, dates, versions and operators, in digits or in words, in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MONTHS = {form: f"month {month}" for form, month in english_words.bases("months
 _CURRENCIES = english_words.bases("currencies")
 
 QUANTITIES = frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_MULTIPLES, *_UNITS, *_MONTHS} - {"may"})
-"""Words that this gate sees, so that others need not look at them."""
+"""Words that this gate reads, so that others can skip them."""
 
 _CURRENCY_FIRST = re.compile(r"([$€£¥])\s?(\d[\d,]*(?:\.\d+)?(?:\s?(?:k|m|bn|thousand|million|billion)\b)?)", re.I)
 _TOKEN = re.compile(
@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 
 
 def numbers(prompt: Prompt) -> list[str] | None:
-    """Every quantity of the text in one spelling, each followed by its unit; None for text that cannot be judged."""
+    """All quantities in one spelling, each followed by its unit; None if the prompt cannot be judged."""
     if prompt.plain is None:
         return None
     spelled = _CURRENCY_FIRST.sub(lambda found: f"{found[2]} {_CURRENCIES[found[1]]} ", prompt.plain)
@@ -51,44 +51,44 @@ class _Reader:
         while self._at < len(self._tokens):
             token = self._tokens[self._at]
             if token["number"]:
-                self._digits(token["number"])
+                self._read_digits(token["number"])
             elif token["symbol"]:
-                self._symbol(token)
+                self._read_symbol(token)
             else:
-                self._word(token["word"])
+                self._read_word(token["word"])
         return self._seen
 
-    def _ahead(self) -> str:
-        """The next token in lower case if it is a word that follows directly or behind a space or hyphen, else ''."""
+    def _next_word(self) -> str:
+        """The next token in lower case if it is a word that follows directly or after a space, else ''."""
         if self._at >= len(self._tokens):
             return ""
         token = self._tokens[self._at]
         between = self._text[self._tokens[self._at - 1].end() : token.start()]
         return (token["word"] or "").lower() if between in {"", " "} else ""
 
-    def _digits(self, digits: str) -> None:
+    def _read_digits(self, digits: str) -> None:
         self._at += 1
         value = digits.replace(",", "")
-        following = self._ahead()
+        following = self._next_word()
         joined = self._at < len(self._tokens) and self._tokens[self._at].start() == self._tokens[self._at - 1].end()
         scale = _SCALES.get(following) or (_SUFFIXES.get(following) if joined else None)
         if scale and value.count(".") <= 1:
             self._at += 1
             value = f"{(Decimal(value) * scale).normalize():f}"
         self._seen.append(value)
-        self._unit_behind()
+        self._read_unit()
 
-    def _unit_behind(self) -> None:
-        following = self._ahead()
+    def _read_unit(self) -> None:
+        following = self._next_word()
         unit = _SHORT_UNITS.get(following)
         if unit:
             self._at += 1
             self._seen.append(unit)
 
-    def _word(self, cased: str) -> None:
+    def _read_word(self, cased: str) -> None:
         word = cased.lower()
         if word in _SMALL or word in _TENS or word in _SCALES:
-            self._spelled()
+            self._read_number_word()
             return
         self._at += 1
         if word in _ORDINALS:
@@ -100,14 +100,14 @@ class _Reader:
         elif word in _MONTHS and (cased[0].isupper() or word not in {"may", "march", "mar"}):
             self._seen.append(_MONTHS[word])
 
-    def _spelled(self) -> None:
-        """A number in words, such as "two hundred and five"; "one" alone is mostly a pronoun, and is left out."""
+    def _read_number_word(self) -> None:
+        """Reads a number in words, such as "two hundred and five"; "one" alone, mostly a pronoun, is skipped."""
         total, group, count = 0, 0, 0
         first = self._tokens[self._at]["word"].lower()
         previous = ""
         while self._at < len(self._tokens):
             word = (self._tokens[self._at]["word"] or "").lower()
-            if self._joins(previous):
+            if self._is_joint(previous):
                 self._at += 1
                 continue
             if word in _SMALL and (not previous or previous in _SCALES or (previous in _TENS and _SMALL[word] < 10)):
@@ -123,12 +123,12 @@ class _Reader:
             previous = word
             count += 1
             self._at += 1
-        if count > 1 or first != "one" or self._ahead() in _UNITS:
+        if count > 1 or first != "one" or self._next_word() in _UNITS:
             self._seen.append(str(total + group))
-            self._unit_behind()
+            self._read_unit()
 
-    def _joins(self, previous: str) -> bool:
-        """Whether this is the "and" of "two hundred and five", or the hyphen of "twenty-five"."""
+    def _is_joint(self, previous: str) -> bool:
+        """Whether the token is the "and" of "two hundred and five" or the hyphen of "twenty-five"."""
         if self._at + 1 >= len(self._tokens):
             return False
         following = (self._tokens[self._at + 1]["word"] or "").lower()
@@ -136,7 +136,7 @@ class _Reader:
             return previous in _SCALES and (following in _SMALL or following in _TENS)
         return self._tokens[self._at][0] == "-" and previous in _TENS and 0 < _SMALL.get(following, 0) < 10
 
-    def _symbol(self, token: re.Match[str]) -> None:
+    def _read_symbol(self, token: re.Match[str]) -> None:
         self._at += 1
         symbol = token["symbol"]
         if symbol == "%":
@@ -145,7 +145,7 @@ class _Reader:
             self._seen.append(symbol)
 
     def _is_punctuation(self, token: re.Match[str]) -> bool:
-        """Whether it is a hyphen, a dash or a slash between words, and not an operator between quantities."""
+        """Whether the token is a hyphen, dash or slash between words, and not an operator between quantities."""
         if token["symbol"] not in {"-", "/"}:
             return False
         around = self._text[max(0, token.start() - 2) : token.start()] + self._text[token.end() : token.end() + 2]
@@ -153,7 +153,7 @@ class _Reader:
 
 
 def _single_letters(text: str, token: re.Match[str]) -> bool:
-    """Whether it stands between two variables of one letter each, as in "a - b"."""
+    """Whether the token is between two variables of one letter each, as in "a - b"."""
     return bool(
         re.search(r"(?:^|\W)[A-Za-z]\s?$", text[: token.start()][-4:])
         and re.match(r"\s?[A-Za-z](?:\W|$)", text[token.end() :][:4])

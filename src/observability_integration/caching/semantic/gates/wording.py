@@ -1,6 +1,6 @@
-"""Wording: prompts made of the same words in another order, or differing in little but a word that matters.
+"""Wording: prompts of the same words in another order, or with one differing word that matters.
 
-The vectors of two such prompts are near each other whatever the words mean, so the embedder is no witness there.
+The vectors of two such prompts are near each other, whatever the words mean: the embedder cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .numbers import QUANTITIES
 _EMPTY = frozenset(english_words.words("empty"))
 _BEFORE_TO = frozenset(english_words.words("before_to"))
 _SYNONYMS = {stem(form): stem(base) for form, base in english_words.bases("synonyms").items()}
-_SMALL_SHARE = 0.2  # of the words of the longer prompt: what a vector over all of them hardly shows
-_LARGE_SHARE = 0.7  # of the words of the shorter prompt: from here on they are the same words in another order
+_SMALL_SHARE = 0.2  # of the words of the longer prompt: their vector hardly shows a difference so small
+_LARGE_SHARE = 0.7  # of the words of the shorter prompt: from here on the prompts have mostly the same words
 
 
 def wording(prompt: Prompt) -> list[str] | None:
-    """The stems of the words that carry meaning, in order, numbers and units left out; None if it cannot be judged."""
+    """The stems of the content words, in order, without numbers and units; None if the prompt cannot be judged."""
     if prompt.words is None:
         return None
     found: list[str] = []
@@ -35,7 +35,7 @@ def wording(prompt: Prompt) -> list[str] | None:
 
 
 def subjects(prompt: Prompt) -> list[str] | None:
-    """As `wording`, without prepositions, question words and the like; None for text that cannot be judged."""
+    """The stems of `wording` without grammatical words, such as prepositions and question words."""
     stems = wording(prompt)
     return None if stems is None else [found for found in stems if found not in GRAMMAR]
 
@@ -54,7 +54,7 @@ def _mentions(trace: Trace, shared: set[int]) -> list[int]:
 
 
 def no_lone_difference(first: Trace, second: Trace) -> bool:
-    """Whether the texts have the same words, or differ in more than a word or a fifth of them."""
+    """Whether two prompts have the same words, or differ in more than one word and more than a fifth of them."""
     one, other = Counter(first), Counter(second)
     difference = max((one - other).total(), (other - one).total())
     return not 0 < difference <= max(1, _SMALL_SHARE * max(len(first), len(second)))

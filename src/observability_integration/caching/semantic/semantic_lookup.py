@@ -1,4 +1,4 @@
-"""SemanticLookup: finds an entry whose answer may do for a prompt that is worded differently."""
+"""SemanticLookup: finds an entry whose answer fits a prompt in other words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.tasks import cancel_until_done, own, wait_done
 from observability_integration.telemetry.guard import note_fault
 
-from .embedding import EmbedderBusy, Embedding
+from .embedding import BoundedEmbedder, EmbedderBusy
 from .evidence import Evidence
 from .gates import DEFAULT_GATES
 from .gates.english import Prompt
@@ -32,16 +32,16 @@ _MAX_SECRET_BYTES = 64  # of a BLAKE2b key
 
 
 class SemanticStats(TypedDict):
-    """What `SemanticLookup.stats` returns.
+    """The result of `SemanticLookup.stats`.
 
     Attributes:
         lookups: prompts looked up.
-        matches: entries that passed threshold and gates, whether served or not.
-        served: matches handed out for serving.
-        refused: entries near enough that a gate refused, by gate; and prompts that a gate could not judge.
-        lost: lookups and learnings that came to nothing, by reason: ``late``, ``failed``, ``busy``, ``too_long``.
+        matches: entries that passed the threshold and the gates, served or not.
+        served: matches returned for serving.
+        refused: by gate, the near entries that it refused and the prompts that it could not judge.
+        lost: lookups and additions to the index that failed, by reason: ``late``, ``failed``, ``busy``, ``too_long``.
         observations: matches whose answer was compared with a fresh one.
-        false: those of them whose answers differed.
+        false: observations whose answers differed.
         false_rate_upper_bound: see `Evidence`.
         serving: whether matches are served now.
     """
@@ -58,48 +58,52 @@ class SemanticStats(TypedDict):
 
 
 def same_text(kept: Any, fresh: Any) -> bool:
-    """Whether two answers are equal, texts without regard to white space."""
+    """Whether two answers are equal; white space in texts does not count."""
     if isinstance(kept, str) and isinstance(fresh, str):
         return kept.split() == fresh.split()
     return bool(kept == fresh)
 
 
 class SemanticLookup:
-    """Looks for an entry with the same meaning, after the exact lookup found none. Off unless asked for.
+    """Looks for an entry with the same meaning, after the exact lookup found none. Off by default.
 
-    An answer is taken from another prompt's entry only if the vectors are near *and* every gate agrees: numbers,
-    negations, names, opposites, the kind of answer and the roles must be the same, since vectors hardly show them.
-    The gates know English only, and refuse prompts of other languages and scripts.
+    The answer of another prompt is served only if the vectors are near *and* every gate agrees: numbers, negations,
+    names, opposites, the kind of answer and the roles must be the same, since vectors hardly show them. The gates know
+    English only, and refuse prompts of other languages and scripts.
 
-    Begin in ``shadow`` mode: nothing is served, but whatever would have been is compared with the answer of the call.
-    In ``serve`` mode the same goes on until the evidence suffices, and for every `audit_every`-th match after that; if
-    the bound of the false rate rises above `max_false_rate`, serving stops until it is below again. The evidence is
-    kept in this process: hand it over at the next start (see `Evidence`).
+    Begin in ``shadow`` mode: no match is served; its answer is compared with that of the call. ``serve`` mode does the
+    same until the evidence suffices, and for every `audit_every`-th match after that. If the bound of the false rate
+    rises above `max_false_rate`, serving stops until the bound is below again. The evidence is kept in this process:
+    pass it on at the next start (see `Evidence`).
 
-    Never in the way: nothing it does raises, or takes longer than `budget_seconds`.
+    No method raises an error of the embedder, the index or `same_answer`. `find` and all changes of the index take at
+    most `budget_seconds`.
 
     Args:
         embed: turns a text into a vector; synchronous or not.
-        index: where the vectors are; by default a `MemoryIndex`.
-        threshold: cosine from which on vectors are near, above 0 and at most 1.
+        index: holds the vectors; by default a `MemoryIndex`.
+        threshold: cosine from which vectors are near, above 0 and at most 1.
         mode: ``off``, ``shadow`` or ``serve``.
-        gates: what must agree besides.
-        run_in_thread: runs a synchronous embedder in a thread; without, it blocks the event loop.
+        gates: further conditions of a match.
+        run_in_thread: runs a synchronous embedder in a thread; False blocks the event loop.
         budget_seconds: how long one lookup may take, the embedder included, before the call goes on without it.
         max_text_characters: longer prompts are not looked up. Embedders cut their input, small ones at 256 tokens
-            (about 1,000 characters), and prompts that begin alike would have one vector.
-        max_false_rate: share of false matches that is acceptable, above 0 and below 1.
-        min_observations: matches that must have been compared before any is served.
-        require_evidence: False serves without any.
-        audit_every: how many matches are served for one that is checked instead; 0 checks none.
-        same_answer: says whether a kept answer and a fresh one are the same in meaning; synchronous or not. Equality
-            by default, which takes every answer worded differently for a false match.
-        evidence: what earlier processes found out.
-        secret: key of the hashes in the index. A random one by default, which suits an index in this process; processes
-            that share an index must share the key.
+            (about 1,000 characters), so prompts that start alike would have the same vector.
+        max_false_rate: acceptable share of false matches, above 0 and below 1.
+        min_observations: matches that must be compared before the first is served.
+        require_evidence: False serves without evidence.
+        audit_every: number of matches that are served between two that are compared; 0 compares none.
+        same_answer: returns whether a kept answer and a fresh one have the same meaning; synchronous or not. Equality
+            by default, which counts every answer in other words as a false match.
+        evidence: evidence of earlier processes.
+        secret: key of the hashes in the index, of 1 to 64 bytes. Random by default, which suits an index in this
+            process; processes that share an index must share the key.
+
+    Attributes:
+        evidence: the evidence so far.
 
     Raises:
-        ConfigurationError: a value out of range.
+        ConfigurationError: a value is out of range.
         MissingDependencyError: there is no `index`, and numpy 2 or newer is not installed.
     """
 
@@ -144,7 +148,7 @@ class SemanticLookup:
         self._audit_every = audit_every
         self._same_answer = same_answer
         self._secret = secrets.token_bytes(32) if secret is None else secret
-        self._embedding = Embedding(embed, run_in_thread=run_in_thread, secret=self._secret)
+        self._embedder = BoundedEmbedder(embed, run_in_thread=run_in_thread, secret=self._secret)
         self._index: SemanticIndex | None = index
         if index is None and mode != "off":
             self._index = MemoryIndex()
@@ -185,7 +189,7 @@ class SemanticLookup:
         return found._replace(serve=serve)
 
     async def learn(self, scope: str, text: str, name: str) -> None:
-        """Makes an entry findable.
+        """Adds an entry to the index.
 
         Args:
             scope: as for `find`.
@@ -197,33 +201,33 @@ class SemanticLookup:
             await self._within_budget(lambda: self._learn(index, scope, text, name))
 
     async def forget(self, name: str) -> None:
-        """Makes an entry unfindable, because it was invalidated or is no longer there."""
+        """Removes an entry from the index, because it was invalidated or no longer exists."""
         index = self._index
         if index is not None:
             await self._within_budget(lambda: index.remove(name))
 
     async def clear(self) -> None:
-        """Makes all entries unfindable."""
+        """Removes all entries from the index."""
         index = self._index
-        self._embedding.forget()
+        self._embedder.forget()
         if index is not None:
             await self._within_budget(lambda: index.clear())
 
     async def observe(self, match: Match, kept: Any, fresh: Any) -> None:
-        """Compares the answer of a match that was not served with the one that the call returned.
+        """Compares the answer of a match that was not served with the answer of the call.
 
-        Takes as long as `same_answer` does; answer the caller first.
+        Takes as long as `same_answer`: the caller should get its answer first.
         """
         try:
             verdict = self._same_answer(kept, fresh)
             same = await verdict if inspect.isawaitable(verdict) else verdict
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            self._failed(error)
+            self._count_failure(error)
         else:
             self.evidence.add(false=not same)
 
     def stats(self) -> SemanticStats:
-        """Counts since construction; the evidence includes what was handed over."""
+        """Counts since construction; the evidence includes that of earlier processes."""
         return {
             "lookups": self._lookups,
             "matches": self._matches,
@@ -240,24 +244,24 @@ class SemanticLookup:
         traces = self._traces(text)
         if traces is None:
             return None
-        vector = await self._embedding.vector(text)
-        # Only the nearest: if it is refused, a runner-up is the less likely to be right for differing in more.
-        candidate = await index.nearest(self._shelf(scope), vector)
+        vector = await self._embedder.vector(text)
+        # Only the nearest: if it is refused, the next one differs in more and is less likely to be right.
+        candidate = await index.nearest(self._index_scope(scope), vector)
         if candidate is None or not candidate.similarity >= self.threshold:  # also for NaN
             return None
-        refusing = self._refusing(traces, candidate.traces)
-        if refusing is not None:
-            self._refused[refusing] += 1
+        refused_by = self._refusing_gate(traces, candidate.traces)
+        if refused_by is not None:
+            self._refused[refused_by] += 1
             return None
         return Match(candidate.name, min(candidate.similarity, 1.0), serve=False)
 
     async def _learn(self, index: SemanticIndex, scope: str, text: str, name: str) -> None:
         traces = self._traces(text)
         if traces is not None:
-            await index.add(self._shelf(scope), name, await self._embedding.vector(text), tuple(map(pack, traces)))
+            await index.add(self._index_scope(scope), name, await self._embedder.vector(text), tuple(map(pack, traces)))
 
-    def _shelf(self, scope: str) -> str:
-        # The gates are part of it: traces of other gates say nothing to these.
+    def _index_scope(self, scope: str) -> str:
+        # Includes the gates: traces of other gates cannot be compared with those of these.
         parts = [scope, *(gate.name for gate in self._gates)]
         framed = "".join(f"{len(part)}:{part}" for part in parts)
         return blake2b(framed.encode(errors="surrogatepass"), digest_size=32, key=self._secret).hexdigest()
@@ -276,16 +280,16 @@ class SemanticLookup:
             traces.append(trace)
         return tuple(traces)
 
-    def _refusing(self, ours: tuple[Trace, ...], theirs: tuple[bytes, ...]) -> str | None:
+    def _refusing_gate(self, ours: tuple[Trace, ...], theirs: tuple[bytes, ...]) -> str | None:
         for gate, our, their in zip(self._gates, ours, theirs, strict=True):
             if not gate.agree(our, unpack(their)):
                 return gate.name
         return None
 
-    async def _within_budget(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+    async def _within_budget(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         left = remaining()
         budget = self._budget_seconds if left is None else min(self._budget_seconds, left)
-        task = own(asyncio.get_running_loop().create_task(begin(), name="observability-semantic"))
+        task = own(asyncio.get_running_loop().create_task(start(), name="observability-semantic"))
         try:
             in_time = await wait_done(task, budget)
         except asyncio.CancelledError:
@@ -299,12 +303,12 @@ class SemanticLookup:
             return task.result()
         except EmbedderBusy:
             self._lost["busy"] += 1
-        except asyncio.CancelledError as error:  # of what it called, and not of our caller
-            self._failed(error)
+        except asyncio.CancelledError as error:  # of the embedder or the index, and not of the caller
+            self._count_failure(error)
         except Exception as error:  # noqa: BLE001 - the user's embedder or index must not fail the user's call
-            self._failed(error)
+            self._count_failure(error)
         return None
 
-    def _failed(self, error: BaseException) -> None:
+    def _count_failure(self, error: BaseException) -> None:
         self._lost["failed"] += 1
         note_fault("cache.semantic", error)
