@@ -1,7 +1,7 @@
-"""The engine under CachePrimitive, and what is set or used with it.
+"""The engine of CachePrimitive, with the types that its users need.
 
-`CachePolicy` and `AdaptiveTtl` hold the knobs, `Keyring` encrypts what Redis holds, `entry_options` lets a call decide
-about its entry, `GLOBAL` is the scope of everybody, and a `CacheBackend` stands in place of Redis.
+`CachePolicy` and `AdaptiveTtl` hold the knobs, `Keyring` encrypts entries in Redis, `entry_options` lets a call set the
+TTL and the tags of its entry, `GLOBAL` is the scope that all callers share, and a `CacheBackend` replaces Redis.
 """
 
 from .entry_options import EntryOptions, entry_options

@@ -1,4 +1,4 @@
-"""What the call that makes an entry may decide about it."""
+"""Entry options: the TTL and tags of an entry, and whether it is stored, set by the call that computes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def listed(tags: Any) -> Iterable[Any]:
     """Refuses one text in place of several tags: each of its letters would be a tag.
 
     Raises:
-        ConfigurationError: it is one text, or nothing that holds several.
+        ConfigurationError: `tags` is one text, or is not iterable.
     """
     if isinstance(tags, str | bytes):
         raise ConfigurationError("tags must be a list of texts; got one text")
@@ -28,11 +28,11 @@ def listed(tags: Any) -> Iterable[Any]:
 
 
 def check_tags(tags: Any) -> tuple[str, ...]:
-    """The tags that a caller gives, refused before the call is made and not when its answer is there.
+    """Checks the tags of a caller: wrong tags are refused before the call and not after it.
 
     Raises:
         ConfigurationError: see `listed`.
-        TypeError: a tag is no text.
+        TypeError: a tag is not text.
     """
     given = tuple(listed(tags))
     for tag in given:
@@ -42,10 +42,13 @@ def check_tags(tags: Any) -> tuple[str, ...]:
 
 
 class EntryOptions:
-    """Decisions about the entry that is being made, by whatever makes it.
+    """Options of the entry that the current call computes.
 
     Attributes:
-        stale: the value that this one is to replace, or `NOTHING`: for a conditional request (``If-None-Match``), say.
+        stale: the value that the new one replaces, or `NOTHING`; for a conditional request (``If-None-Match``).
+        store: whether the value is stored.
+        tags: tags of the entry.
+        ttl_seconds: TTL of the entry in seconds; None for the TTL of the cache.
     """
 
     __slots__ = ("stale", "store", "tags", "ttl_seconds")
@@ -57,7 +60,7 @@ class EntryOptions:
         self.ttl_seconds: float | None = None
 
     def set_ttl(self, ttl_seconds: float) -> None:
-        """Keeps this entry for so long, instead of the cache's TTL.
+        """Sets the TTL of this entry, in place of the cache's.
 
         Raises:
             ConfigurationError: not a finite number > 0.
@@ -66,22 +69,22 @@ class EntryOptions:
         self.ttl_seconds = ttl_seconds
 
     def add_tags(self, *tags: str) -> None:
-        """The entry can be invalidated by these tags too.
+        """Adds tags by which the entry can be invalidated.
 
         Raises:
-            TypeError: a tag is no text.
+            TypeError: a tag is not text.
         """
         self.tags += check_tags(tags)
 
     def do_not_store(self) -> None:
-        """The value goes to those who wait for it, and is not kept."""
+        """Returns the value to its callers without storing it."""
         self.store = False
 
     def not_modified(self) -> Any:
-        """Returns the value that this one was to replace, which then lives for another TTL.
+        """Returns the stale value; a call that returns it keeps it for another TTL.
 
         Raises:
-            LookupError: there is none.
+            LookupError: there is no stale value.
         """
         if self.stale is NOTHING:
             raise LookupError("there is no stale value to use again")
@@ -92,12 +95,12 @@ _current: ContextVar[EntryOptions | None] = ContextVar("observability_integratio
 
 
 def entry_options() -> EntryOptions:
-    """The decisions about the entry that is being made here; inside of no cached call, decisions about nothing."""
+    """The options of the entry that the current call computes; outside of a cached call, options without effect."""
     return _current.get() or EntryOptions()
 
 
 def begin_entry(tags: Sequence[str], stale: Any) -> EntryOptions:
-    """In the task that makes the entry: what is decided from now on is decided about it."""
+    """Makes a new entry's options current in the task that computes it."""
     options = EntryOptions(stale)
     if tags:
         options.add_tags(*tags)
@@ -107,7 +110,7 @@ def begin_entry(tags: Sequence[str], stale: Any) -> EntryOptions:
 
 @contextmanager
 def no_entry() -> Generator[None]:
-    """Inside, no entry is being made: what is decided there is not decided about the one further out."""
+    """Suspends the current options: a call inside cannot change the entry of an outer cache."""
     token = _current.set(None)
     try:
         yield

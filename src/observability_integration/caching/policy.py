@@ -1,4 +1,4 @@
-"""The knobs of a cache, with their defaults."""
+"""The policy of a cache: its knobs and their defaults."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class AdaptiveTtl:
     Attributes:
         min_seconds: the shortest TTL.
         max_seconds: the longest.
-        min_lookups: lookups to be seen before each change. At least 1.
+        min_lookups: lookups between two changes. At least 1.
 
     Raises:
-        ConfigurationError: a value out of range.
+        ConfigurationError: a value is out of range.
     """
 
     min_seconds: float = 60.0
@@ -33,46 +33,46 @@ class AdaptiveTtl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """How a cache keeps what it keeps.
+    """Bounds, staleness and timeouts of a cache.
 
     Attributes:
-        max_entries: entries kept in memory; what was used once, long ago, goes first (S3-FIFO). At least 1.
-        max_bytes: bytes kept in memory, an estimate for objects kept as they are. At least 1.
+        max_entries: entries kept in memory; those used only once, long ago, are evicted first (S3-FIFO). At least 1.
+        max_bytes: bytes kept in memory; an estimate for objects that are not encoded. At least 1.
         max_value_bytes: a larger value is not kept at all. At least 1.
-        ttl_jitter: up to which fraction a TTL is cut at random, so that what was stored together does not expire
-            together; it is never lengthened. 0 to below 1.
-        stale_while_revalidate_seconds: for how long after its TTL an entry is served at once while a call in the
-            background replaces it (RFC 5861). 0 for not at all.
-        stale_if_error_seconds: for how long after its TTL an entry is served when the call fails or does not answer in
-            time (RFC 5861). 0 for not at all.
-        stale_if_error_throttle_seconds: for how long such an entry is then served without trying the call again.
-        soft_timeout_seconds: how long a caller waits for the call when there is a stale entry to be had instead; the
-            call goes on in the background. None for no limit.
-        hard_timeout_seconds: how long a caller waits for the call at all; it goes on in the background. None for no
-            limit.
-        eager_refresh: from which fraction of its TTL a hit starts a call in the background that replaces the entry;
-            only the first such hit does, among all processes. 0.8 is a good value; None for never.
-        early_refresh_beta: refreshes ahead of expiry at random, the sooner the longer the call takes, with no need of
+        ttl_jitter: largest fraction by which a TTL is shortened at random, so that entries stored together do not
+            expire together. 0 to below 1.
+        stale_while_revalidate_seconds: how long after its TTL an entry is served at once while a call in the
+            background replaces it (RFC 5861). 0 turns it off.
+        stale_if_error_seconds: how long after its TTL an entry is served when the call fails or is late (RFC 5861). 0
+            turns it off.
+        stale_if_error_throttle_seconds: how long such an entry is then served before the call is tried again.
+        soft_timeout_seconds: how long a caller waits for the call if there is a stale entry to serve instead; the call
+            goes on in the background. None for no limit.
+        hard_timeout_seconds: how long a caller waits for the call at all; the call goes on in the background. None for
+            no limit.
+        eager_refresh: fraction of the TTL from which a hit starts a call in the background that replaces the entry;
+            among all processes, only the first such hit does. 0.8 is a good value; None for never.
+        early_refresh_beta: refreshes ahead of expiry at random, the sooner the longer the call takes, without
             coordination (XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache Stampede Prevention",
             VLDB 2015; 1 is its optimum). 0 for never.
-        adaptive_ttl: adapts the TTL to how old entries are when they are hit; None for a fixed TTL.
-        max_refreshes: calls in the background at once; what exceeds them is not refreshed yet. At least 1.
-        background_seconds: how long a call may go on when nobody waits for it any more.
-        lease_seconds: after how long another process takes over from one that died in the middle of a call. The lease
-            is renewed while the call goes on, so it may be much shorter than that.
+        adaptive_ttl: adapts the TTL to the age of entries when they are hit; None for a fixed TTL.
+        max_refreshes: refreshes in the background at once; further ones are skipped. At least 1.
+        background_seconds: how long a call may go on without a caller that waits for it.
+        lease_seconds: how soon another process takes over from one that died during a call. The lease is renewed while
+            the call goes on, so it may be much shorter than a call.
         compress_above_bytes: larger entries are compressed in the shared store (needs zstandard); None for never.
-        stream_replay_pace: how a kept stream is replayed: 0 for at once, 1 for with the pauses it had, 0.5 for half of
-            each.
+        stream_replay_pace: factor for the pauses of a replayed stream: 0 replays at once, 1 with the pauses of the
+            original, 0.5 with half of each.
         store_tool_calls: whether answers that call tools are kept (request form).
         store_sampled: whether answers drawn at a temperature above 0 are kept (request form).
         backend_budget_seconds: how long one access to the shared store may take before the call goes on without it.
-        backend_retry_seconds: after a failure of the shared store, how long until it is tried again in the background;
-            doubled (with jitter) while it keeps failing, up to `backend_retry_max_seconds`.
-        backend_retry_max_seconds: the longest time between two tries. A store that fails again within this time of
-            having come back is taken to have been failing all along.
+        backend_retry_seconds: time from a failure of the shared store to the next probe in the background; doubled
+            (with jitter) while it keeps failing, up to `backend_retry_max_seconds`.
+        backend_retry_max_seconds: longest time between two probes. A store that fails again within this time of its
+            recovery counts as having failed all along.
 
     Raises:
-        ConfigurationError: a value out of range.
+        ConfigurationError: a value is out of range.
     """
 
     max_entries: int = 10_000
@@ -127,5 +127,5 @@ class CachePolicy:
 
     @property
     def stale_seconds(self) -> float:
-        """How long an entry is kept beyond its TTL, because it may yet be served."""
+        """How long after its TTL an entry is kept, because it may still be served stale."""
         return max(self.stale_while_revalidate_seconds, self.stale_if_error_seconds)

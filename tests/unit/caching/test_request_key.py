@@ -25,9 +25,9 @@ pydantic = pytest.importorskip("pydantic")  # comes with the SDKs
 
 from observability_integration.caching.keys import KeySpace, canonical
 from observability_integration.caching.request_key import (
-    LEFT_OUT,
-    LEFT_OUT_HEADERS,
-    LEFT_OUT_OF_CHAT,
+    IGNORED_CHAT_FIELDS,
+    IGNORED_FIELDS,
+    IGNORED_HEADERS,
     request_key,
 )
 from observability_integration.errors import ConfigurationError
@@ -83,7 +83,7 @@ def test_whatever_may_change_the_answer_counts(request_of: Any, fields: dict[str
     assert _digest(request_of()) != _digest(request_of(**fields))
 
 
-@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("name", IGNORED_FIELDS)
 @pytest.mark.parametrize("request_of", [_chat, _response])
 def test_what_cannot_change_the_answer_does_not_count(request_of: Any, name: str) -> None:
     """A user's id in every request would otherwise keep all from sharing anything."""
@@ -101,8 +101,8 @@ def test_the_table_of_what_does_not_count_is_closed() -> None:
         "service_tier",
         "timeout",
         "user",
-    } == set(LEFT_OUT)
-    assert {"store"} == set(LEFT_OUT_OF_CHAT)
+    } == set(IGNORED_FIELDS)
+    assert {"store"} == set(IGNORED_CHAT_FIELDS)
     assert {
         "baggage",
         "idempotency-key",
@@ -110,8 +110,8 @@ def test_the_table_of_what_does_not_count_is_closed() -> None:
         "tracestate",
         "x-client-request-id",
         "x-request-id",
-    } == set(LEFT_OUT_HEADERS)
-    assert all([*LEFT_OUT.values(), *LEFT_OUT_OF_CHAT.values(), *LEFT_OUT_HEADERS.values()])
+    } == set(IGNORED_HEADERS)
+    assert all([*IGNORED_FIELDS.values(), *IGNORED_CHAT_FIELDS.values(), *IGNORED_HEADERS.values()])
 
 
 def test_a_stored_response_can_be_referred_to_and_a_chat_cannot() -> None:
@@ -123,7 +123,7 @@ def test_a_stored_response_can_be_referred_to_and_a_chat_cannot() -> None:
 def test_only_the_requests_of_models_have_fields_that_do_not_count() -> None:
     """In a request of the user's own, who asks or what it is about may be the question itself."""
     for request in ({"text": "Hi"}, {"messages": ["Hi"]}, {"input": "Hi"}, {"model": "m"}):
-        for name in (*LEFT_OUT, *LEFT_OUT_OF_CHAT):
+        for name in (*IGNORED_FIELDS, *IGNORED_CHAT_FIELDS):
             assert _digest(request) != _digest({**request, name: "some value"})
     headers = {"extra_headers": {"traceparent": "00-1"}}
     assert _digest({"text": "Hi", "extra_headers": {}}) != _digest({"text": "Hi", **headers})
@@ -394,7 +394,7 @@ def _exact(value: Any) -> Any:
 def _counting(request: dict[str, Any]) -> dict[str, Any]:
     if "model" not in request or not ({"messages", "input"} & set(request)):
         return request
-    gone = {*LEFT_OUT, *(LEFT_OUT_OF_CHAT if "messages" in request else ())}
+    gone = {*IGNORED_FIELDS, *(IGNORED_CHAT_FIELDS if "messages" in request else ())}
     return {name: value for name, value in request.items() if name not in gone}
 
 
