@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import data, report
-from observability_integration.caching.codec import Kept
+from observability_integration.caching.codec import StoredValue
 from observability_integration.caching.entry import Entry
 
 from .eviction_policies import LRU, OURS, SIEVE, TINY_LFU, Contestant, contestants, ideal_hits
@@ -143,7 +143,7 @@ def _replay(cache: Contestant, keys: Sequence[bytes], entry: Entry, capacity: in
 
 def _entry() -> Entry:
     now = time.monotonic()
-    return Entry(Kept("answer", "value", 1), now, now + 3600, now + 3600, now + 3600)
+    return Entry(StoredValue("answer", "value", 1), now, now + 3600, now + 3600, now + 3600)
 
 
 def _as_table(workload: Workload, ratios: dict[str, list[float]]) -> str:

@@ -114,7 +114,7 @@ async def test_what_is_invalidated_while_redis_is_away_is_void_when_it_is_back(
 
     async def back() -> bool:
         await cache.get_or_compute("other", Calls("other"))
-        return cache._engine._levels.shared is not None and cache._engine._levels.shared.in_use
+        return cache._engine._tiers.shared is not None and cache._engine._tiers.shared.in_use
 
     await asyncio.sleep(0.1)
     assert await _soon(back)
@@ -145,9 +145,7 @@ async def test_what_was_made_while_redis_was_away_is_written_when_it_is_back(
     async def back() -> bool:
         for one in (cache, brief):
             await one.get_or_compute("other", Calls("other"))
-        return all(
-            one._engine._levels.shared is not None and one._engine._levels.shared.in_use for one in (cache, brief)
-        )
+        return all(one._engine._tiers.shared is not None and one._engine._tiers.shared.in_use for one in (cache, brief))
 
     assert await _soon(back)
     other = caches("asyncio", away, operation_name="late")

@@ -1,7 +1,7 @@
-"""The way of one lookup: memory, an equal call under way, the shared store, and the call itself.
+"""The engine of a cache: looks in memory, joins an equal call in flight, looks in the shared store, makes the call.
 
-What is stale may be served at once while it is replaced in the background, or in place of a call that failed or is
-late. Whatever happens to the shared store, the call is made.
+A stale entry may be served at once while a refresh replaces it, or in place of a call that failed or is late. No fault
+of the shared store prevents the call.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Any
 
 from observability_integration.context import Deadline, current_deadline, remaining
@@ -27,24 +28,28 @@ from .codec import Codec
 from .entry import Entry
 from .flights.refreshing import Refresher
 from .flights.single_flight import Flight, SingleFlight
-from .flights.work import Brought, FlightWork
+from .flights.work import FlightResult, FlightWork
 from .freshness import Freshness
 from .keys import KeySpace
-from .lookup import Asked, Served
+from .lookup import Lookup, LookupResult
 from .policy import CachePolicy
 from .shared.channel import Channel, Note
 from .shared.leases import Leases
 from .stores.shared import SharedStore
-from .tiers import ABSENT, Found, Levels
+from .tiers import ABSENT, StoreHit, Tiers
 from .wire.frame import Wire
 
-_NOTHING_VOID: frozenset[str] = frozenset()
-_ENDING_SECONDS = 5.0  # for calls that nobody waits for to obey their cancellation, when the cache is closed
-_AGAIN: Any = object()  # things have changed meanwhile
+_NO_TAGS: frozenset[str] = frozenset()
+_CANCEL_SECONDS = 5.0  # that flights without waiters have to end after their cancellation, when the cache is closed
+
+
+class _Signal(Enum):
+    LOOK_AGAIN = auto()
+    """The cache has changed since the caller looked: the caller has to look again."""
 
 
 class Engine:
-    """Looks values up, makes them, keeps them.
+    """Looks values up, computes them and stores them.
 
     Args:
         operation: name for metrics.
@@ -52,11 +57,11 @@ class Engine:
         freshness: how long entries live.
         store: the shared store, or None.
         policy: the knobs.
-        codec: how values are written.
-        wire: how entries are written.
+        codec: encodes values.
+        wire: encodes entries.
 
     Attributes:
-        value_of: see `Levels.value_of`.
+        value_of: see `Tiers.value_of`.
     """
 
     def __init__(
@@ -76,27 +81,27 @@ class Engine:
         self._soft, self._hard = policy.soft_timeout_seconds, policy.hard_timeout_seconds
         self._limited = self._soft is not None or self._hard is not None
         self._flights = SingleFlight()
-        self._looks: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Brought | None]] = {}
+        self._reads: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[FlightResult | None]] = {}
         self._channel: Channel | None = None
         leases: Leases | None = None
         if store is not None:
-            self._channel = Channel(store, keys.prefix, self._heard, policy.backend_budget_seconds)
-        self._levels = Levels(operation, keys, freshness, store, self._channel, policy, codec, wire)
-        self._memory = self._levels.memory
-        self.value_of = self._levels.value_of
-        shared, duplicates = self._levels.shared, CACHE_DUPLICATES.declare(self, operation)
+            self._channel = Channel(store, keys.prefix, self._on_note, policy.backend_budget_seconds)
+        self._tiers = Tiers(operation, keys, freshness, store, self._channel, policy, codec, wire)
+        self._memory = self._tiers.memory
+        self.value_of = self._tiers.value_of
+        shared, duplicates = self._tiers.shared, CACHE_DUPLICATES.declare(self, operation)
         if store is not None and shared is not None and self._channel is not None:
             leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
-        self._work = FlightWork(operation, keys, self._levels, freshness, self._flights, leases, policy)
+        self._work = FlightWork(operation, keys, self._tiers, freshness, self._flights, leases, policy)
         self._refresher = Refresher(operation, self._flights, self._work, policy)
 
     def fresh(self, digest: bytes) -> Entry | None:
-        """The entry that memory has, if all there is to do is to serve it."""
+        """The fresh entry in memory; None if there is none, or if a hit may have to start an early refresh."""
         return None if self._freshness.refreshes_early else self._memory.fresh(digest)
 
-    def recall(self, asked: Asked) -> Served | None:
-        """What memory has, fresh, or stale if that may be served at once; starts a refresh if it is due."""
-        digest = asked.digest
+    def serve_from_memory(self, lookup: Lookup) -> LookupResult | None:
+        """Serves a fresh entry from memory, or a stale one within the policy; starts a refresh if it is due."""
+        digest = lookup.digest
         entry = self._memory.get(digest)
         if entry is None:
             return None
@@ -104,260 +109,280 @@ class Engine:
         fresh = now < entry.fresh_until
         if fresh:
             if self._freshness.refreshes_early and self._freshness.is_due(entry, now):
-                self._refresher.refresh(asked, entry)
+                self._refresher.refresh(lookup, entry)
         elif not self._freshness.may_revalidate(entry, now):
             return None
         else:
-            self._refresher.refresh(asked, entry)
-        value = self._levels.value_of(digest, entry)
+            self._refresher.refresh(lookup, entry)
+        value = self._tiers.value_of(digest, entry)
         if value is ABSENT:
             return None
         if now < entry.expired_at:
-            return Served(value, "memory", "fresh", now - entry.created, entry.tokens)
+            return LookupResult(value, "memory", "fresh", now - entry.created, entry.tokens)
         CACHE_STALE_SERVED.series(self._operation, "throttled" if fresh else "revalidating").add()
-        return Served(value, "memory", "stale", now - entry.created, entry.tokens)
+        return LookupResult(value, "memory", "stale", now - entry.created, entry.tokens)
 
-    async def fly(self, asked: Asked) -> Served:
-        """Joins an equal call that is under way, or looks in the shared store and makes the call.
+    async def fetch_or_compute(self, lookup: Lookup) -> LookupResult:
+        """Joins an equal call in flight, or looks in the shared store and makes the call.
 
         Raises:
-            PrimitiveTimeoutError: the hard timeout passed.
+            PrimitiveTimeoutError: the deadline or the hard timeout passed.
         """
-        came = time.monotonic()
+        entered_at = time.monotonic()
         while True:
-            flight = self._flights.join(asked.digest)
+            flight = self._flights.running(lookup.digest)
             leading = flight is None
             if flight is None:
-                stand_in = None
-                if self._levels.shared is not None:
-                    served = await self._look(asked)
-                    if isinstance(served, Served):
-                        return served
-                    # While this one looked, another may have made the call, or be making it.
-                    kept = self.recall(asked)
-                    if kept is not None:
-                        return kept
-                    if served is _AGAIN:
+                stale_entry = None
+                if self._tiers.shared is not None:
+                    found = await self._read_store(lookup)
+                    if isinstance(found, LookupResult):
+                        return found
+                    # During the read, another caller may have made the call, or started it.
+                    result = self.serve_from_memory(lookup)
+                    if result is not None:
+                        return result
+                    if found is _Signal.LOOK_AGAIN:
                         continue
-                    stand_in = served
+                    stale_entry = found
                 if remaining() == 0.0:
-                    asked.miss("failed")
-                    raise self._too_late(current_deadline(), 0.0)
-                flight = self._depart(asked, stand_in)
+                    lookup.miss("failed")
+                    raise self._deadline_error(current_deadline(), 0.0)
+                flight = self._start_flight(lookup, stale_entry)
             else:
-                spans.tracing.link(asked.span, flight.span)
-            served = await self._ride(asked, flight, leading, came)
-            if served is not None:
-                return served
+                spans.tracing.link(lookup.span, flight.span)
+            awaited = await self._await_flight(lookup, flight, leading, entered_at)
+            if awaited is not _Signal.LOOK_AGAIN:
+                return awaited
 
-    async def _look(self, asked: Asked) -> Served | Entry | None:
-        """Looks into the shared store: a hit, a stale entry to fall back on, nothing, or `_AGAIN`."""
-        here = asyncio.get_running_loop(), asked.digest
-        other = self._looks.get(here)
-        if other is not None:  # somebody is looking already
-            await wait_done(other, None)
-            brought = other.result()
-            return _AGAIN if brought is None else self._handed(asked, brought, leading=False)
-        look: asyncio.Future[Brought | None] = here[0].create_future()
-        self._looks[here] = look
+    async def _read_store(self, lookup: Lookup) -> LookupResult | Entry | _Signal | None:
+        """Reads the shared store: a hit, a stale entry to fall back on, None, or `LOOK_AGAIN`."""
+        read_key = asyncio.get_running_loop(), lookup.digest
+        running = self._reads.get(read_key)
+        if running is not None:  # another caller reads the same entry
+            await wait_done(running, None)
+            accepted = running.result()
+            return _Signal.LOOK_AGAIN if accepted is None else self._to_lookup_result(lookup, accepted, leading=False)
+        read: asyncio.Future[FlightResult | None] = read_key[0].create_future()
+        self._reads[read_key] = read
         started = time.perf_counter()
-        brought = stand_in = None
+        accepted = stale_entry = None
         try:
             if self._channel is not None:
-                self._channel.start()  # whoever keeps in memory what others made has to hear when it is void
-            found = await self._levels.fetch(asked.digest)
+                self._channel.start()  # to learn when an entry kept in memory is voided elsewhere
+            hit = await self._tiers.fetch(lookup.digest)
             CACHE_TIER_LATENCY.series(self._operation, "backend").record(time.perf_counter() - started)
-            if found is not None:
-                current = self._looks.get(here) is look  # else something was invalidated meanwhile
-                stand_in = found.entry if current else None
-                brought = self._taken(asked, found, current=current)
+            if hit is not None:
+                current = self._reads.get(read_key) is read  # else the entry was invalidated during the read
+                stale_entry = hit.entry if current else None
+                accepted = self._accept(lookup, hit, current=current)
         finally:
-            look.set_result(brought)
-            if self._looks.get(here) is look:
-                del self._looks[here]
-        if brought is not None:
-            return self._handed(asked, brought, leading=True)
-        # Another one may have begun the call while this one looked, if somebody has forgotten the entry meanwhile.
-        return stand_in if self._flights.join(asked.digest) is None else _AGAIN
+            read.set_result(accepted)
+            if self._reads.get(read_key) is read:
+                del self._reads[read_key]
+        if accepted is not None:
+            return self._to_lookup_result(lookup, accepted, leading=True)
+        # If the entry was forgotten during the read, another caller may have started the call.
+        return stale_entry if self._flights.running(lookup.digest) is None else _Signal.LOOK_AGAIN
 
-    def _depart(self, asked: Asked, stand_in: Entry | None) -> Flight:
-        kept = self._memory.get(asked.digest)
-        if stand_in is None or (kept is not None and kept.expired_at >= stand_in.expired_at):
-            stand_in = kept
-        flight = Flight(asked.span, stand_in)
-        if asked.span is spans.NO_SPAN:
-            self._flights.depart(asked.digest, flight, self._work.run(flight, asked))
+    def _start_flight(self, lookup: Lookup, stale_entry: Entry | None) -> Flight:
+        entry = self._memory.get(lookup.digest)
+        if stale_entry is None or (entry is not None and entry.expired_at >= stale_entry.expired_at):
+            stale_entry = entry
+        flight = Flight(lookup.span, stale_entry)
+        if lookup.span is spans.NO_SPAN:
+            self._flights.start(lookup.digest, flight, self._work.run(flight, lookup))
             return flight
-        token = spans.tracing.activate(asked.span)  # the flight copies the context as it departs
+        token = spans.tracing.activate(lookup.span)  # the flight copies the context as it starts
         try:
-            self._flights.depart(asked.digest, flight, self._work.run(flight, asked))
+            self._flights.start(lookup.digest, flight, self._work.run(flight, lookup))
         finally:
             spans.tracing.deactivate(token)
         return flight
 
-    async def _ride(self, asked: Asked, flight: Flight, leading: bool, came: float) -> Served | None:
-        """Waits for a flight, and takes what it brings; None if that is not for this one, who has to look again."""
-        void, looked, boarded, deadline = _NOTHING_VOID, 0.0, 0.0, None
-        if not leading:  # who leads came as it departed, and the call minds the deadline
-            void = frozenset(flight.void_tags)
-            looked, boarded = time.perf_counter() - asked.started, time.monotonic()
+    async def _await_flight(
+        self, lookup: Lookup, flight: Flight, leading: bool, entered_at: float
+    ) -> LookupResult | _Signal:
+        """Waits for a flight; returns its result, a stale value if it is late, or `LOOK_AGAIN`."""
+        void_tags, searched, waiting_since, deadline = _NO_TAGS, 0.0, 0.0, None
+        if not leading:  # the leader joined as the flight started, and its call keeps to the deadline
+            void_tags = frozenset(flight.void_tags)
+            searched, waiting_since = time.perf_counter() - lookup.started, time.monotonic()
             deadline = current_deadline()
-        stand_in = None
-        waiter, task = flight.board(), flight.task
-        assert task is not None  # noqa: S101 - for the type checker: it has departed
+        stale_entry = None
+        waiter, task = flight.add_waiter(), flight.task
+        assert task is not None  # noqa: S101 - for the type checker: it has started
         try:
             if self._limited or deadline is not None:
-                stand_in = await self._in_time(asked, flight, task, came, deadline)
+                stale_entry = await self._await_within_limits(lookup, flight, task, entered_at, deadline)
             elif not task.done():  # as eager tasks may be
                 await waiter
                 if not task.done():  # a task factory may have wrapped it in steps of its own
                     await wait_done(task, None)
             if not leading:
-                asked.started = time.perf_counter() - looked  # waiting for the call is no part of the lookup
-                CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - boarded)
-            if stand_in is not None:
-                served = self._late(asked, stand_in)
-                if served is None:
-                    flight.stand_in = None  # it cannot be handed out, now or later
-                return served
-            if flight.given_up and task.cancelled():
-                return None  # it took too long after those had left who waited for it: on to another
-            brought: Brought = task.result()
-        except PrimitiveTimeoutError as error:
-            if not leading and error.deadline_source == "inherited" and remaining() != 0.0:
-                return None  # the one who made the call was in a greater hurry than we are
-            asked.miss("failed")
-            raise
-        except Exception:
-            asked.miss("failed")
+                lookup.started = time.perf_counter() - searched  # waiting for the call is no part of the lookup
+                CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - waiting_since)
+            if stale_entry is not None:
+                return self._serve_late(lookup, flight, stale_entry)
+            if flight.cancel_requested and task.cancelled():
+                return _Signal.LOOK_AGAIN  # the cache cancelled it after its time in the background: another is needed
+            result: FlightResult = task.result()
+        except Exception as error:
+            if not leading and _only_leader_timed_out(error):
+                return _Signal.LOOK_AGAIN
+            lookup.miss("failed")
             raise
         finally:
-            if flight.leave(waiter):
-                self._flights.desert(flight, self._background_seconds)
-        if void and not void.isdisjoint(flight.tags):  # made before, with what was void when this one came
-            return None
-        return None if brought.tier == "left" else self._handed(asked, brought, leading)
+            if flight.remove_waiter(waiter):
+                self._flights.cancel_if_unwaited(flight, self._background_seconds)
+        # A tag of the value may have been invalidated after the call began and before this caller joined.
+        if result.tier == "left" or not void_tags.isdisjoint(flight.tags):
+            return _Signal.LOOK_AGAIN
+        return self._to_lookup_result(lookup, result, leading)
 
-    async def _in_time(
-        self, asked: Asked, flight: Flight, task: asyncio.Task[Any], started: float, deadline: Deadline | None
+    async def _await_within_limits(
+        self, lookup: Lookup, flight: Flight, task: asyncio.Task[Any], entered_at: float, deadline: Deadline | None
     ) -> Entry | None:
-        """Waits for a flight, at `started` or since; a stale entry if it is late and there is one that may stand in."""
-        begun = asked.begun
-        soft = None if self._soft is None else self._soft - (time.monotonic() - started)
-        if soft is not None and not await wait_done(task, soft) and not (begun and begun.done()):
-            stand_in = self._work.standing_in(flight)
-            if stand_in is not None:
-                self._flights.let_go(flight, self._background_seconds)
-                return stand_in
-        hard = None if self._hard is None or (begun and begun.done()) else self._hard - (time.monotonic() - started)
-        left = None if deadline is None else deadline.remaining()
-        limits = [limit for limit in (hard, left) if limit is not None]
-        if await wait_done(task, min(limits) if limits else None):
-            return None
-        if left is not None and (hard is None or left < hard):  # the others go on waiting
-            raise self._too_late(deadline, time.monotonic() - started)
-        if begun and begun.done():
-            await wait_done(task, left)
-            return None
-        self._flights.let_go(flight, self._background_seconds)
-        stand_in = self._work.standing_in(flight)
-        if stand_in is None:
-            raise PrimitiveTimeoutError(self._operation, self._hard or 0.0, time.monotonic() - started, kind="hard")
-        return stand_in
+        """Waits for a flight within the timeouts, which count from `entered_at`, and the deadline of this caller.
 
-    def _too_late(self, deadline: Deadline | None, elapsed: float) -> PrimitiveTimeoutError:
+        ================ ===============================================================================
+        passed first     what happens
+        ================ ===============================================================================
+        soft timeout     a stale entry is returned if there is one, and the flight goes on in the background
+        hard timeout     the same, and without a stale entry the caller gets an error
+        deadline         the caller gets an error, and the flight goes on for the other waiters
+        ================ ===============================================================================
+
+        The timeouts end where a stream starts.
+
+        Returns:
+            None when the flight has finished; else the stale entry to serve in its place.
+
+        Raises:
+            PrimitiveTimeoutError: see above.
+        """
+        if self._soft is not None and not await wait_done(task, self._soft - (time.monotonic() - entered_at)):
+            stale_entry = None if lookup.is_streaming else self._work.servable_stale_entry(flight)
+            if stale_entry is not None:
+                self._flights.cancel_after(flight, self._background_seconds)
+                return stale_entry
+        while True:
+            hard = None
+            if self._hard is not None and not lookup.is_streaming:
+                hard = self._hard - (time.monotonic() - entered_at)
+            left = None if deadline is None else deadline.remaining()
+            limits = [limit for limit in (hard, left) if limit is not None]
+            if await wait_done(task, min(limits, default=None)):
+                return None
+            if left is not None and (hard is None or left < hard):
+                raise self._deadline_error(deadline, time.monotonic() - entered_at)
+            if not lookup.is_streaming:  # else the hard timeout no longer applies
+                break
+        self._flights.cancel_after(flight, self._background_seconds)
+        stale_entry = self._work.servable_stale_entry(flight)
+        if stale_entry is None:
+            elapsed = time.monotonic() - entered_at
+            raise PrimitiveTimeoutError(self._operation, self._hard or 0.0, elapsed, kind="hard")
+        return stale_entry
+
+    def _deadline_error(self, deadline: Deadline | None, elapsed: float) -> PrimitiveTimeoutError:
         return PrimitiveTimeoutError(
             self._operation, elapsed, elapsed, kind="deadline",
             cleanup="clean" if elapsed else "refused", deadline_source="inherited", deadline=deadline,
         )  # fmt: skip
 
-    def _handed(self, asked: Asked, brought: Brought, leading: bool) -> Served:
-        if leading and brought.tier == "call":
-            asked.miss("expired")  # unless it was counted when the call began
-            return Served(brought.value, "call")
-        entry = brought.entry
+    def _to_lookup_result(self, lookup: Lookup, result: FlightResult, leading: bool) -> LookupResult:
+        if leading and result.tier == "call":
+            lookup.miss("expired")  # unless it was counted when the call began
+            return LookupResult(result.value, "call")
+        entry = result.entry
         age = 0.0 if entry is None else time.monotonic() - entry.created
         tokens = 0 if entry is None else entry.tokens
         if leading:
-            freshness = {"stale": "stale", "remote": "coalesced"}.get(brought.tier, "fresh")
-            tier = "memory" if self._levels.shared is None else "backend"
-            if brought.tier == "semantic":
+            freshness = {"stale": "stale", "remote": "coalesced"}.get(result.tier, "fresh")
+            tier = "memory" if self._tiers.shared is None else "backend"
+            if result.tier == "semantic":
                 tier = "semantic"
-            return Served(brought.value, tier, freshness, age, tokens)
-        # A structure is handed to each caller anew, so that none can change another's.
-        value = self._levels.hand_out(brought.kept)
+            return LookupResult(result.value, tier, freshness, age, tokens)
+        # Each caller gets its own copy of a structure, so that none can change another's.
+        value = self._tiers.restore(result.kept)
         if value is ABSENT:
-            return Served(None, "uncopyable")
-        return Served(value, "flight", "stale" if brought.tier == "stale" else "coalesced", age, tokens)
+            return LookupResult(None, "uncopyable")
+        return LookupResult(value, "flight", "stale" if result.tier == "stale" else "coalesced", age, tokens)
 
-    def _late(self, asked: Asked, entry: Entry) -> Served | None:
-        value = self._levels.value_of(asked.digest, entry)
+    def _serve_late(self, lookup: Lookup, flight: Flight, entry: Entry) -> LookupResult | _Signal:
+        """Serves a stale entry in place of a late flight."""
+        value = self._tiers.value_of(lookup.digest, entry)
         if value is ABSENT:
-            return None
+            flight.stale_entry = None  # it cannot be restored, now or later
+            return _Signal.LOOK_AGAIN
         CACHE_STALE_SERVED.series(self._operation, "timeout").add()
-        return Served(value, "memory", "stale", time.monotonic() - entry.created, entry.tokens)
+        return LookupResult(value, "memory", "stale", time.monotonic() - entry.created, entry.tokens)
 
-    def _taken(self, asked: Asked, found: Found, *, current: bool) -> Brought | None:
-        """An entry that the shared store had, if it may be served at once."""
-        entry, now = found.entry, time.monotonic()
+    def _accept(self, lookup: Lookup, hit: StoreHit, *, current: bool) -> FlightResult | None:
+        """The result to serve for an entry of the shared store; None if the entry may not be served at once."""
+        entry, now = hit.entry, time.monotonic()
         fresh = now < entry.fresh_until
         if not fresh and not (current and self._freshness.may_revalidate(entry, now)):
             return None
         if current:
-            self._levels.remember(asked.digest, entry)
+            self._tiers.put_in_memory(lookup.digest, entry)
         if fresh:
-            return Brought(found.value, "backend", entry.kept, entry)
+            return FlightResult(hit.value, "backend", entry.kept, entry)
         CACHE_STALE_SERVED.series(self._operation, "revalidating").add()
-        self._refresher.refresh(asked, entry)
-        return Brought(found.value, "stale", entry.kept, entry)
+        self._refresher.refresh(lookup, entry)
+        return FlightResult(hit.value, "stale", entry.kept, entry)
 
-    def under_way(self, digest: bytes, tags: Sequence[str] = ()) -> asyncio.Task[Any] | None:
-        """What makes the entry for `digest` in this event loop; None if one of its tags was invalidated meanwhile."""
-        flight = self._flights.join(digest)
+    def flight_task(self, digest: bytes, tags: Sequence[str] = ()) -> asyncio.Task[Any] | None:
+        """The task that computes the value for `digest` in this event loop.
+
+        None if there is none, or if one of the tags was invalidated since it started.
+        """
+        flight = self._flights.running(digest)
         if flight is None or (flight.void_tags and not flight.void_tags.isdisjoint(map(self._keys.tag, tags))):
             return None
         return flight.task
 
-    def abandon(self, digest: bytes) -> None:
-        """Cancels the flight for `digest` in this event loop: nobody wants what it brings."""
-        flight = self._flights.join(digest)
+    def cancel_flight(self, digest: bytes) -> None:
+        """Cancels the flight for `digest` in this event loop, because no caller wants its result."""
+        flight = self._flights.running(digest)
         if flight is not None:
-            flight.give_up()
+            flight.cancel()
 
-    # Forgetting -----------------------------------------------------------------------------------------------------
+    # Invalidation ---------------------------------------------------------------------------------------------------
 
     async def forget(self, digest: bytes) -> None:
-        """Forgets an entry everywhere; what is under way for it is not kept."""
+        """Deletes an entry from all tiers. A value in flight for it is not kept."""
         self._flights.forget(digest)
-        self._outdate_looks(digest)
-        await self._levels.forget(digest)
+        self._void_reads(digest)
+        await self._tiers.forget(digest)
 
-    def _outdate_looks(self, digest: bytes) -> None:
-        for loop, looked_for in list(self._looks):
-            if looked_for == digest:
-                self._looks.pop((loop, looked_for), None)
+    def _void_reads(self, digest: bytes) -> None:
+        for loop, read_digest in list(self._reads):
+            if read_digest == digest:
+                self._reads.pop((loop, read_digest), None)
 
     async def forget_tag(self, tag: str) -> None:
-        """Forgets everything with the tag (its hash) everywhere; what is under way with it is not kept."""
+        """Voids all entries with the tag (its hash) in all tiers. Values in flight with the tag are not kept."""
         self._flights.void_tag(tag)
-        self._looks.clear()
-        await self._levels.forget_tag(tag)
+        self._reads.clear()
+        await self._tiers.forget_tag(tag)
 
     async def clear(self) -> None:
-        """Forgets everything; what is under way is not kept."""
+        """Voids all entries in all tiers. Values in flight are not kept."""
         self._flights.forget_all()
-        self._looks.clear()
-        await self._levels.clear()
+        self._reads.clear()
+        await self._tiers.clear()
 
-    def _heard(self, note: Note) -> None:
-        """Another process, or another cache of this one, has changed something."""
+    def _on_note(self, note: Note) -> None:
+        """Applies a change that another process, or another cache of this one, has published."""
         if note.action == "clear":
             self._flights.forget_all()
-            self._looks.clear()
+            self._reads.clear()
             self._memory.clear()
         elif note.action == "tag":
             self._flights.void_tag(note.tag)
-            self._looks.clear()
+            self._reads.clear()
             self._memory.delete_tagged(note.tag)
         elif note.action in ("set", "delete"):
             try:
@@ -366,18 +391,23 @@ class Engine:
                 note_fault("cache.note", error)
                 return
             self._memory.delete(digest)
-            self._outdate_looks(digest)
+            self._void_reads(digest)
             if note.action == "delete":
                 self._flights.forget(digest)
 
     async def aclose(self) -> None:
-        """Ends what nobody waits for in this loop, stops listening, and closes what the store opened itself."""
-        ending = self._flights.unattended()
+        """Cancels the flights of this loop without waiters, unsubscribes, and closes the store's own connections."""
+        ending = self._flights.unwaited()
         for flight in ending:
-            flight.give_up()
+            flight.cancel()
         tasks = [flight.task for flight in ending if flight.task is not None]
         if tasks:
-            await asyncio.wait(tasks, timeout=_ENDING_SECONDS)
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         if self._channel is not None:
             await self._channel.aclose()
-        await self._levels.aclose()
+        await self._tiers.aclose()
+
+
+def _only_leader_timed_out(error: Exception) -> bool:
+    """Whether the leader's deadline has passed, and this caller still has time."""
+    return isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited" and remaining() != 0.0

@@ -1,29 +1,29 @@
-"""An entry as memory has it: the value, and all that decides whether it may be served."""
+"""A cache entry in memory: the value, and the times that decide whether it may be served."""
 
 from __future__ import annotations
 
 import msgspec
 
-from .codec import Kept
+from .codec import StoredValue
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One value in memory. Times are seconds of the monotonic clock.
+    """One entry in memory. Times are seconds of the monotonic clock.
 
     Attributes:
         kept: the value.
-        created: when the call that made it began.
-        fresh_until: until when it is served without more ado.
-        expired_at: when its TTL ended; `fresh_until`, unless a failed call had it served for longer.
-        usable_until: until when it may be served stale; never before `fresh_until`.
-        refresh_at: from when on a hit starts a refresh in the background; infinite for never.
-        compute_seconds: how long the call took that made it.
+        created: when the call that computed it began.
+        fresh_until: end of the time in which the entry is served without a refresh.
+        expired_at: end of the TTL; the same as `fresh_until`, unless a failed refresh extended that.
+        usable_until: end of the time in which the entry may be served stale; never before `fresh_until`.
+        refresh_at: moment from which a hit starts a refresh in the background; infinite for never.
+        compute_seconds: duration of the call that computed it.
         tags: hashes of its tags.
-        version: what tells it from other entries under the same key in the shared store; empty if it is in none.
-        tokens: tokens that a hit saves, as the answer's usage says; 0 if it says nothing.
+        version: tells the entry from others under the same key in the shared store; empty if it is not stored there.
+        tokens: tokens that a hit saves, by the usage of the answer; 0 without usage.
     """
 
-    kept: Kept
+    kept: StoredValue
     created: float
     fresh_until: float
     expired_at: float

@@ -1,4 +1,4 @@
-"""How long an entry lives, and when it is to be replaced before its time."""
+"""Freshness: how long an entry lives, and when it is refreshed before it expires."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import random
 from .entry import Entry
 from .policy import AdaptiveTtl, CachePolicy
 
-# The rule of the adaptive TTL: thresholds are shares of the TTL in force.
+# The rule of the adaptive TTL. Ages and changes are shares of the current TTL.
 _YOUNG, _OLD = 0.2, 0.6  # mean age of an entry when it is hit
 _OFTEN, _SELDOM, _RARELY = 0.5, 0.7, 0.3  # share of lookups that hit
-_WORTH_IT = 0.2  # a change by less is not made
+_MIN_CHANGE = 0.2
 
 
 class Freshness:
-    """The rules of one cache.
+    """The freshness rules of one cache.
 
     Args:
         policy: the knobs.
@@ -32,49 +32,61 @@ class Freshness:
         self.ttl_seconds = ttl_seconds
         self.refreshes_early = self._eager is not None or self._beta > 0
 
-    def life(self, ttl_seconds: float | None) -> tuple[float, float]:
-        """How long a new entry is fresh, and how long it may be served at all; of the cache's TTL or one of its own."""
+    def lifetime(self, ttl_seconds: float | None) -> tuple[float, float]:
+        """How long a new entry is fresh, and how long it may be served at all, in seconds.
+
+        Args:
+            ttl_seconds: TTL of the entry; None for the TTL of the cache.
+        """
         ttl = self.ttl_seconds if ttl_seconds is None else ttl_seconds
         fresh = ttl * (1 - self._jitter * random.random())  # noqa: S311 - spreads expiry, guards nothing
         return fresh, fresh + self._stale_seconds
 
     @property
-    def longest_seconds(self) -> float:
-        """The longest life of an entry of the cache's own TTL."""
+    def max_lifetime_seconds(self) -> float:
+        """The longest lifetime of an entry with the TTL of the cache."""
         return self.ttl_seconds + self._stale_seconds
 
     def refresh_after(self, fresh_seconds: float) -> float:
-        """The age from which a hit starts a refresh; infinite for never."""
+        """The age in seconds from which a hit starts a refresh; infinite for never."""
         return math.inf if self._eager is None else self._eager * fresh_seconds
 
     def is_due(self, entry: Entry, now: float) -> bool:
-        """Whether a fresh entry should be replaced ahead of its expiry."""
+        """Whether a hit on a fresh entry should start a refresh."""
         if now >= entry.refresh_at:
             return True
         if self._beta <= 0:
             return False
-        # -log of a number in (0, 1] is 0 or more, and seldom large: the nearer the expiry, the likelier.
+        # -log of a number in (0, 1] is 0 or more, and seldom large: the nearer the expiry, the likelier a refresh.
         ahead = -entry.compute_seconds * self._beta * math.log(1 - random.random())  # noqa: S311
         return now + ahead >= entry.fresh_until
 
     def may_revalidate(self, entry: Entry, now: float) -> bool:
-        """Whether a stale entry may be served at once, while a call in the background replaces it."""
+        """Whether a stale entry may be served at once, while a refresh replaces it (stale-while-revalidate)."""
         return now < entry.expired_at + self._swr_seconds
 
-    def may_stand_in(self, entry: Entry, now: float) -> bool:
-        """Whether a stale entry may be served in place of a call that failed, or is late."""
+    def may_serve_if_error(self, entry: Entry, now: float) -> bool:
+        """Whether a stale entry may be served in place of a call that failed or is late (stale-if-error)."""
         return now < entry.expired_at + self._error_seconds
 
 
 class TtlAdapter:
-    """Adapts a TTL to how old entries are when they are hit.
+    """Adapts the TTL to the hit rate and to the age of entries when they are hit.
 
-    Entries that are hit young and often live longer than they need; what is hit late and seldom lives too short; and
-    what is hardly ever hit need not live long.
+    ==================================  ======================================
+    in the last `min_lookups` lookups   new TTL
+    ==================================  ======================================
+    hit young and often                 shorter: 3 times the mean age at a hit
+    hit late and seldom                 longer: 2 times the mean age at a hit
+    hardly ever hit                     half
+    ==================================  ======================================
 
     Args:
-        bounds: what the TTL stays within.
-        freshness: whose TTL is adapted.
+        bounds: bounds of the TTL.
+        freshness: holds the TTL.
+
+    Attributes:
+        reason: why the TTL is what it is.
     """
 
     def __init__(self, bounds: AdaptiveTtl, freshness: Freshness) -> None:
@@ -86,16 +98,16 @@ class TtlAdapter:
         self.reason = "configured"
 
     def hit(self, age_seconds: float) -> None:
-        """An entry of that age was served."""
+        """Counts a hit on an entry of that age."""
         self._hits += 1
         self._age_seconds += age_seconds
-        self._looked_up()
+        self._count_lookup()
 
     def miss(self) -> None:
-        """There was none."""
-        self._looked_up()
+        """Counts a miss."""
+        self._count_lookup()
 
-    def _looked_up(self) -> None:
+    def _count_lookup(self) -> None:
         self._lookups += 1
         if self._lookups < self._bounds.min_lookups:
             return
@@ -113,6 +125,6 @@ class TtlAdapter:
         else:
             return
         wanted = min(self._bounds.max_seconds, max(self._bounds.min_seconds, wanted))
-        if abs(wanted - ttl) > _WORTH_IT * ttl:
+        if abs(wanted - ttl) > _MIN_CHANGE * ttl:
             self._freshness.ttl_seconds = wanted
             self.reason = f"{reason}: hit rate {rate:.2f}, mean age at hit {age:.1f}s of {ttl:g}s"

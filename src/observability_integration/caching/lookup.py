@@ -1,4 +1,4 @@
-"""One lookup: what is asked for, and what is served."""
+"""One lookup: its input, its way of computing the value, and its result."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ if TYPE_CHECKING:
 
 
 class Meaning(NamedTuple):
-    """What is asked for, by its meaning.
+    """The semantic query of a lookup.
 
     Attributes:
-        lookup: finds what means the same.
-        scope: the hash of all that the answer depends on, apart from the text.
-        text: the text.
+        semantic: finds entries with the same meaning.
+        scope: hash of everything that the answer depends on, apart from the text.
+        text: the text of the prompt.
     """
 
-    lookup: SemanticLookup
+    semantic: SemanticLookup
     scope: str
     text: str
 
 
-class Asked(msgspec.Struct, eq=False):
-    """One lookup on its way.
+class Lookup(msgspec.Struct, eq=False):
+    """One lookup in progress.
 
     Attributes:
-        digest: the key.
-        compute: makes the call; told whether nobody waits for it, so that nobody's deadline applies.
-        span: the caller's span.
-        started: when the lookup began, less any waiting for a call since, by ``time.perf_counter``.
-        on_miss: counts a miss, given the reason, the seconds the lookup took and the span; None once it has.
-        tags: tags of the entry that is made, apart from those the call adds.
-        judge: given the value, the tokens that a hit on it saves, and why it must not be kept, or None.
-        meaning: by which an entry may be found that was asked for in other words; None for exact matches only.
-        begun: done when what is asked for has begun to come by other means, as the chunks of a stream do: from then on
-            no limit applies to the whole. None if it comes in one piece.
-        looked_seconds: how long the looking took; None until it is over.
+        digest: hash of the key.
+        compute: makes the call. True as its argument means that no caller waits, so no caller's deadline applies.
+        span: span of the caller.
+        started: when the lookup began, by ``time.perf_counter``; later by the time spent waiting for a call.
+        on_miss: counts a miss, given the reason, the seconds the lookup took and the span; None once the miss is
+            counted.
+        tags: tags of the new entry, apart from those that the call adds.
+        assess: returns, for a value, the tokens that a hit saves and why the value must not be kept (None if it may).
+        meaning: semantic query; None for exact matches only.
+        stream_started: done when the first chunk of a stream has arrived: from then on neither the soft nor the hard
+            timeout applies. None for a value in one piece.
+        search_seconds: how long the search before the call took; None until it is over.
     """
 
     digest: bytes
@@ -52,33 +53,38 @@ class Asked(msgspec.Struct, eq=False):
     started: float
     on_miss: Callable[[str, float, OperationSpan], None] | None
     tags: Sequence[str]
-    judge: Callable[[Any], tuple[int, str | None]]
+    assess: Callable[[Any], tuple[int, str | None]]
     meaning: Meaning | None = None
-    begun: asyncio.Future[None] | None = None
-    looked_seconds: float | None = None
+    stream_started: asyncio.Future[None] | None = None
+    search_seconds: float | None = None
 
-    def looked(self) -> None:
-        """The looking is over: what follows is the call."""
-        if self.looked_seconds is None:
-            self.looked_seconds = time.perf_counter() - self.started
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the first chunk of the stream has arrived."""
+        return self.stream_started is not None and self.stream_started.done()
+
+    def end_search(self) -> None:
+        """Ends the search: what follows is the call."""
+        if self.search_seconds is None:
+            self.search_seconds = time.perf_counter() - self.started
 
     def miss(self, reason: str) -> None:
         """Counts the lookup as a miss, once."""
-        self.looked()
+        self.end_search()
         count, self.on_miss = self.on_miss, None
         if count is not None:
-            count(reason, self.looked_seconds or 0.0, self.span)
+            count(reason, self.search_seconds or 0.0, self.span)
 
 
-class Served(msgspec.Struct, frozen=True):
-    """What a lookup brings.
+class LookupResult(msgspec.Struct, frozen=True):
+    """The result of a lookup.
 
     Attributes:
         value: the value.
-        tier: ``memory``, ``backend``, ``flight`` or ``semantic`` for a hit; ``call`` for the caller who made the call;
-            ``uncopyable`` when an equal call brought what only one can have.
+        tier: ``memory``, ``backend``, ``flight`` or ``semantic`` for a hit; ``call`` for the caller that made the call;
+            ``uncopyable`` when an equal call returned a value that only one caller can have.
         freshness: ``fresh``, ``stale`` or ``coalesced``.
-        age_seconds: since the beginning of the call that made it.
+        age_seconds: time since the call that computed the value began.
         tokens: tokens saved.
     """
 

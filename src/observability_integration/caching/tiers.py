@@ -1,4 +1,4 @@
-"""The two levels of a cache: memory, and behind it the shared store, if there is one."""
+"""The two tiers of a cache: memory, and behind it the shared store, if there is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.catalogue.cache import CACHE_ENTRY_SIZE, CACHE_REFUSALS
 from observability_integration.telemetry.guard import note_fault
 
-from .codec import Codec, Kept, Uncopyable, Unreadable
+from .codec import Codec, StoredValue, Uncopyable, Unreadable
 from .entry import Entry
 from .freshness import Freshness
 from .keys import KeySpace
@@ -29,28 +29,28 @@ from .wire.frame import Stamp, Wire
 
 ABSENT: Final[Any] = object()  # None is a value
 
-# Marks of invalidated tags are kept for so long, and entries with tags for no longer: as long as FusionCache keeps its.
+# How long the marks of invalidated tags are kept, and the most that entries with tags live: as in FusionCache.
 _TAG_LIFE_SECONDS = 10 * 86_400.0
 
 
-class Found(msgspec.Struct, frozen=True):
-    """What the shared store had: the value, and the entry that memory may keep."""
+class StoreHit(msgspec.Struct, frozen=True):
+    """An entry found in the shared store: its value, and the entry as memory may keep it."""
 
     value: Any
     entry: Entry
 
 
-class Made(msgspec.Struct, frozen=True):
-    """What a call made, before anything is kept.
+class Computed(msgspec.Struct, frozen=True):
+    """A value that a call returned, before it is stored.
 
     Attributes:
         value: the value.
-        ttl_seconds: the TTL that the call decided upon, or None for the cache's own.
-        tags: hashes of its tags, in order.
+        ttl_seconds: the TTL that the call has set, or None for the cache's own.
+        tags: hashes of the tags, sorted.
         began: when the call began, by the monotonic clock.
-        seconds: how long it took.
+        seconds: duration of the call.
         tokens: tokens that a hit will save.
-        refusal: why it must not be kept, or None.
+        refusal: why the value must not be kept, or None.
     """
 
     value: Any
@@ -62,21 +62,22 @@ class Made(msgspec.Struct, frozen=True):
     refusal: str | None
 
 
-class Levels:
-    """Looks entries up in both levels, and keeps them in both.
+class Tiers:
+    """Reads entries from both tiers and stores them in both.
 
     Args:
         operation: name for metrics and logs.
         keys: the key space.
         freshness: how long entries live.
-        store: the second level, or None.
-        channel: tells other processes of changes; None without a second level.
+        store: the shared store, or None.
+        channel: tells other processes of changes; None without a shared store.
         policy: bounds and budgets.
-        codec: how values are written.
-        wire: how entries are written.
+        codec: encodes values.
+        wire: encodes entries.
 
     Attributes:
-        shared: the guarded second level, or None.
+        memory: the first tier.
+        shared: the second tier, the guarded shared store, or None.
     """
 
     def __init__(
@@ -103,17 +104,17 @@ class Levels:
         self._size = CACHE_ENTRY_SIZE.declare(self, operation)
 
     def value_of(self, digest: bytes, entry: Entry) -> Any:
-        """The value of an entry in memory, for one caller to have, or `ABSENT`."""
+        """The value of an entry in memory, a copy for one caller; `ABSENT` if it cannot be restored."""
         kept = entry.kept
         if kept.form == "value":
             return kept.payload
-        value = self.hand_out(kept)
+        value = self.restore(kept)
         if value is ABSENT:
             self.memory.delete(digest)
         return value
 
-    def hand_out(self, kept: Kept | None) -> Any:
-        """What a flight brought, for one more caller to have; `ABSENT` if it cannot be had twice."""
+    def restore(self, kept: StoredValue | None) -> Any:
+        """A stored value, as a copy for one caller; `ABSENT` if there is none or it cannot be restored."""
         if kept is None:
             return ABSENT
         try:
@@ -122,17 +123,25 @@ class Levels:
             note_fault("cache.restore", error.__cause__ or error)
             return ABSENT
 
-    async def fetch(self, digest: bytes) -> Found | None:
-        """What the shared store has, fresh or stale."""
+    async def fetch(self, digest: bytes) -> StoreHit | None:
+        """Reads an entry from the shared store, fresh or stale."""
         if self.shared is None:
             return None
         reading = await self.shared.read(self._keys.place(digest))
         if reading is None or reading.data is None:
             return None
-        return await self.judge(digest, reading.data, reading.cleared_us)
+        return await self.decode(digest, reading.data, reading.cleared_us)
 
-    async def judge(self, digest: bytes, data: bytes, cleared_us: int) -> Found | None:
-        """What may be made of an entry in the shared store; one that nobody can read is deleted there."""
+    async def decode(self, digest: bytes, data: bytes, cleared_us: int) -> StoreHit | None:
+        """Decodes an entry of the shared store; None if it is void, expired or unreadable.
+
+        An unreadable entry is deleted from the shared store.
+
+        Args:
+            digest: the key.
+            data: the entry as it was read.
+            cleared_us: when the operation was last cleared, in Unix microseconds.
+        """
         place = self._keys.place(digest)
         if self.shared is not None and self.shared.forgets(place.name):
             return None
@@ -146,7 +155,7 @@ class Levels:
             return None
         if stamp.created_us <= cleared_us or (stamp.tags and await self._is_void(stamp)):
             return None
-        # The clocks of two machines may disagree: an entry is never given more than its whole life.
+        # The clocks of two machines may disagree: no entry gets more than its whole life.
         age = max(0.0, time.time() - stamp.created_us / 1e6)
         now = time.monotonic()
         fresh_until = now - age + stamp.fresh_ms / 1000
@@ -170,82 +179,83 @@ class Levels:
             version,
             stamp.tokens,
         )
-        return Found(value, entry)
+        return StoreHit(value, entry)
 
     async def _is_void(self, stamp: Stamp) -> bool:
         store, guarded = self._store, self.shared
         if store is None or guarded is None:
             return False
         marked_us = await guarded.ask(lambda: store.marked_us(self._keys.prefix, stamp.tags))
-        return marked_us is None or stamp.created_us <= marked_us  # what cannot be asked about may be void
+        return marked_us is None or stamp.created_us <= marked_us  # without an answer, it may be void
 
-    def remember(self, digest: bytes, entry: Entry) -> None:
-        """Keeps an entry in memory, unless it is too large."""
+    def put_in_memory(self, digest: bytes, entry: Entry) -> None:
+        """Keeps an entry that was stored before in memory, unless it is too large."""
         if entry.kept.size <= self._max_value_bytes:
             self.memory.set(digest, entry)
 
-    def admit(self, made: Made) -> tuple[Kept | None, Entry | None, bytes | None]:
-        """What is to be made of a value.
+    def prepare(self, computed: Computed) -> tuple[StoredValue | None, Entry | None, bytes | None]:
+        """Prepares a computed value for storing; counts the refusal if it must not be kept.
 
         Returns:
-            What other callers can be given the value from (None when it can be neither encoded nor copied); the entry,
-            unless it must not be kept; and what is to be written into the shared store, if anything.
+            The value to restore for other callers (None if it can be neither encoded nor copied); the entry (None if it
+            must not be kept); the encoded value for the shared store (None if it cannot be encoded or there is no
+            shared store).
         """
         encoded = None
-        if self.shared is not None or self._codec.needs_encoding(made.value):
-            encoded = self._codec.encode(made.value)
+        if self.shared is not None or self._codec.needs_encoding(computed.value):
+            encoded = self._codec.encode(computed.value)
         try:
-            kept = self._codec.keep(made.value, encoded, self._max_value_bytes)
+            kept = self._codec.keep(computed.value, encoded, self._max_value_bytes)
         except Uncopyable as error:
             note_fault("cache.keep", error.__cause__ or error)
-            self.refuse("uncopyable")
+            self.count_refusal("uncopyable")
             return None, None, None
-        refusal = made.refusal or ("too_large" if kept.size > self._max_value_bytes else None)
+        refusal = computed.refusal or ("too_large" if kept.size > self._max_value_bytes else None)
         if refusal is not None:
-            self.refuse(refusal)
+            self.count_refusal(refusal)
             return kept, None, None
-        fresh_seconds, usable_seconds = self._freshness.life(made.ttl_seconds)
-        if made.tags:
+        fresh_seconds, usable_seconds = self._freshness.lifetime(computed.ttl_seconds)
+        if computed.tags:
             usable_seconds = min(usable_seconds, self.tag_life_seconds)
             fresh_seconds = min(fresh_seconds, usable_seconds)
         now = time.monotonic()
         entry = Entry(
             kept,
-            made.began,
+            computed.began,
             now + fresh_seconds,
             now + fresh_seconds,
             now + usable_seconds,
             now + self._freshness.refresh_after(fresh_seconds),
-            made.seconds,
-            made.tags,
+            computed.seconds,
+            computed.tags,
             b"",
-            made.tokens,
+            computed.tokens,
         )
         return kept, entry, None if self.shared is None else encoded
 
-    def keep(self, digest: bytes, entry: Entry) -> None:
-        """Keeps an entry in memory alone."""
+    def store_in_memory(self, digest: bytes, entry: Entry) -> None:
+        """Stores a new entry in memory only."""
         self._size.record(entry.kept.size)
         self.memory.set(digest, entry)
 
-    async def share(
+    async def store_in_both(
         self, digest: bytes, entry: Entry, encoded: bytes, lease: Lease | None, current: Callable[[], bool]
     ) -> Entry | None:
-        """Keeps an entry in both levels.
+        """Stores a new entry in both tiers.
 
         Args:
             digest: the key.
             entry: the entry.
-            encoded: what is written.
-            lease: the right to write it into the shared store, or None when that could not be had.
-            current: whether it may still be kept.
+            encoded: the encoded value.
+            lease: the lease to commit it with, or None if none was acquired.
+            current: whether the entry may still be kept.
 
         Returns:
-            The entry as it is kept; None if it is not.
+            The entry as it is stored; None if it is not.
         """
         written = await self._write(digest, entry, encoded, time.monotonic(), lease)
         if written is None or not current():
-            self.refuse("invalidated")
+            self.count_refusal("invalidated")
             return None
         entry = replace(entry, version=written)
         self.memory.set(digest, entry)
@@ -254,7 +264,7 @@ class Levels:
     async def _write(
         self, digest: bytes, entry: Entry, encoded: bytes, now: float, lease: Lease | None
     ) -> bytes | None:
-        # The version under which the entry is in the shared store or will be; None if it may not be kept.
+        # Returns the version of the entry in the shared store, now or later; None if it may not be kept.
         assert self.shared is not None  # noqa: S101 - for the type checker
         place = self._keys.place(digest)
         made_ms = _ms(now - entry.created)
@@ -272,7 +282,7 @@ class Levels:
         self._size.record(len(data))
         if lease is not None:
             written = await lease.commit(data, usable_ms)
-            if written is not None:  # refused: the lease was lost, to an invalidation or to one who is making it anew
+            if written is not None:  # False: the lease was lost, to an invalidation or to a newer leader
                 return data[:16] if written else None
         self.shared.put_late(place, data, usable_ms, self._note("set", place.name))
         return data[:16]
@@ -280,12 +290,12 @@ class Levels:
     def _note(self, action: Action, name: str = "", *, tag: str = "") -> str:
         return "" if self._channel is None else self._channel.note(action, name, tag=tag)
 
-    def refuse(self, reason: str) -> None:
-        """Counts that something is not kept."""
+    def count_refusal(self, reason: str) -> None:
+        """Counts a value that is not kept."""
         CACHE_REFUSALS.series(self._operation, reason).add()
 
     async def forget(self, digest: bytes) -> None:
-        """Forgets one value in both levels."""
+        """Deletes an entry from both tiers."""
         self.memory.delete(digest)
         if self.shared is not None:
             name = self._keys.place(digest).name
@@ -293,14 +303,14 @@ class Levels:
 
     @property
     def tag_life_seconds(self) -> float:
-        """For how long an invalidated tag is remembered: longer than anything with the tag may live."""
-        return max(_TAG_LIFE_SECONDS, self._freshness.longest_seconds)
+        """How long an invalidated tag is remembered: longer than any entry with the tag lives."""
+        return max(_TAG_LIFE_SECONDS, self._freshness.max_lifetime_seconds)
 
     async def forget_tag(self, tag: str) -> None:
-        """Voids everything with the tag, which is given by its hash.
+        """Voids all entries with the tag, given by its hash.
 
         Raises:
-            ConfigurationError: the second level is a store that knows no tags.
+            ConfigurationError: the shared store has no tags.
         """
         if isinstance(self._store, PlainStore):
             raise ConfigurationError("invalidation by tag needs Redis; the backend given has no tags")
@@ -309,13 +319,13 @@ class Levels:
             await self.shared.mark(tag, _ms(self.tag_life_seconds), self._note("tag", tag=tag))
 
     async def clear(self) -> None:
-        """Forgets everything in memory, and voids everything of the operation in the shared store."""
+        """Deletes all entries from memory, and voids all of the operation in the shared store."""
         self.memory.clear()
         if self.shared is not None:
             await self.shared.mark(None, FOR_EVER_MS, self._note("clear"))
 
     async def aclose(self) -> None:
-        """Lets go of what the shared store opened itself."""
+        """Closes the connections that the shared store opened itself."""
         if self.shared is not None:
             await self.shared.aclose()
 

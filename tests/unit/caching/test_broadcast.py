@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from observability_integration.caching.lookup import Served
+from observability_integration.caching.lookup import LookupResult
 from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
-from observability_integration.caching.streams.recording import Chunks, Recorder, Recording
+from observability_integration.caching.streams.recording import ChunkCodec, Recorder, Recording
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
 
-CHUNKS = Chunks((), 10_000)
+CHUNKS = ChunkCodec((), 10_000)
 
 
 class Told:
@@ -26,19 +26,19 @@ class Told:
 
     def __init__(self) -> None:
         self.ends = 0
-        self.deserted = 0
+        self.left = 0
 
     def end(self) -> None:
         self.ends += 1
 
-    def desert(self) -> None:
-        self.deserted += 1
+    def left_by_all(self) -> None:
+        self.left += 1
 
 
 def broadcast(max_bytes: int = 10_000) -> tuple[Broadcast, Told]:
     told = Told()
     made = Broadcast(CHUNKS, max_bytes, None, told.end)
-    made.on_deserted = told.desert
+    made.on_last_reader_left = told.left_by_all
     return made, told
 
 
@@ -76,7 +76,7 @@ async def test_every_reader_gets_every_chunk() -> None:
     stream.finish()
     assert [["a", "b", "c"]] * 3 == [await first, await late, await read(idle)]
     assert 1 == told.ends
-    assert 0 == told.deserted
+    assert 0 == told.left
 
 
 async def test_chunks_come_as_soon_as_they_are_there() -> None:
@@ -137,7 +137,7 @@ async def test_who_leaves_harms_nobody() -> None:
     await send(stream, "a")
     cancelled.leave()
     cancelled.leave()
-    assert 0 == told.deserted
+    assert 0 == told.left
     stream.finish()
     assert ["a"] == await staying
     assert waiting.cancelled()
@@ -149,16 +149,16 @@ async def test_the_last_to_leave_is_told_of() -> None:
     readers = [stream.join(), stream.join()]
     await send(stream, "a")
     readers[0].leave()
-    assert 0 == told.deserted
+    assert 0 == told.left
     readers[1].leave()
     readers[1].leave()
-    assert 1 == told.deserted
+    assert 1 == told.left
 
     ended, told = broadcast()
     reader = ended.join()
     ended.finish()
     reader.leave()
-    assert 0 == told.deserted
+    assert 0 == told.left
 
     nobodys = Broadcast(CHUNKS, 10_000, None, told.end)  # of a refresh, which goes on without readers
     nobodys.join().leave()
@@ -177,16 +177,16 @@ async def test_a_reader_whose_time_is_up_is_told_so() -> None:
 
 async def test_what_was_found_is_served_instead() -> None:
     """A recording ends the wait; but chunks of two streams are never mixed."""
-    found = Served(Recording((), ()), "backend")
+    found = LookupResult(Recording((), ()), "backend")
     stream, told = broadcast()
     assert not stream.settled
     stream.serve(found)
-    assert (found, True, True, 1) == (stream.served, stream.settled, stream.ended, told.ends)
+    assert (found, True, True, 1) == (stream.stored, stream.settled, stream.ended, told.ends)
 
     begun, _ = broadcast()
     await send(begun, "a")
     begun.serve(found)
-    assert (None, True, False) == (begun.served, begun.settled, begun.ended)
+    assert (None, True, False) == (begun.stored, begun.settled, begun.ended)
 
 
 async def test_a_stream_goes_on_being_recorded_without_readers() -> None:
@@ -219,7 +219,7 @@ async def test_a_lost_stream_waits_for_its_slowest_reader() -> None:
     await settle()
     reading = asyncio.ensure_future(read(fast))
     await asyncio.sleep(1.0)
-    assert "too_large" == stream.lost
+    assert "too_large" == stream.unrecorded_reason
     ahead = stream.count
     assert 10 < ahead < 100
     assert not sending.done()
@@ -236,7 +236,7 @@ async def test_a_lost_stream_waits_for_its_slowest_reader() -> None:
 async def test_a_lost_stream_whose_readers_have_left_is_not_wanted() -> None:
     """Nothing is kept and nobody reads; as long as one of both is so, there is a use in it."""
     stream, _ = broadcast(max_bytes=1)
-    stream.on_deserted = None
+    stream.on_last_reader_left = None
     reader = stream.join()
     await send(stream, "a")
     assert stream.wanted
@@ -262,7 +262,7 @@ async def test_a_chunk_that_cannot_be_copied_goes_to_all() -> None:
     readers = [stream.join(), stream.join()]
     chunk = {"lock": threading.Lock()}
     await stream.push(chunk)
-    assert "uncopyable" == stream.lost
+    assert "uncopyable" == stream.unrecorded_reason
     assert all([await reader.next(None) is chunk for reader in readers])
 
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability_integration.caching.codec import Codec, Kept, Uncopyable, Unreadable
+from observability_integration.caching.codec import Codec, StoredValue, Uncopyable, Unreadable
 from observability_integration.errors import ConfigurationError
 
 pytestmark = pytest.mark.once
@@ -355,7 +355,7 @@ def test_reading_runs_no_code_that_was_stored() -> None:
     assert 1 == Trap.built  # the trap works
 
 
-def _keep(value: Any) -> Kept:
+def _keep(value: Any) -> StoredValue:
     codec = Codec()
     return codec.keep(value, codec.encode(value), _LIMIT)
 

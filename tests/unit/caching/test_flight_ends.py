@@ -95,7 +95,7 @@ async def test_task_factories_change_nothing(factory: Factory) -> None:
     stats = cache.get_stats()
     assert (1, 1) == (stats["hits"], stats["misses"])
     flights = cache._engine._flights
-    assert (0, set()) == (len(flights), flights._aloft)
+    assert (0, set()) == (len(flights), flights._in_flight)
 
 
 @pytest.mark.parametrize("factory", [_eager, _wrapping])
@@ -141,7 +141,7 @@ async def test_who_waits_for_a_flight_that_is_cancelled_before_it_begins_is_told
     await asyncio.wait({caller}, timeout=1.0)
     assert caller.cancelled()
     flights = cache._engine._flights
-    assert (0, set()) == (len(flights), flights._aloft)
+    assert (0, set()) == (len(flights), flights._in_flight)
 
 
 async def test_a_timeout_whose_work_is_cancelled_before_it_begins_does_not_wait() -> None:
@@ -195,7 +195,7 @@ async def test_a_slow_call_is_not_the_slower_for_those_who_left() -> None:
     cache._call = lambda question, context: slow(question)
     loop: Any = asyncio.get_running_loop()
     assert ["old"] * 200 == await asyncio.gather(*(cache.execute("q") for _ in range(200)))
-    (flight,) = cache._engine._flights._aloft
+    (flight,) = cache._engine._flights._in_flight
     assert len(flight.task._callbacks or ()) < 5
     assert sum(not timer.cancelled() for timer in loop._scheduled) < 5
     hang.set()
@@ -228,7 +228,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
     assert 5.0 == pytest.approx(asyncio.get_running_loop().time() - began)
     obey.set()
     await turns()
-    assert not cache._engine._flights._aloft
+    assert not cache._engine._flights._in_flight
 
 
 @pytest.mark.promise("T7")

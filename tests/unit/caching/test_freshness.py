@@ -33,10 +33,10 @@ def _entry(**times: Any) -> Entry:
 def test_an_entry_is_kept_for_the_longer_window() -> None:
     """Beyond its TTL, or beyond the one that the call chose."""
     freshness = _freshness(stale_if_error_seconds=5.0, stale_while_revalidate_seconds=20.0)
-    assert freshness.life(None) == (10.0, 30.0)
-    assert freshness.life(2.0) == (2.0, 22.0)
-    assert 30.0 == freshness.longest_seconds
-    assert _freshness().life(None) == (10.0, 10.0)
+    assert freshness.lifetime(None) == (10.0, 30.0)
+    assert freshness.lifetime(2.0) == (2.0, 22.0)
+    assert 30.0 == freshness.max_lifetime_seconds
+    assert _freshness().lifetime(None) == (10.0, 10.0)
 
 
 @given(
@@ -48,7 +48,7 @@ def test_an_entry_is_kept_for_the_longer_window() -> None:
 def test_jitter_never_lengthens_a_life(ttl_seconds: float, jitter: float, stale_seconds: float, seed: int) -> None:
     """Nor takes more than its fraction; the time to serve it stale begins when it has expired."""
     random.seed(seed)
-    fresh, usable = _freshness(ttl_seconds, ttl_jitter=jitter, stale_if_error_seconds=stale_seconds).life(None)
+    fresh, usable = _freshness(ttl_seconds, ttl_jitter=jitter, stale_if_error_seconds=stale_seconds).lifetime(None)
     assert ttl_seconds * (1 - jitter) <= fresh <= ttl_seconds
     assert fresh + stale_seconds == usable
 
@@ -57,7 +57,7 @@ def test_jitter_spreads() -> None:
     """Seeded: a thousand lives lie evenly in the fraction that they may be cut by."""
     random.seed(3)
     freshness = _freshness(100.0, ttl_jitter=0.2)
-    lives = [freshness.life(None)[0] for _ in range(1000)]
+    lives = [freshness.lifetime(None)[0] for _ in range(1000)]
     assert 90.0 == pytest.approx(sum(lives) / len(lives), abs=0.5)
     assert 80.0 < min(lives) < 80.5
     assert 99.5 < max(lives) <= 100.0
@@ -67,12 +67,12 @@ def test_windows_begin_where_the_ttl_ended() -> None:
     """Not where a throttle did, which may have had the entry served for longer."""
     freshness = _freshness(stale_if_error_seconds=5.0, stale_while_revalidate_seconds=20.0)
     entry = _entry(fresh_until=14.0)
-    assert [True, True, False] == [freshness.may_stand_in(entry, now) for now in (10.0, 14.9, 15.0)]
+    assert [True, True, False] == [freshness.may_serve_if_error(entry, now) for now in (10.0, 14.9, 15.0)]
     assert [True, True, False] == [freshness.may_revalidate(entry, now) for now in (10.0, 29.9, 30.0)]
 
 
 def test_refreshes_are_due_when_they_are_said_to_be() -> None:
-    """At a fraction of the life, or never."""
+    """At a fraction of the lifetime, or never."""
     assert (math.inf, False) == (_freshness().refresh_after(10.0), _freshness().refreshes_early)
     freshness = _freshness(eager_refresh=0.8)
     assert (8.0, True) == (freshness.refresh_after(10.0), freshness.refreshes_early)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observability_integration.caching.codec import Kept
+from observability_integration.caching.codec import StoredValue
 from observability_integration.caching.entry import Entry
 from observability_integration.caching.stores import memory
 from observability_integration.caching.stores.memory import MemoryStore
@@ -30,7 +30,7 @@ class _Clock:
 def _entry(usable_until: float = 1005.0, size: int = 1, payload: object = None, tags: tuple[str, ...] = ()) -> Entry:
     stale_from = min(1001.0, usable_until)
     return Entry(
-        kept=Kept(payload, "value", size),
+        kept=StoredValue(payload, "value", size),
         created=1000.0,
         fresh_until=stale_from,
         expired_at=stale_from,

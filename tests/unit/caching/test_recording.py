@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from observability_integration.caching.codec import Codec, Unreadable
-from observability_integration.caching.streams.recording import Chunks, Recorder, Recording, RecordingCodec
+from observability_integration.caching.streams.recording import ChunkCodec, Recorder, Recording, RecordingCodec
 from observability_integration.errors import ConfigurationError
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("C14")]
@@ -51,19 +51,19 @@ class Pydantic:
 TYPES = (Model, Plain, Pydantic)
 
 
-def recorded(chunks: Chunks, *stream: Any, seconds: float = 0.0) -> Recording:
+def recorded(chunks: ChunkCodec, *stream: Any, seconds: float = 0.0) -> Recording:
     recorder = Recorder(chunks, ENOUGH)
     for number, chunk in enumerate(stream):
         assert recorder.record(chunk, 5.0 + number * seconds) is not None
     return recorder.recording(0, None)
 
 
-def codec(*types: type[Any], value_type: type[Any] | None = None) -> tuple[Chunks, RecordingCodec]:
-    chunks = Chunks(types, ENOUGH)
+def codec(*types: type[Any], value_type: type[Any] | None = None) -> tuple[ChunkCodec, RecordingCodec]:
+    chunks = ChunkCodec(types, ENOUGH)
     return chunks, RecordingCodec(value_type, chunks)
 
 
-def restored(chunks: Chunks, recording: Recording) -> list[Any]:
+def restored(chunks: ChunkCodec, recording: Recording) -> list[Any]:
     return [chunks.restore(chunk) for chunk in recording.chunks]
 
 
@@ -177,12 +177,12 @@ def test_a_recording_is_shared_not_copied() -> None:
 def test_types_that_cannot_be_rebuilt_are_refused() -> None:
     """As for the type of a value: when the cache is made, not when the first stream comes."""
     with pytest.raises(ConfigurationError):
-        Chunks([threading.Lock], ENOUGH)  # type: ignore[list-item]
+        ChunkCodec([threading.Lock], ENOUGH)  # type: ignore[list-item]
 
 
 def test_pauses_are_bounded() -> None:
     """Nobody gains by waiting as long as a stream that hung for a minute, nor by a clock that ran backwards."""
-    chunks = Chunks((), ENOUGH)
+    chunks = ChunkCodec((), ENOUGH)
     recorder = Recorder(chunks, ENOUGH)
     for moment in (100.0, 100.0004, 160.0, 150.0):
         recorder.record("a", moment)
@@ -192,20 +192,20 @@ def test_pauses_are_bounded() -> None:
 @pytest.mark.parametrize("chunk", ["a" * 60, {"a": "b" * 60}, {"a": ("b" * 60,)}], ids=["text", "dict", "copy"])
 def test_a_stream_that_is_too_large_is_lost(chunk: Any) -> None:
     """From the chunk on with which it no longer fits, and for good."""
-    recorder = Recorder(Chunks((), 1000), 1000)
+    recorder = Recorder(ChunkCodec((), 1000), 1000)
     count = 0
     while recorder.record(chunk, 0.0) is not None:
         count += 1
-        assert recorder.lost is None
+        assert recorder.unrecorded_reason is None
     assert 1 <= count < 20
-    assert "too_large" == recorder.lost
+    assert "too_large" == recorder.unrecorded_reason
     assert recorder.record("", 0.0) is None
     assert [] == list(recorder)
 
 
 def test_even_empty_chunks_count() -> None:
     """Each costs memory of its own, however little is in it."""
-    recorder = Recorder(Chunks((), 1000), 1000)
+    recorder = Recorder(ChunkCodec((), 1000), 1000)
     count = 0
     while recorder.record("", 0.0) is not None:
         count += 1
@@ -214,14 +214,14 @@ def test_even_empty_chunks_count() -> None:
 
 def test_a_chunk_that_cannot_be_had_twice_loses_the_stream() -> None:
     """What holds a lock can be neither written nor copied."""
-    recorder = Recorder(Chunks((), ENOUGH), ENOUGH)
+    recorder = Recorder(ChunkCodec((), ENOUGH), ENOUGH)
     recorder.record("a", 0.0)
     assert recorder.record({"lock": threading.Lock()}, 0.0) is None
-    assert "uncopyable" == recorder.lost
+    assert "uncopyable" == recorder.unrecorded_reason
 
 
 def test_what_was_judged_goes_with_the_recording() -> None:
     """The tokens and the refusal are for whoever keeps it."""
-    recorder = Recorder(Chunks((), ENOUGH), ENOUGH)
+    recorder = Recorder(ChunkCodec((), ENOUGH), ENOUGH)
     recording = recorder.recording(7, "length")
     assert (7, "length") == (recording.tokens, recording.refusal)

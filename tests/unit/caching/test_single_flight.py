@@ -29,28 +29,28 @@ class _Call:
 Work = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def _depart(flights: SingleFlight, key: bytes, work: Work) -> Flight:
+def _start(flights: SingleFlight, key: bytes, work: Work) -> Flight:
     flight = Flight(None, None)
-    flights.depart(key, flight, _flown(flights, flight, work))
+    flights.start(key, flight, _work(flights, flight, work))
     return flight
 
 
-async def _flown(flights: SingleFlight, flight: Flight, work: Work) -> Any:
+async def _work(flights: SingleFlight, flight: Flight, work: Work) -> Any:
     try:
         return await work()
     finally:
-        flights.land(flight)
+        flights.finish(flight)
 
 
 async def _ask(flights: SingleFlight, key: bytes, work: Work) -> Any:
-    flight = flights.join(key) or _depart(flights, key, work)
-    waiter = flight.board()
+    flight = flights.running(key) or _start(flights, key, work)
+    waiter = flight.add_waiter()
     try:
         await waiter
         return flight.task.result()
     finally:
-        if flight.leave(waiter):
-            flights.let_go(flight, 60.0)
+        if flight.remove_waiter(waiter):
+            flights.cancel_after(flight, 60.0)
 
 
 async def _settle() -> None:
@@ -68,7 +68,7 @@ async def test_equal_calls_that_overlap_are_made_once() -> None:
     call.end.set_result("value")
     assert ["value"] * 50 == await asyncio.gather(*callers)
     assert 1 == call.made
-    assert flights.join(b"key") is None
+    assert flights.running(b"key") is None
     await _settle()
     assert 0 == len(flights)
 
@@ -94,7 +94,7 @@ async def test_a_cancelled_caller_harms_no_other(cancelled: list[int]) -> None:
     for number in cancelled:
         callers[number].cancel()
     await _settle()
-    flight = flights.join(b"key")
+    flight = flights.running(b"key")
     assert flight is not None
     call.end.set_result("value")
     results = await asyncio.gather(*callers, return_exceptions=True)
@@ -157,7 +157,7 @@ def test_a_loop_that_ends_before_a_flight_begins_leaves_nothing() -> None:
     flights = SingleFlight()
 
     async def leave() -> None:
-        flights.let_go(_depart(flights, b"background", lambda: asyncio.sleep(3600)), 60.0)
+        flights.cancel_after(_start(flights, b"background", lambda: asyncio.sleep(3600)), 60.0)
 
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(leave())
@@ -165,7 +165,7 @@ def test_a_loop_that_ends_before_a_flight_begins_leaves_nothing() -> None:
         task.cancel()
         loop.run_until_complete(asyncio.wait({task}))
     assert 0 == len(flights)
-    assert not flights._aloft
+    assert not flights._in_flight
 
 
 @pytest.mark.promise("C8")
@@ -186,11 +186,11 @@ async def test_a_forgotten_flight_is_not_joined_and_not_current(forget: Callable
 
         return run
 
-    flights.depart(b"key", made[0], _flown(flights, made[0], work(0)))
+    flights.start(b"key", made[0], _work(flights, made[0], work(0)))
     await _settle()
     forget(flights)
-    assert flights.join(b"key") is None
-    flights.depart(b"key", made[1], _flown(flights, made[1], work(1)))
+    assert flights.running(b"key") is None
+    flights.start(b"key", made[1], _work(flights, made[1], work(1)))
     await _settle()
     for end in ends:
         end.set_result(None)
@@ -206,7 +206,7 @@ async def test_forgetting_another_key_changes_nothing() -> None:
     caller = asyncio.create_task(_ask(flights, b"key", call))
     await _settle()
     flights.forget(b"other")
-    assert flights.join(b"key") is not None
+    assert flights.running(b"key") is not None
     call.end.set_result("value")
     await caller
 
@@ -225,9 +225,9 @@ def test_each_event_loop_has_its_own_flights() -> None:
             await go_on.wait()
             return "first"
 
-        flight = _depart(flights, b"key", call)
+        flight = _start(flights, b"key", call)
         await asyncio.get_running_loop().run_in_executor(None, asked.wait)
-        seen["still there"] = flights.join(b"key") is flight
+        seen["still there"] = flights.running(b"key") is flight
         go_on.set()
         seen["first"] = await flight.task
 
@@ -235,8 +235,8 @@ def test_each_event_loop_has_its_own_flights() -> None:
         async def call() -> str:
             return "second"
 
-        seen["joined"] = flights.join(b"key")
-        seen["second"] = await _depart(flights, b"key", call).task
+        seen["joined"] = flights.running(b"key")
+        seen["second"] = await _start(flights, b"key", call).task
 
     thread = threading.Thread(target=lambda: asyncio.run(first()))
     thread.start()
@@ -253,7 +253,7 @@ def test_a_loop_that_ended_under_way_does_not_hold_up_the_next() -> None:
     flights = SingleFlight()
 
     async def leave() -> None:
-        _depart(flights, b"key", lambda: asyncio.sleep(3600))
+        _start(flights, b"key", lambda: asyncio.sleep(3600))
         await asyncio.sleep(0)
 
     async def ask() -> Any:
@@ -268,11 +268,11 @@ def test_a_loop_that_ended_under_way_does_not_hold_up_the_next() -> None:
 async def test_a_tag_is_void_for_all_flights_under_way() -> None:
     """Also for those that were forgotten, and for none that departs later."""
     flights, call = SingleFlight(), _Call()
-    first = _depart(flights, b"first", call)
+    first = _start(flights, b"first", call)
     flights.forget(b"first")
-    second = _depart(flights, b"second", call)
+    second = _start(flights, b"second", call)
     flights.void_tag("tag")
-    third = _depart(flights, b"third", call)
+    third = _start(flights, b"third", call)
     assert [{"tag"}, {"tag"}, set()] == [flight.void_tags for flight in (first, second, third)]
     call.end.set_result("value")
     await asyncio.gather(first.task, second.task, third.task)
@@ -281,19 +281,19 @@ async def test_a_tag_is_void_for_all_flights_under_way() -> None:
 async def test_what_nobody_waits_for_is_known_and_can_be_given_up() -> None:
     """A cache that is closed ends it; the flight says that it was not the call that was cancelled."""
     flights, call = SingleFlight(), _Call()
-    waited, left = _depart(flights, b"waited", call), _depart(flights, b"left", call)
-    waiter = waited.board()
+    waited, left = _start(flights, b"waited", call), _start(flights, b"left", call)
+    waiter = waited.add_waiter()
     flights.forget(b"left")
-    assert [left] == flights.unattended()
-    flights.let_go(left, 60.0)
-    left.give_up()  # before it began
+    assert [left] == flights.unwaited()
+    flights.cancel_after(left, 60.0)
+    left.cancel()  # before it began
     with pytest.raises(asyncio.CancelledError):
         await left.task
-    assert (True, False) == (left.given_up, waited.given_up)
-    assert [] == flights.unattended()
+    assert (True, False) == (left.cancel_requested, waited.cancel_requested)
+    assert [] == flights.unwaited()
     call.end.set_result("value")
     await waiter
     assert "value" == waited.task.result()
-    assert waited.leave(waiter) is False
+    assert waited.remove_waiter(waiter) is False
     await _settle()
     assert 0 == len(flights)

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from observability_integration.caching.entry_options import entry_options
-from observability_integration.caching.lookup import Served
+from observability_integration.caching.lookup import LookupResult
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.streams.broadcast import Listener
-from observability_integration.caching.streams.recording import Chunks, Recording
+from observability_integration.caching.streams.recording import ChunkCodec, Recording
 from observability_integration.context import Deadline, WorkflowContext, current_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.primitives import (
@@ -343,7 +343,7 @@ class Backend:
 
 
 async def test_the_end_comes_when_the_stream_is_kept() -> None:
-    """Chunks wait for no store, but who has read to the end finds the stream wherever it looks next."""
+    """ChunkCodec wait for no store, but who has read to the end finds the stream wherever it looks next."""
     backend = Backend()
     cache = cached(
         Producer(["a", "b"]), backend=backend, policy=CachePolicy(backend_budget_seconds=5.0, lease_seconds=20.0)
@@ -1052,17 +1052,17 @@ async def test_keys_by_context() -> None:
 class Engine:
     """Does as it is told with what it is asked."""
 
-    def __init__(self, fly: Callable[[Any], Any]) -> None:
-        self.fly = fly
+    def __init__(self, fetch_or_compute: Callable[[Any], Any]) -> None:
+        self.fetch_or_compute = fetch_or_compute
         self.abandoned = 0
 
-    def recall(self, *_: Any) -> None:
+    def serve_from_memory(self, *_: Any) -> None:
         return None
 
-    def under_way(self, *_: Any) -> None:
+    def flight_task(self, *_: Any) -> None:
         return None
 
-    def abandon(self, _: bytes) -> None:
+    def cancel_flight(self, _: bytes) -> None:
         self.abandoned += 1
 
 
@@ -1070,7 +1070,7 @@ def over(engine: Any, producer: Producer) -> Any:
     async def identify() -> Identity:
         return Identity(b"digest", (), None)
 
-    streams = StreamCache("ask", engine, CacheRecord(engine, "ask"), CachePolicy(), Chunks((), 1000))
+    streams = StreamCache("ask", engine, CacheRecord(engine, "ask"), CachePolicy(), ChunkCodec((), 1000))
     call = StreamCall(
         identify, lambda _: StreamingPrimitive(producer).stream("q"), lambda: None, lambda _: (0, None), None, 0.0
     )
@@ -1085,34 +1085,34 @@ def over(engine: Any, producer: Producer) -> Any:
 async def test_an_equal_call_that_brings_no_recording() -> None:
     """Its stream was too large, say, so nobody else can have it: the call is made for this one's readers alone."""
 
-    async def fly(asked: Any) -> Served:
+    async def compute(lookup: Any) -> LookupResult:
         await asyncio.sleep(1.0)
-        return Served("too_large", "flight")
+        return LookupResult("too_large", "flight")
 
     producer = Producer(["a", 1.0, "b"])
-    cache = over(Engine(fly), producer)
+    cache = over(Engine(compute), producer)
     assert [["a", "b"]] * 2 == await asyncio.gather(read(cache), read(cache))
     assert (1, 2.0) == (producer.calls, now())
     failure = LookupError()
-    assert ["a", failure] == await read(over(Engine(fly), Producer(["a", failure])))
+    assert ["a", failure] == await read(over(Engine(compute), Producer(["a", failure])))
 
 
 async def test_a_call_that_begins_when_its_readers_have_left() -> None:
     """Is not made."""
     ended: list[BaseException] = []
 
-    async def fly(asked: Any) -> Served:
+    async def compute(lookup: Any) -> LookupResult:
         try:
             await asyncio.sleep(5.0)
         except asyncio.CancelledError:
             try:
-                await asked.compute(False)
+                await lookup.compute(False)
             except BaseException as error:
                 ended.append(error)
             raise
         raise AssertionError
 
-    producer, engine = Producer(["a"]), Engine(fly)
+    producer, engine = Producer(["a"]), Engine(compute)
     reading = asyncio.ensure_future(read(over(engine, producer)))
     await settle()
     reading.cancel()
@@ -1124,29 +1124,29 @@ async def test_a_call_that_begins_when_its_readers_have_left() -> None:
 async def test_a_stream_that_has_begun_goes_on() -> None:
     """Though the engine has something else to serve meanwhile, or gives up."""
     calls: list[Any] = []
-    for outcome in (Served(Recording((), ()), "memory", "stale"), LookupError()):
+    for outcome in (LookupResult(Recording((), ()), "memory", "stale"), LookupError()):
 
-        async def fly(asked: Any, outcome: Any = outcome) -> Served:
-            calls.append(asyncio.ensure_future(asked.compute(False)))
-            await asked.begun
+        async def compute(lookup: Any, outcome: Any = outcome) -> LookupResult:
+            calls.append(asyncio.ensure_future(lookup.compute(False)))
+            await lookup.stream_started
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome
 
-        assert ["a", "b"] == await read(over(Engine(fly), Producer(["a", 1.0, "b"])))
+        assert ["a", "b"] == await read(over(Engine(compute), Producer(["a", 1.0, "b"])))
 
 
 async def test_no_second_stream_follows_upon_the_first() -> None:
     """Two answers are never spliced, should the engine try again."""
 
-    async def fly(asked: Any) -> Served:
+    async def compute(lookup: Any) -> LookupResult:
         for _ in range(2):
             with contextlib.suppress(LookupError):
-                await asked.compute(False)
+                await lookup.compute(False)
         raise AssertionError
 
     producer = Producer(["a", LookupError("x")], ["b"])
-    got = await read(over(Engine(fly), producer))
+    got = await read(over(Engine(compute), producer))
     assert ("a", LookupError) == (got[0], type(got[1]))
     assert 1 == producer.calls
 

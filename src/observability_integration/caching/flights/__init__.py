@@ -1,1 +1,1 @@
-"""Single flight: one computation a key, and what it does while callers wait."""
+"""Single flight: one computation for each key, shared by all callers that wait for it."""

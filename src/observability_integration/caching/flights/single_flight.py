@@ -1,7 +1,7 @@
 """Single flight: equal calls that overlap in time become one.
 
-The flight is a task of its own that no caller owns, so a cancelled caller takes nobody with it: the others still get
-their value, and what was paid for is still stored. A failure is one error that all of them share.
+A flight is a task of its own that no caller owns. A caller that is cancelled cancels no other: the other waiters still
+get their value, and the entry is still stored. If the call fails, all waiters share its error.
 """
 
 from __future__ import annotations
@@ -18,60 +18,63 @@ from observability_integration.tasks import begin_apart, cancel_until_done
 
 
 class Flight(msgspec.Struct, eq=False):
-    """One call under way.
+    """One call in flight.
 
     Attributes:
-        span: the span of the caller who started it, for the others to link to.
-        stand_in: a stale entry that may be served if the call fails or is late.
-        task: what makes it; None until it has departed.
-        here: the event loop it belongs to, and the key.
-        void_tags: hashes of tags that were invalidated meanwhile: what is made with one of them is not kept.
-        tags: hashes of the tags of what it made, once that is known.
-        ends: ends the flight in a while, whoever waits.
-        deserted: ends it in a while, if nobody waits for it any more.
-        given_up: whether it was cancelled because nobody waited for it, and not by what it calls.
-        waiters: who waits for it.
+        span: span of the leader, the caller that started the flight; followers link to it.
+        stale_entry: a stale entry that may be served if the call fails or is late.
+        task: the task that makes the call; None until `SingleFlight.start`.
+        loop_key: the event loop of the flight, and its key.
+        void_tags: hashes of the tags invalidated since the flight started: a value with one of them is not kept.
+        tags: hashes of the tags of the computed value, once they are known.
+        cancel_timer: cancels the flight after a time, waiters or not.
+        unwaited_timer: cancels the flight after a time, unless a waiter is added before.
+        cancel_requested: whether the cache itself cancelled the flight.
+        waiters: one future for each waiter.
     """
 
     span: Any
-    stand_in: Entry | None
+    stale_entry: Entry | None
     task: asyncio.Task[Any] | None = None
-    here: Any = None
+    loop_key: Any = None
     void_tags: set[str] = set()
     tags: tuple[str, ...] = ()
-    ends: asyncio.TimerHandle | None = None
-    deserted: asyncio.TimerHandle | None = None
-    given_up: bool = False
+    cancel_timer: asyncio.TimerHandle | None = None
+    unwaited_timer: asyncio.TimerHandle | None = None
+    cancel_requested: bool = False
     waiters: dict[asyncio.Future[None], None] = {}
 
-    def board(self) -> asyncio.Future[None]:
-        """For one who waits: done when it lands, unless it has already. Whoever boards has to leave."""
-        if self.deserted is not None:
-            self.deserted.cancel()
-            self.deserted = None
-        waiter: asyncio.Future[None] = self.here[0].create_future()
+    def add_waiter(self) -> asyncio.Future[None]:
+        """Returns a future that is done when the flight finishes; it stays pending if the flight has finished already.
+
+        Each waiter must be removed with `remove_waiter`.
+        """
+        if self.unwaited_timer is not None:
+            self.unwaited_timer.cancel()
+            self.unwaited_timer = None
+        waiter: asyncio.Future[None] = self.loop_key[0].create_future()
         self.waiters[waiter] = None
         return waiter
 
-    def leave(self, waiter: asyncio.Future[None]) -> bool:
-        """For one who waits no longer; says whether nobody does now, though it is still under way."""
+    def remove_waiter(self, waiter: asyncio.Future[None]) -> bool:
+        """Removes a waiter; returns whether the flight now runs without any."""
         self.waiters.pop(waiter, None)
         return not self.waiters and self.task is not None and not self.task.done()
 
-    def wake(self) -> None:
-        """Wakes all who wait, and stops its timers."""
+    def wake_waiters(self) -> None:
+        """Wakes all waiters and stops the timers."""
         waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if self.ends is not None:
-            self.ends.cancel()
-        if self.deserted is not None:
-            self.deserted.cancel()
+        if self.cancel_timer is not None:
+            self.cancel_timer.cancel()
+        if self.unwaited_timer is not None:
+            self.unwaited_timer.cancel()
 
-    def give_up(self) -> None:
-        """Cancels the flight; whoever joined it all the same is not cancelled with it."""
-        self.given_up = True
+    def cancel(self) -> None:
+        """Cancels the flight. A caller that has joined it meanwhile is not cancelled, but looks again."""
+        self.cancel_requested = True
         if self.task is not None:
             cancel_until_done(self.task)
 
@@ -81,14 +84,14 @@ class SingleFlight:
 
     def __init__(self) -> None:
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], Flight] = {}
-        self._aloft: set[Flight] = set()  # the loop holds tasks weakly, and a forgotten flight goes on
+        self._in_flight: set[Flight] = set()  # the loop holds tasks weakly, and a forgotten flight goes on
 
-    def join(self, key: bytes) -> Flight | None:
-        """The flight for `key` that is under way in this event loop, if any."""
+    def running(self, key: bytes) -> Flight | None:
+        """The flight for `key` that runs in this event loop, or None."""
         flight = self._flights.get((asyncio.get_running_loop(), key))
         return None if flight is None or (flight.task is not None and flight.task.done()) else flight
 
-    def depart(
+    def start(
         self,
         key: bytes,
         flight: Flight,
@@ -98,9 +101,9 @@ class SingleFlight:
         """Starts the flight for `key`, in a copy of the current context or in `context`."""
         loop = asyncio.get_running_loop()
         # Before there is a task: an eager one may be done by the time it is made.
-        flight.here = here = loop, key
-        self._flights[here] = flight
-        self._aloft.add(flight)
+        flight.loop_key = loop_key = loop, key
+        self._flights[loop_key] = flight
+        self._in_flight.add(flight)
         try:
             if context is None:
                 task = loop.create_task(work, name="cache flight")
@@ -108,57 +111,57 @@ class SingleFlight:
                 task = begin_apart(loop, work, name="cache flight", context=context)
             flight.task = task
         except BaseException:
-            self.land(flight)
+            self.finish(flight)
             raise
-        task.add_done_callback(functools.partial(self._ended, flight))
+        task.add_done_callback(functools.partial(self._on_task_done, flight))
         return task
 
-    def land(self, flight: Flight) -> None:
-        """Ends a flight: in the last step of its task, which wakes those who wait a turn of the loop sooner."""
-        self._aloft.discard(flight)
-        if self._flights.get(flight.here) is flight:
-            del self._flights[flight.here]
-        flight.wake()
+    def finish(self, flight: Flight) -> None:
+        """Ends a flight. Called in the last step of its task, which wakes waiters one iteration of the loop sooner."""
+        self._in_flight.discard(flight)
+        if self._flights.get(flight.loop_key) is flight:
+            del self._flights[flight.loop_key]
+        flight.wake_waiters()
 
-    def _ended(self, flight: Flight, task: asyncio.Task[Any]) -> None:
-        if flight in self._aloft:  # cancelled before it began, the task had no last step
-            self.land(flight)
+    def _on_task_done(self, flight: Flight, task: asyncio.Task[Any]) -> None:
+        if flight in self._in_flight:  # a task that is cancelled before it begins has no last step
+            self.finish(flight)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: everybody who waited may be gone
+            task.exception()  # marks it as retrieved: all waiters may be gone
 
-    def let_go(self, flight: Flight, seconds: float) -> None:
-        """Gives a flight up after so many seconds, whoever waits for it by then; nobody makes it longer."""
-        if flight.ends is None and flight in self._aloft:
-            flight.ends = flight.here[0].call_later(seconds, flight.give_up)
+    def cancel_after(self, flight: Flight, seconds: float) -> None:
+        """Cancels a flight after a time, waiters or not; a second call does not extend the time."""
+        if flight.cancel_timer is None and flight in self._in_flight:
+            flight.cancel_timer = flight.loop_key[0].call_later(seconds, flight.cancel)
 
-    def desert(self, flight: Flight, seconds: float) -> None:
-        """The same for one that nobody waits for; if somebody comes, it goes on."""
-        if flight.ends is None:
-            flight.deserted = flight.here[0].call_later(seconds, flight.give_up)
+    def cancel_if_unwaited(self, flight: Flight, seconds: float) -> None:
+        """Cancels a flight without waiters after a time; a new waiter keeps it going."""
+        if flight.cancel_timer is None:
+            flight.unwaited_timer = flight.loop_key[0].call_later(seconds, flight.cancel)
 
     def forget(self, key: bytes) -> None:
-        """Lets nobody join the flights for `key` any more, and keeps them from storing what they bring."""
-        for loop, flying in list(self._flights):
-            if flying == key:
-                self._flights.pop((loop, flying), None)
+        """Detaches the flights for `key`: no caller can join them any more, and their values are not kept."""
+        for loop, flight_key in list(self._flights):
+            if flight_key == key:
+                self._flights.pop((loop, flight_key), None)
 
     def forget_all(self) -> None:
-        """The same for every flight."""
+        """Detaches every flight, as `forget` does."""
         self._flights.clear()
 
     def void_tag(self, tag: str) -> None:
-        """Keeps the flights under way from storing what has the tag."""
-        for flight in list(self._aloft):
+        """Prevents the flights in progress from storing a value with the tag."""
+        for flight in list(self._in_flight):
             flight.void_tags.add(tag)
 
     def is_current(self, flight: Flight) -> bool:
-        """From inside a flight: whether it is still the one for its key."""
-        return self._flights.get(flight.here) is flight
+        """Whether a flight is still the one for its key; to be called from inside it."""
+        return self._flights.get(flight.loop_key) is flight
 
-    def unattended(self) -> list[Flight]:
-        """The flights of this event loop for which nobody waits, also those that were forgotten."""
+    def unwaited(self) -> list[Flight]:
+        """The flights of this event loop without waiters, forgotten ones included."""
         loop = asyncio.get_running_loop()
-        return [flight for flight in list(self._aloft) if not flight.waiters and flight.here[0] is loop]
+        return [flight for flight in list(self._in_flight) if not flight.waiters and flight.loop_key[0] is loop]
 
     def __len__(self) -> int:
         return len(self._flights)

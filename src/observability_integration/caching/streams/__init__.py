@@ -1,1 +1,1 @@
-"""Streams in the cache: broadcast to joined readers, recorded, replayed."""
+"""Streams in the cache: broadcast to several readers, recorded and replayed."""

@@ -1,4 +1,4 @@
-"""Replays of recorded streams: at once, or with the pauses that the stream had."""
+"""Replays of recorded streams: at once, or with the pauses of the original stream."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from observability_integration.context import Deadline
 
 from .broadcast import LATE
-from .recording import Chunks, Recording
+from .recording import ChunkCodec, Recording
 
 
 class Replay:
-    """One reader's replay.
+    """The replay of one reader.
 
     Args:
-        recording: the stream.
-        chunks: hands out its chunks.
-        pace: 0 for at once, 1 for with the pauses it had, 0.5 for half of them. A reader who thinks meanwhile is not
-            held up any longer than that.
+        recording: the recorded stream.
+        chunks: restores its chunks.
+        pace: factor for the pauses: 0 replays at once, 1 with the pauses of the original, 0.5 with half of each. The
+            time that the reader spends between two chunks counts as part of the pause.
     """
 
     __slots__ = ("_chunks", "_due", "_loop", "_pace", "_position", "_recording")
 
-    def __init__(self, recording: Recording, chunks: Chunks, pace: float) -> None:
+    def __init__(self, recording: Recording, chunks: ChunkCodec, pace: float) -> None:
         self._recording = recording
         self._chunks = chunks
         self._pace = pace
@@ -32,10 +32,10 @@ class Replay:
         self._due = self._loop.time()
 
     async def next(self, deadline: Deadline | None) -> Any:
-        """The next chunk, or `LATE`.
+        """Returns the next chunk, or `LATE` when the deadline passes first.
 
         Raises:
-            StopAsyncIteration: there is none.
+            StopAsyncIteration: all chunks have been read.
         """
         position = self._position
         if position == len(self._recording.chunks):

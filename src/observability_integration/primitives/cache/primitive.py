@@ -12,12 +12,12 @@ from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import check_tags, listed, no_entry
 from observability_integration.caching.freshness import Freshness, TtlAdapter
 from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
-from observability_integration.caching.lookup import Asked
+from observability_integration.caching.lookup import Lookup
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.request_key import request_key
 from observability_integration.caching.stores.choice import choose_store
 from observability_integration.caching.stores.shared import CacheBackend
-from observability_integration.caching.streams.recording import Chunks, RecordingCodec
+from observability_integration.caching.streams.recording import ChunkCodec, RecordingCodec
 from observability_integration.caching.tiers import ABSENT
 from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.caching.wire.frame import Wire
@@ -179,7 +179,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             keyring=keyring,
             max_bytes=self.policy.max_value_bytes,
         )
-        chunks = Chunks(chunk_types, self.policy.max_value_bytes)
+        chunks = ChunkCodec(chunk_types, self.policy.max_value_bytes)
         codec = RecordingCodec(value_type, chunks)
         self._engine = Engine(self._operation, self._keys, self._freshness, self._store, self.policy, codec, wire)
         self._admission = Admission(
@@ -268,20 +268,20 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 if value is not ABSENT:
                     self._record.fresh_hit(span, started, self.cost_per_call, entry)
                     return cast("Out", value)
-            asked = self._asked(call, digest, input_data, context, span, started)
-            if isinstance(asked, str):
-                return cast("Out", await self._bypass(span, asked, lambda: call(input_data, context)))
+            lookup = self._lookup(call, digest, input_data, context, span, started)
+            if isinstance(lookup, str):
+                return cast("Out", await self._bypass(span, lookup, lambda: call(input_data, context)))
             if context is None or context.deadline is None:
-                return cast("Out", await self._look_up(asked, self.cost_per_call))
+                return cast("Out", await self._look_up(lookup, self.cost_per_call))
             token = set_deadline(earliest(current_deadline(), context.deadline))
             try:
-                return cast("Out", await self._look_up(asked, self.cost_per_call))
+                return cast("Out", await self._look_up(lookup, self.cost_per_call))
             finally:
                 reset_deadline(token)
         finally:
             span.end()
 
-    def _asked(
+    def _lookup(
         self,
         call: Call,
         digest: bytes,
@@ -289,8 +289,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         context: WorkflowContext | None,
         span: OperationSpan,
         started: float,
-    ) -> Asked | str:
-        # What is asked for, or why it must go around the cache.
+    ) -> Lookup | str:
+        # The lookup, or why the call must bypass the cache.
         try:
             tags, meaning = self._identifier.details(input_data, context)
             reason = self._admission.refuses_request(input_data) if self._of_requests else None
@@ -303,7 +303,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         def compute(detached: bool) -> Awaitable[Any]:
             return call(input_data, _without_deadline(context) if detached else context)
 
-        return Asked(digest, compute, span, started, self._record.miss, tags, self._judge, meaning)
+        return Lookup(digest, compute, span, started, self._record.miss, tags, self._judge, meaning)
 
     @overload
     async def get_or_compute(
@@ -366,7 +366,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 return await value if inspect.isawaitable(value) else value
 
             return await self._look_up(
-                Asked(digest, compute, span, started, self._record.miss, tags, self._judge), cost
+                Lookup(digest, compute, span, started, self._record.miss, tags, self._judge), cost
             )
         finally:
             span.end()
@@ -427,12 +427,12 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Ends refreshes in the background and closes the connections this cache made itself, for the running loop."""
         await self._engine.aclose()
 
-    async def _look_up(self, asked: Asked, cost: float) -> Any:
-        span = asked.span
-        served = self._engine.recall(asked)
+    async def _look_up(self, lookup: Lookup, cost: float) -> Any:
+        span = lookup.span
+        served = self._engine.serve_from_memory(lookup)
         if served is None:
             try:
-                served = await self._engine.fly(asked)
+                served = await self._engine.fetch_or_compute(lookup)
             except Exception as error:
                 span.set_attribute("cache.hit", False)
                 spans.tracing.mark_failed(span, error)
@@ -440,9 +440,9 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if served.tier == "call":
             span.set_attribute("cache.hit", False)
         elif served.tier == "uncopyable":
-            return await self._bypass(span, "uncopyable", lambda: asked.compute(False))
+            return await self._bypass(span, "uncopyable", lambda: lookup.compute(False))
         else:
-            self._record.hit(span, asked.started, cost, served)
+            self._record.hit(span, lookup.started, cost, served)
         return served.value
 
     def _judge(self, value: Any) -> tuple[int, str | None]:

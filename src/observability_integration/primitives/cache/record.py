@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 from observability_integration.caching.entry import Entry
 from observability_integration.caching.freshness import TtlAdapter
-from observability_integration.caching.lookup import Served
+from observability_integration.caching.lookup import LookupResult
 from observability_integration.telemetry.catalogue.cache import (
     CACHE_BYPASSES,
     CACHE_COST_SAVINGS,
@@ -73,12 +73,12 @@ class CacheRecord:
         """The same for a fresh entry of memory, which is what there is most of."""
         if switch.on or self._adapter is not None or span is not spans.NO_SPAN:
             age_seconds = time.monotonic() - entry.created
-            self.hit(span, started, cost_usd, Served(None, "memory", "fresh", age_seconds, entry.tokens))
+            self.hit(span, started, cost_usd, LookupResult(None, "memory", "fresh", age_seconds, entry.tokens))
         else:
             self._total_hits += 1
             self._saved_usd += cost_usd
 
-    def hit(self, span: OperationSpan, started: float, cost_usd: float, served: Served) -> None:
+    def hit(self, span: OperationSpan, started: float, cost_usd: float, served: LookupResult) -> None:
         """A value was served instead of a call, after a lookup that began at `started`."""
         self._total_hits += 1
         self._saved_usd += cost_usd

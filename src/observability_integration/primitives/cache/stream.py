@@ -11,7 +11,7 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from observability_integration.caching.codec import Unreadable
-from observability_integration.caching.lookup import Served
+from observability_integration.caching.lookup import LookupResult
 from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline, current_deadline, earliest
@@ -71,7 +71,7 @@ class CachedStream(ObservedStream):
         if served is not None:
             return self._replay(served, started)
         broadcast = streams.running(digest)
-        if broadcast is not None and broadcast.lost is not None:
+        if broadcast is not None and broadcast.unrecorded_reason is not None:
             return await self._bypass("uncopyable")
         leading = broadcast is None
         if broadcast is None:
@@ -87,7 +87,7 @@ class CachedStream(ObservedStream):
             if not leading:
                 streams.record.miss("failed", looked_seconds, span)
             raise
-        served = broadcast.served
+        served = broadcast.stored
         if leading and served is None:
             span.set_attribute("cache.hit", False)
         elif leading and served is not None:
@@ -104,14 +104,14 @@ class CachedStream(ObservedStream):
         if not broadcast.count and broadcast.error is not None:
             raise broadcast.error
 
-    def _replay(self, served: Served, started: float) -> None:
+    def _replay(self, served: LookupResult, started: float) -> None:
         self._kept = self._streams.replay(served.value)
         self._streams.record.hit(self._span, started, self._call.cost_usd, served)
 
-    def _joined(self, broadcast: Broadcast, found: Served | None, started: float) -> None:
+    def _joined(self, broadcast: Broadcast, found: LookupResult | None, started: float) -> None:
         if found is None:
             age_seconds = time.monotonic() - broadcast.began
-            served = Served(None, "flight", "coalesced", age_seconds)
+            served = LookupResult(None, "flight", "coalesced", age_seconds)
         else:
             self._kept = self._streams.replay(found.value)
             served = replace(found, tier="flight", freshness="stale" if found.freshness == "stale" else "coalesced")
@@ -146,7 +146,7 @@ class CachedStream(ObservedStream):
         listener = self._listener
         if listener is not None:
             listener.leave()
-            pump = listener.left_alone()
+            pump = listener.cancelled_pump()
             if pump is not None:  # to leave a stream closes it, though not for longer than there is time
                 await wait_done(pump, None if self._deadline is None else self._deadline.remaining())
         if self._inner is not None:

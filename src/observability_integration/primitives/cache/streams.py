@@ -14,10 +14,10 @@ from weakref import WeakSet
 
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import entry_options
-from observability_integration.caching.lookup import Asked, Served
+from observability_integration.caching.lookup import Lookup, LookupResult
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.streams.broadcast import Broadcast
-from observability_integration.caching.streams.recording import Chunks, Recording
+from observability_integration.caching.streams.recording import ChunkCodec, Recording
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import WorkflowContext, set_deadline
 from observability_integration.errors import StreamInterruptedError
@@ -70,7 +70,7 @@ class StreamCache:
     """
 
     def __init__(
-        self, operation: str, engine: Engine, record: CacheRecord, policy: CachePolicy, chunks: Chunks
+        self, operation: str, engine: Engine, record: CacheRecord, policy: CachePolicy, chunks: ChunkCodec
     ) -> None:
         self.operation = operation
         self.span_name = f"cache {operation}"
@@ -85,9 +85,9 @@ class StreamCache:
 
     def recall(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
-    ) -> Served | None:
+    ) -> LookupResult | None:
         """What memory has, if it is a recording."""
-        served = self._engine.recall(self._ask(digest, tags, call, span, started, None))
+        served = self._engine.serve_from_memory(self._ask(digest, tags, call, span, started, None))
         return served if served is not None and isinstance(served.value, Recording) else None
 
     def replay(self, recording: Recording) -> Replay:
@@ -99,27 +99,27 @@ class StreamCache:
         broadcast = self._running.get((asyncio.get_running_loop(), digest))
         if broadcast is None or broadcast.pump is None:
             return broadcast
-        return broadcast if broadcast.pump is self._engine.under_way(digest, broadcast.tags) else None
+        return broadcast if broadcast.pump is self._engine.flight_task(digest, broadcast.tags) else None
 
     def start(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
     ) -> Broadcast:
         """Looks the stream up in the shared store, and makes the call if it is not there."""
         broadcast = self._announce(digest, span)
-        asked = self._ask(digest, tags, call, span, started, broadcast)
-        asked.begun = broadcast.begun
-        task = spawn(self._obtain(broadcast, asked), name="cached stream")
+        lookup = self._ask(digest, tags, call, span, started, broadcast)
+        lookup.stream_started = broadcast.started
+        task = spawn(self._obtain(broadcast, lookup), name="cached stream")
 
         def desert() -> None:
-            broadcast.deserted = True
+            broadcast.cancelled = True
             broadcast.fail(self._cancelled(broadcast))
             task.cancel()
             if broadcast.pump is not None:
                 cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
-            elif self._engine.under_way(digest) not in self._pumps:  # else others read what this one waited for
-                self._engine.abandon(digest)
+            elif self._engine.flight_task(digest) not in self._pumps:  # else others read what this one waited for
+                self._engine.cancel_flight(digest)
 
-        broadcast.on_deserted = desert
+        broadcast.on_last_reader_left = desert
         return broadcast
 
     def _announce(self, digest: bytes, span: OperationSpan) -> Broadcast:
@@ -140,7 +140,7 @@ class StreamCache:
         span: OperationSpan,
         started: float,
         broadcast: Broadcast | None,
-    ) -> Asked:
+    ) -> Lookup:
         async def compute(refreshing: bool) -> Recording | str:
             # A refresh has no readers at first, but whoever finds the old stream expired may join it.
             if not refreshing and broadcast is not None:
@@ -154,19 +154,19 @@ class StreamCache:
         def judge(made: Any) -> tuple[int, str | None]:
             return (made.tokens, made.refusal) if isinstance(made, Recording) else (0, made)
 
-        return Asked(digest, compute, span, started, self.record.miss, tags, judge)
+        return Lookup(digest, compute, span, started, self.record.miss, tags, judge)
 
-    async def _obtain(self, broadcast: Broadcast, asked: Asked) -> None:
+    async def _obtain(self, broadcast: Broadcast, lookup: Lookup) -> None:
         set_deadline(None)  # each reader minds its own
         try:
-            served = await self._engine.fly(asked)
+            served = await self._engine.fetch_or_compute(lookup)
             if broadcast.settled or served.tier == "call":
-                asked.miss("expired")  # unless it was counted when the call began
+                lookup.miss("expired")  # unless it was counted when the call began
             elif isinstance(served.value, Recording):
                 broadcast.serve(served)
             else:  # it joined an equal call, whose stream could not be recorded
-                asked.miss("failed")
-                await asked.compute(False)
+                lookup.miss("failed")
+                await lookup.compute(False)
         except BaseException as error:
             if not broadcast.settled:  # else the stream goes on, or has told its readers itself
                 broadcast.fail(error if isinstance(error, Exception) else self._cancelled(broadcast))
@@ -178,7 +178,7 @@ class StreamCache:
 
     async def _pump(self, call: StreamCall, broadcast: Broadcast) -> Recording | str:
         """Runs the stream; returns the recording, or why there is none."""
-        if broadcast.deserted:
+        if broadcast.cancelled:
             raise asyncio.CancelledError
         if broadcast.pump is not None:  # that one was cancelled from elsewhere; no second stream follows upon the first
             raise self._cancelled(broadcast)
@@ -202,7 +202,7 @@ class StreamCache:
                 broadcast.fail(error)
             raise
         self._outlive_readers(broadcast)
-        return broadcast.lost or self._judged(call, broadcast, ending)
+        return broadcast.unrecorded_reason or self._judged(call, broadcast, ending)
 
     def _outlive_readers(self, broadcast: Broadcast) -> None:
         """The answer is whole: who leaves now has all of it, and what is left to be done is to keep it."""
@@ -213,8 +213,8 @@ class StreamCache:
                 timer = pump.get_loop().call_later(self._linger_seconds, cancel_until_done, pump)
                 pump.add_done_callback(lambda _: timer.cancel())
 
-        if broadcast.on_deserted is not None:
-            broadcast.on_deserted = linger
+        if broadcast.on_last_reader_left is not None:
+            broadcast.on_last_reader_left = linger
 
     def _cancelled(self, broadcast: Broadcast) -> StreamInterruptedError:
         return StreamInterruptedError(self.operation, broadcast.count, "cancelled")
