@@ -1,4 +1,4 @@
-"""The primitives that users compose, one folder each, and what their constructors take."""
+"""The primitives that users compose, one folder each, and the types that their constructors take."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: a program that uses a timeout does not load the cache.
+    # Loaded lazily: a program that uses a timeout does not load the cache.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name], __name__), name)

@@ -1,4 +1,4 @@
-"""What users compose: `WorkflowPrimitive`, and the ways to combine them.
+"""`WorkflowPrimitive`, the base class of all primitives, and the operators that combine them.
 
 Data flow has operators: ``a >> b`` feeds the result of `a` to `b`, ``a | b`` gives the same input to both. Wrapping
 has none: a primitive that guards another takes it as its first argument, so the outermost is written first.
@@ -25,21 +25,21 @@ Before = TypeVar("Before")
 
 
 class Executable(Protocol[In_contra, Out_co]):
-    """Anything that can be executed like a primitive."""
+    """An object with the ``execute`` of a primitive."""
 
     async def execute(self, input_data: In_contra, context: Any = None, /) -> Out_co:
-        """Does its one thing."""
+        """Runs the step."""
         ...
 
 
-# What is accepted wherever a primitive is: another one, or an async function of (x) or (x, context).
+# Accepted wherever a primitive is: an executable object, or an async function of (x) or (x, context).
 Step = Executable[In, Out] | Callable[[In], Awaitable[Out]] | Callable[[In, WorkflowContext], Awaitable[Out]]
 
 
 class ChunkStream(ABC):
-    """A running stream: an async context manager that yields itself, an async iterator over the chunks.
+    """A running stream: an async context manager that yields an async iterator over the chunks.
 
-    Leaving the ``async with`` block closes the stream, whether or not it was read to its end.
+    The end of the ``async with`` block closes the stream, whether or not the reader has reached its end.
     """
 
     @abstractmethod
@@ -52,12 +52,12 @@ class ChunkStream(ABC):
 class WorkflowPrimitive(ABC, Generic[In, Out]):
     """One step of a workflow.
 
-    `execute` never changes its input, and an exception of the wrapped work passes through it unchanged.
+    `execute` never changes its input. Exceptions of the wrapped work pass through it unchanged.
     """
 
     @property
     def name(self) -> str:
-        """Short name for descriptions and spans."""
+        """A short name for descriptions and spans."""
         return type(self).__name__
 
     @abstractmethod
@@ -65,12 +65,12 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
         """Runs the step.
 
         Args:
-            input_data: what to work on; never changed.
-            context: identity and scratch space of the run; a fresh one is made when it is None.
+            input_data: the input of the step.
+            context: identity and scratch space of the run; None makes a fresh one.
         """
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Runs the step and hands out its result in chunks: ``async with step.stream(x) as chunks``.
+        """Runs the step and returns its result in chunks: ``async with step.stream(x) as chunks``.
 
         A step that does not stream yields its whole result as the only chunk.
         """
@@ -79,23 +79,23 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
         return OneChunk(lambda: self.execute(input_data, context))
 
     @property
-    def collects(self) -> bool:
-        """Whether `execute` is nothing but `gather` of all that `stream` hands out.
+    def execute_reads_stream(self) -> bool:
+        """Whether `execute` only reads `stream` to its end and joins the chunks with `join_chunks`.
 
-        Then a primitive around this one may read the stream itself, and watch how it comes in.
+        If so, a primitive around this one may read the stream itself, and time the chunks.
         """
         return False
 
-    def gather(self, chunks: list[Any]) -> Any:
-        """What `execute` makes of the chunks, where it `collects` them: joined if all are text, else a list."""
+    def join_chunks(self, chunks: list[Any]) -> Any:
+        """Joins the chunks of a stream into the result of `execute`: one text if all are text, else the list."""
         return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """The primitives inside this one, with the part each plays, for `describe`."""
+        """The primitives inside this one, each with its role, for `describe`."""
         return ()
 
     def describe(self) -> str:
-        """The chain as an indented tree, outermost first."""
+        """Returns the chain as an indented tree, outermost first."""
         return "\n".join(_describe(self, "", 0))
 
     def _label(self) -> str:

@@ -1,4 +1,4 @@
-"""What a chunk of an answer carries: content, and its text."""
+"""Reads chunks of an answer: whether a chunk has content, and its text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from observability_integration.costs.usage import choices_of, read
 
-_PARTS = (  # of an OpenAI choice, its delta or message; `reasoning` and `reasoning_content` are what some servers add
+_CONTENT_FIELDS = (  # of an OpenAI choice, delta or message; some servers add `reasoning` and `reasoning_content`
     "content",
     "text",
     "reasoning_content",
@@ -20,25 +20,25 @@ _PARTS = (  # of an OpenAI choice, its delta or message; `reasoning` and `reason
 
 
 def is_content(chunk: Any) -> bool:
-    """Whether a chunk carries part of the answer, as opposed to a keep-alive, a role or a usage report.
+    """Whether a chunk carries part of the answer. Keep-alives, roles and usage reports do not.
 
-    Understands text, OpenAI chat and completion chunks, OpenAI response events and Anthropic message events, as objects
-    or dicts, and whole answers of theirs; any other non-empty chunk counts as content.
+    Reads text, OpenAI chat and completion chunks, OpenAI response events, Anthropic message events and whole answers of
+    both, as objects or dicts. Any other non-empty chunk counts as content.
     """
     if chunk is None or isinstance(chunk, str | bytes):
         return bool(chunk)
     try:
-        return _carries_answer(chunk)
-    except Exception:  # noqa: BLE001 - a chunk that cannot be looked into is still the producer's
+        return _carries_content(chunk)
+    except Exception:  # noqa: BLE001 - a chunk that cannot be read may be content
         return True
 
 
-def _carries_answer(chunk: Any) -> bool:
+def _carries_content(chunk: Any) -> bool:
     choices = choices_of(chunk)
     if choices is not None:
         for choice in choices:
             part = read(choice, "delta") or read(choice, "message") or choice
-            for name in _PARTS:
+            for name in _CONTENT_FIELDS:
                 if read(part, name):
                     return True
         return False
@@ -52,9 +52,9 @@ def _carries_answer(chunk: Any) -> bool:
 
 
 def chunk_text(chunk: Any) -> str:
-    """The text in a chunk, or in an answer in one piece: plain, of OpenAI, or of Anthropic; empty where there is none.
+    """Returns the text of a chunk or of a whole answer: plain, of OpenAI, or of Anthropic; empty if there is none.
 
-    Reasoning, refusals and the arguments of tools are none.
+    Reasoning, refusals and tool arguments are not text.
     """
     if isinstance(chunk, str):
         return chunk
@@ -77,7 +77,7 @@ def chunk_text(chunk: Any) -> str:
 
 
 def choice_text(choice: Any) -> str:
-    """The text in one choice of OpenAI's chat or legacy completions, or in its delta."""
+    """Returns the text of a choice, or of its delta, of OpenAI's chat or legacy completions."""
     part = read(choice, "delta")
     if part is None:
         part = read(choice, "message")
@@ -86,7 +86,7 @@ def choice_text(choice: Any) -> str:
 
 
 def blocks_text(blocks: Any) -> str:
-    """The text in a list of content blocks; empty if it is none."""
+    """Returns the text of a list of content blocks; empty if `blocks` is no list."""
     if not isinstance(cast("object", blocks), list):
         return ""
     texts = [read(block, "text") for block in blocks if read(block, "type") in ("text", "output_text")]

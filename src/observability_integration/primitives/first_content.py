@@ -1,7 +1,7 @@
-"""One try at a stream that may still be replaced by another: what carries no content is held back until some does.
+"""Holds back the chunks of a stream until one has content, so that another attempt can still replace the stream.
 
-Two answers are never spliced, but until the first content nothing of an answer has been seen, so a fault up to there
-may lead to another try. The role frame of the first try must not be seen either: it names a model and an id.
+Two answers are never spliced. Until the first content the reader has seen nothing, so a fault up to there may lead to
+another attempt. The role chunk is held back too: it names the model and the id of the first attempt.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from observability_integration.telemetry.guard import note_fault
 from .base import ChunkStream
 from .chunks import is_content
 
-_MOST_HELD = 256  # a provider that sends keep-alives for ever must not fill the memory: then they are let out
+_MAX_HELD = 256  # chunks; a provider that sends only keep-alives must not fill the memory
 
-# Faults that break a stream off, whatever they are called by who reads the connection.
-_BREAKS: frozenset[FaultKind] = frozenset(
+# Faults that cut a stream, whatever error the client library raises for them.
+_CUTS: frozenset[FaultKind] = frozenset(
     {"connection", "malformed", "overloaded", "rate_limited", "stream_cut", "timeout", "transient"}
 )
 
 
 class FirstContent:
-    """Reads `stream`, holding back what comes before the first content.
+    """Reads `stream`, and holds back its chunks until one has content.
 
     Attributes:
-        shown: whether chunks were handed out, so that no other stream may take the place of this one.
-        chunks: how many were.
+        shown: whether the reader gets chunks, so that no other stream may replace this one.
+        chunks: the number of chunks that the reader got.
     """
 
     __slots__ = ("_chunks", "_ended", "_held", "_stream", "chunks", "shown")
@@ -44,10 +44,10 @@ class FirstContent:
         self.chunks = 0
 
     async def next(self) -> Any:
-        """The next chunk; opens the stream at first.
+        """Returns the next chunk; the first call opens the stream.
 
         Raises:
-            StopAsyncIteration: the stream has ended, and all of it was handed out.
+            StopAsyncIteration: the stream has ended, and the reader got all of it.
         """
         if self._chunks is None:
             self._chunks = await self._stream.__aenter__()
@@ -69,32 +69,32 @@ class FirstContent:
             self._ended = True
             return
         self._held.append(chunk)
-        self.shown = len(self._held) >= _MOST_HELD or is_content(chunk)
+        self.shown = len(self._held) >= _MAX_HELD or is_content(chunk)
 
     async def close(self) -> None:
-        """Closes the stream, if it was opened; a second time does nothing."""
+        """Closes the stream, if it is open."""
         opened, self._chunks = self._chunks, None
         if opened is not None:
             self._ended = True
             await self._stream.__aexit__(None, None, None)
 
     async def give_up(self, error: Exception) -> None:
-        """Closes the stream because of its fault; another one, that of closing it, is of no interest any more."""
+        """Closes the stream after its fault, and only notes an error of the close."""
         opened, self._chunks = self._chunks, None
         if opened is not None:
             self._ended = True
             try:
                 await self._stream.__aexit__(type(error), error, None)
-            except Exception as closing:  # noqa: BLE001 - as said
+            except Exception as closing:  # noqa: BLE001 - the caller handles the first error
                 note_fault("stream.close", closing)
 
 
 def broken_off(operation: str, chunks: int, fault: Fault, error: Exception) -> Exception:
-    """What the reader of a stream is told when it ends with `error` after content: that it was interrupted.
+    """Returns the error for the reader of a stream that ends with `error` after content: `StreamInterruptedError`.
 
-    Errors that say so themselves, our own clocks, and those that are no breaking off (a content filter, a fault of the
-    user's code) stay what they are.
+    Other errors stay as they are: an interruption or a timeout of this library, and any that did not cut the stream (a
+    content filter, a fault of the user's code).
     """
-    if fault.kind not in _BREAKS or isinstance(error, StreamInterruptedError | PrimitiveTimeoutError):
+    if fault.kind not in _CUTS or isinstance(error, StreamInterruptedError | PrimitiveTimeoutError):
         return error
     return StreamInterruptedError(operation, chunks, "cut")

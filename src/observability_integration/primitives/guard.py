@@ -1,7 +1,7 @@
-"""One life of a call, written once: a guard decides in `enter`, the call runs, and `leave` learns how it ended.
+"""The base of primitives that admit, delay, refuse or direct a call: `enter` decides, `leave` records the outcome.
 
-A guard is a primitive around one call (or, in a router, around one of several). Its subclass writes `enter` and
-`leave`, both plain functions. `execute`, `stream`, the span, the outcome and the way without telemetry come from here.
+A guard wraps one call (in a router, one of several). A subclass writes `enter` and `leave`, both plain functions. The
+base supplies `execute`, `stream`, the span, its outcome and the path without telemetry.
 
 ============================  ==========================================================================================
 moment                        what happens
@@ -10,7 +10,7 @@ the call arrives              a span begins, if tracing is on
 `enter` returns a ticket      the call is made
 `enter` returns a coroutine   the call waits for the ticket
 `enter` raises                the call is refused: `leave` is not called
-the call or stream ends       `leave` is told once, with the error and the ticket
+the call or stream ends       `leave` is called once, with the error and the ticket
 ============================  ==========================================================================================
 """
 
@@ -36,17 +36,17 @@ Ticket = TypeVar("Ticket")
 
 
 class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
-    """Base of the primitives that let a call through, delay it, refuse it or direct it.
+    """Base of the primitives that admit, delay, refuse or direct a call.
 
     Args:
-        step: the guarded primitive; None where the ticket has it, as ``step`` and ``call``.
-        span_name: name of the span of each call.
+        step: the guarded primitive; None if the ticket holds it, as ``step`` and ``call``.
+        span_name: the name of each call's span.
 
     Attributes:
-        timed: whether `leave` needs the time at which the call began.
-        needs_context: whether a context is made where the caller gave none, for `enter` and the call alike.
-        observes_only: whether `began` and `leave` only feed telemetry, and are left out while that is off.
-        refused_outcome: the span's attribute ``outcome`` where `enter` raised an error.
+        timed: whether `leave` needs the start time of the call.
+        needs_context: whether `execute` makes a context for `enter` and the call if the caller gave none.
+        observes_only: whether `began` and `leave` only feed telemetry, and are skipped while telemetry is off.
+        refused_outcome: the span's attribute ``outcome`` if `enter` raises an error.
     """
 
     refused_outcome: ClassVar[str] = "error"
@@ -63,9 +63,9 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
     def enter(
         self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
     ) -> Ticket | Coroutine[Any, Any, Ticket]:
-        """Lets the call in, and returns its ticket or, if the call has to wait for that, a coroutine.
+        """Admits the call: returns its ticket, or a coroutine of the ticket if the call has to wait.
 
-        An `int` as ticket costs no object.
+        An `int` as ticket allocates no object.
 
         Args:
             span: of the call.
@@ -86,40 +86,40 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         answer: Any = None,
         seen: Any = None,
     ) -> None:
-        """Learns how a call ended that was let in. Is told once, possibly by a finaliser in any thread; never raises.
+        """Records the outcome of an admitted call. Called once, possibly by a finaliser in any thread; never raises.
 
         Args:
             ticket: of the call.
             span: of the call.
-            error: what the call raised; None for success; `GeneratorExit` where the reader of a stream left it.
-            began: what `began` returned; 0.0 where the guard is not `timed`.
-            answer: of a successful `execute`.
-            seen: what `see` made of a stream's chunks; None if there were none.
+            error: the error of the call; None for success; `GeneratorExit` if the reader left the stream early.
+            began: the result of `began`; 0.0 if the guard is not `timed`.
+            answer: the answer of a successful `execute`.
+            seen: the last result of `see`; None if the stream had no chunks.
         """
 
     def see(self, seen: Any, chunk: Any) -> Any:
-        """Folds a chunk of a stream into what `leave` gets as `seen`, which is None at first."""
+        """Folds a chunk of a stream into `seen`, which is None at first and goes to `leave` at the end."""
         return seen
 
     def began(self, context: WorkflowContext | None) -> float:
-        """The time at which the call begins, for `leave`; asked where the guard is `timed`."""
+        """Returns the start time of the call, for `leave`; called only if the guard is `timed`."""
         return time.perf_counter()
 
     @property
-    def collects(self) -> bool:
-        """As the guarded primitive."""
-        return self._step is not None and self._step.collects
+    def execute_reads_stream(self) -> bool:
+        """Whether `execute` of the guarded primitive only reads its stream."""
+        return self._step is not None and self._step.execute_reads_stream
 
-    def gather(self, chunks: list[Any]) -> Any:
-        """As the guarded primitive."""
-        return super().gather(chunks) if self._step is None else self._step.gather(chunks)
+    def join_chunks(self, chunks: list[Any]) -> Any:
+        """Joins the chunks as the guarded primitive does."""
+        return super().join_chunks(chunks) if self._step is None else self._step.join_chunks(chunks)
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """The guarded primitive."""
         return [] if self._step is None else [("", self._step)]
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Makes the call, if the guard lets it.
+        """Makes the call, if the guard admits it.
 
         Raises:
             Exception: the guard's refusal, or the call's own error, unchanged.
@@ -127,7 +127,7 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         if context is None and self.needs_context:
             context = WorkflowContext()
         tracing = spans.tracing
-        told = switch.on or tracing.enabled or not self.observes_only
+        records = switch.on or tracing.enabled or not self.observes_only
         span, token = NO_SPAN, None
         if tracing.enabled:
             span = spans.begin(self._span_name, context)
@@ -138,18 +138,18 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         try:
             entered = self.enter(span, input_data, context)
             ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
-            if told and self.timed:
+            if records and self.timed:
                 began = self.began(context)
             result = await (self._call or ticket.call)(input_data, context)
         except BaseException as error:
-            if told and ticket is not None:
+            if records and ticket is not None:
                 self.leave(ticket, span, error, began)
             if isinstance(error, Exception):
                 outcome = self.refused_outcome if ticket is None else "error"
                 tracing.mark_failed(span, error)
             raise
         else:
-            if told:
+            if records:
                 self.leave(ticket, span, None, began, result)
             outcome = "success"
             return cast("Out", result)
@@ -160,7 +160,7 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
                 span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams, if the guard lets it; the stream is one call, from its opening to its end."""
+        """Streams, if the guard admits it. A stream is one call, from its opening to its end."""
         return GuardStream(self, input_data, WorkflowContext() if context is None and self.needs_context else context)
 
 

@@ -1,8 +1,8 @@
 """Turns plain async callables into primitives.
 
-Accepted: an async function of ``(x)`` or ``(x, context)``, an async generator function of the same, and any object with
-an async ``execute(x, context)``. The context is passed when the second parameter is required, or is called ``context``
-or ``ctx``; a second parameter with a default (``temperature=0.2``) is left alone.
+Accepted are async functions and async generator functions of ``(x)`` or ``(x, context)``, and objects with an async
+``execute(x, context)``. The context is passed if the second parameter is required, or is called ``context`` or ``ctx``.
+A second parameter with a default (``temperature=0.2``) keeps it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def _callable_name(func: Any) -> str:
 
 
 def takes_context(func: Callable[..., Any]) -> bool:
-    """Whether `func` wants the context as its second argument.
+    """Whether `func` takes the context as its second argument.
 
     Raises:
-        ConfigurationError: if it requires more than two arguments or accepts none.
+        ConfigurationError: `func` requires more than two arguments, or accepts none.
     """
     try:
         parameters = list(inspect.signature(func).parameters.values())
@@ -56,7 +56,7 @@ def takes_context(func: Callable[..., Any]) -> bool:
     return len(required) == 2 or (len(positional) > 1 and positional[1].name in ("context", "ctx"))
 
 
-# A callable object is looked up by its type, as a call is; so a class, which is called to be made, is never async.
+# Looks at `__call__` of the type, as a call does. So a class, whose call makes an instance, is never async.
 def _is_async(func: Any) -> bool:
     func = _unwrapped(func)
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
@@ -72,9 +72,9 @@ class LambdaPrimitive(WorkflowPrimitive[In, Out]):
 
     Args:
         func: async function of ``(x)`` or ``(x, context)``; a synchronous one only with `run_in_thread`.
-        name: shown by `describe`; the function's own name by default.
-        run_in_thread: call a synchronous function in a daemon thread. It cannot be stopped there: a timeout around it
-            frees the caller and leaves the thread to finish.
+        name: shown by `describe`; by default the function's own name.
+        run_in_thread: calls a synchronous function in a daemon thread. The thread cannot be stopped: a timeout around
+            it frees the caller, and the thread runs on to its end.
 
     Raises:
         ConfigurationError: `func` is synchronous and `run_in_thread` is not set, or its parameters do not fit.
@@ -117,7 +117,7 @@ class LambdaPrimitive(WorkflowPrimitive[In, Out]):
 
     @property
     def name(self) -> str:
-        """The name given, or the function's."""
+        """The given name, or the function's."""
         return self._name
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
@@ -138,11 +138,11 @@ def _threaded(func: Callable[..., Any], with_context: bool) -> Call:
 
 
 class StreamingPrimitive(WorkflowPrimitive[In, Any]):
-    """An async generator function as a primitive; `execute` collects (text is joined, anything else listed).
+    """An async generator function as a primitive. `execute` reads it to its end: text is joined, other chunks listed.
 
     Args:
         func: async generator function of ``(x)`` or ``(x, context)``.
-        name: shown by `describe`; the function's own name by default.
+        name: shown by `describe`; by default the function's own name.
 
     Raises:
         ConfigurationError: `func` is no async generator function, or its parameters do not fit.
@@ -162,11 +162,11 @@ class StreamingPrimitive(WorkflowPrimitive[In, Any]):
 
     @property
     def name(self) -> str:
-        """The name given, or the function's."""
+        """The given name, or the function's."""
         return self._name
 
     @property
-    def collects(self) -> bool:
+    def execute_reads_stream(self) -> bool:
         """True."""
         return True
 
@@ -176,16 +176,16 @@ class StreamingPrimitive(WorkflowPrimitive[In, Any]):
         return self._func(input_data)
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Any:
-        """Reads the stream to its end."""
-        return self.gather(await collect(self.stream(input_data, context)))
+        """Reads the stream to its end and joins the chunks."""
+        return self.join_chunks(await collect(self.stream(input_data, context)))
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Opens the stream."""
         return GeneratorStream(lambda: self._generator(input_data, context))
 
 
-class _Adapted(WorkflowPrimitive[In, Out]):
-    """An object that is no `WorkflowPrimitive` but has its ``execute``."""
+class _ExecutableAdapter(WorkflowPrimitive[In, Out]):
+    """An object that is no `WorkflowPrimitive`, but has an async ``execute``."""
 
     def __init__(self, target: Any) -> None:
         if not _is_async(target.execute):
@@ -203,7 +203,7 @@ class _Adapted(WorkflowPrimitive[In, Out]):
 
 
 def lift(target: Step[In, Out]) -> WorkflowPrimitive[In, Out]:
-    """Makes a primitive of whatever is accepted as one.
+    """Returns a primitive as it is, and makes one of any other `Step`.
 
     Raises:
         ConfigurationError: `target` is neither a primitive nor an async callable.
@@ -212,15 +212,15 @@ def lift(target: Step[In, Out]) -> WorkflowPrimitive[In, Out]:
         return cast("WorkflowPrimitive[In, Out]", target)
     if isinstance(target, type):
         raise ConfigurationError(f"expected a primitive or an async callable, got the class {target.__name__}")
-    # Looked up statically, because a mock has every attribute that it is asked for.
+    # Looked up statically: a mock has any attribute.
     if inspect.getattr_static(target, "execute", None) is not None:
-        return _Adapted(target)
+        return _ExecutableAdapter(target)
     if _is_async_generator(target):
         return cast("WorkflowPrimitive[In, Out]", StreamingPrimitive(cast("Any", target)))
     return LambdaPrimitive(cast("Any", target))
 
 
 def call_of(primitive: WorkflowPrimitive[In, Out]) -> Call:
-    """The cheapest way to run a primitive: a plain function's own coroutine, else ``execute``."""
-    # A subclass may have an `execute` of its own.
+    """Returns the cheapest callable that runs a primitive: the plain function behind it, else ``execute``."""
+    # An exact type: a subclass may override `execute`.
     return primitive.call if type(primitive) is LambdaPrimitive else primitive.execute

@@ -1,14 +1,14 @@
-"""pipeline: the primitives around a few targets, in the order that works, with defaults that are safe.
+"""`pipeline`: the primitives around one or more targets, in the recommended order, with safe defaults.
 
 ::
 
-    cache                     a hit touches nothing further in
-    total deadline            nobody waits longer, whatever is tried
-    fallback                  the next target when one cannot serve
-      retry                   per target, with a budget; outside of the breaker, so that every attempt feeds it
-        circuit breaker       refuses at once what would fail
-          rate limit          requests and tokens a minute; waits before a place is taken
-            concurrency       calls at once
+    cache                     a hit reaches no primitive below
+    total deadline            bounds the caller's wait, over all attempts and targets
+    fallback                  moves to the next target when one cannot serve
+      retry                   per target, with a budget; outside the breaker, which so counts every attempt
+        circuit breaker       refuses at once calls that would fail
+          rate limit          requests and tokens a minute; waits before it takes a concurrency permit
+            concurrency       limits calls in flight
               attempt timeout first chunk, idle, the whole attempt
                 the call      one CLIENT span for each attempt
 """
@@ -38,31 +38,33 @@ from .timeout import TimeoutPrimitive
 
 _BACKOFF = Backoff(max_retry_after_seconds=10.0)
 _BREAKER = BreakerPolicy()
-_SHARE = 0.5  # of the total, that a target may spend in silence while there is another one
-_MOST = 0.9
+# Share of the total time that a target may spend in silence while there is another target.
+_FIRST_TARGET_SHARE = 0.5
+# Share of that time after which the breaker blames the target for a call that its caller cut short.
+_HANG_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineDefaults:
-    """What `pipeline` does where nothing else is said.
+    """The defaults of `pipeline`.
 
     Attributes:
-        timeout_seconds: for the whole call, > 0. A minute is as long as somebody looks at an empty screen.
-        first_chunk_seconds: until the first content of an attempt that streams, > 0; not more than half of
+        timeout_seconds: limit of the whole call, > 0. A user looks at an empty screen for no longer than a minute.
+        first_chunk_seconds: limit until the first content of an attempt that streams, > 0. At most half of
             `timeout_seconds`, unless the target is the only one. Reasoning models that send nothing while they think
             need more.
-        idle_seconds: between two chunks with content, > 0; with the same bound.
-        attempt_timeout_seconds: for one attempt, > 0; None is half of `timeout_seconds` for a call that does not
-            stream, unless the target is the only one, and no limit of its own for one that does.
-        grace_period_seconds: how long a cancelled attempt may clean up while the next target waits, >= 0.
-        max_attempts: at each target, >= 1.
-        backoff: the waits between them. A provider that asks for more than 10 s is not waited for.
+        idle_seconds: limit between two chunks with content, > 0; with the same bound.
+        attempt_timeout_seconds: limit of one attempt, > 0. None means no limit for a call that streams, and half of
+            `timeout_seconds` for one that does not, unless the target is the only one.
+        grace_period_seconds: time for a cancelled attempt to clean up while the next target waits, >= 0.
+        max_attempts: attempts at each target, >= 1.
+        backoff: the waits between them. If a provider asks for more than 10 s, the call does not wait for it.
         breaker: when a target's circuit opens.
-        max_concurrency: calls at once at each target, >= 1; None for any number.
-        requests_per_minute: at each target, >= 1; None for any number.
-        tokens_per_minute: at each target, >= 1; None for any number.
-        max_wait_seconds: for a turn at a target that has such a limit, >= 0; if the target is the only one, as long as
-            the deadline allows.
+        max_concurrency: calls in flight at each target, >= 1; None means no limit.
+        requests_per_minute: at each target, >= 1; None means no limit.
+        tokens_per_minute: at each target, >= 1; None means no limit.
+        max_wait_seconds: longest wait in the queue of a target with such a limit, >= 0. If the target is the only one,
+            a call waits as long as the deadline allows.
         restart_streams: whether live readers get a `StreamRestart` instead of an error when an answer is cut.
     """
 
@@ -90,34 +92,34 @@ def pipeline(
     defaults: PipelineDefaults | None = None,
     **knobs: Any,
 ) -> WorkflowPrimitive[Any, Any]:
-    """Puts the primitives around `targets` in the recommended order (see the module), and returns the outermost.
+    """Wraps `targets` in the primitives, in the recommended order (see the module), and returns the outermost.
 
     Args:
         targets: `LLMTarget`, primitives or async callables, in order of preference.
-        cache: puts a cache around the whole: ``lambda inner: CachePrimitive(inner, ...)``.
-        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
-        operation_name: label of the metrics of what is around the targets.
-        defaults: other defaults than `PipelineDefaults()`.
-        **knobs: single ones of them: the attributes of `PipelineDefaults`.
+        cache: wraps the whole in a cache: ``lambda inner: CachePrimitive(inner, ...)``.
+        classifier: classifies an exception before the built-in rules (see `resilience.faults.classify`).
+        operation_name: label of the metrics of the primitives around the targets.
+        defaults: replaces `PipelineDefaults()`.
+        **knobs: replace single attributes of `PipelineDefaults`.
 
     Raises:
         ConfigurationError: no targets, two of one name, an unknown knob, or a value out of range.
     """
-    chosen = _chosen(defaults or PipelineDefaults(), knobs)
+    chosen = _with_knobs(defaults or PipelineDefaults(), knobs)
     check_at_least("max_wait_seconds", chosen.max_wait_seconds, 0)
-    listed = [target if isinstance(target, LLMTarget) else LLMTarget(call=target) for target in targets]
-    if not listed:
+    llm_targets = [target if isinstance(target, LLMTarget) else LLMTarget(call=target) for target in targets]
+    if not llm_targets:
         raise ConfigurationError("a pipeline needs at least one target")
     steps: dict[str, WorkflowPrimitive[Any, Any]] = {}
-    for target in listed:
+    for target in llm_targets:
         label = target.label()
         if label in steps:
             raise ConfigurationError(f"two targets are called {label!r}; give them names: LLMTarget(name=...)")
-        steps[label] = _around(target, label, chosen, classifier, alone=len(listed) == 1)
+        steps[label] = _guarded(target, label, chosen, classifier, alone=len(llm_targets) == 1)
     fallback = FallbackPrimitive(
         steps,
         context_windows={
-            target.label(): target.context_window for target in listed if target.context_window is not None
+            target.label(): target.context_window for target in llm_targets if target.context_window is not None
         },
         restart_streams=chosen.restart_streams,
         classifier=classifier,
@@ -129,7 +131,7 @@ def pipeline(
     return whole if cache is None else cache(whole)
 
 
-def _chosen(defaults: PipelineDefaults, knobs: dict[str, Any]) -> PipelineDefaults:
+def _with_knobs(defaults: PipelineDefaults, knobs: dict[str, Any]) -> PipelineDefaults:
     try:
         return replace(defaults, **knobs)
     except TypeError:
@@ -140,61 +142,62 @@ def _chosen(defaults: PipelineDefaults, knobs: dict[str, Any]) -> PipelineDefaul
         ) from None
 
 
-def _around(
+def _guarded(
     target: LLMTarget, label: str, chosen: PipelineDefaults, classifier: Classifier | None, *, alone: bool
 ) -> WorkflowPrimitive[Any, Any]:
     step = target.step()
-    limit = _given(target.attempt_timeout_seconds, chosen.attempt_timeout_seconds)
-    patience = chosen.timeout_seconds * (1.0 if alone else _SHARE)
+    limit = _own_or(target.attempt_timeout_seconds, chosen.attempt_timeout_seconds)
+    silence_seconds = chosen.timeout_seconds * (1.0 if alone else _FIRST_TARGET_SHARE)
     if limit is None:
-        limit = chosen.timeout_seconds if step.collects else patience
+        limit = chosen.timeout_seconds if step.execute_reads_stream else silence_seconds
     first_chunk = idle = None
-    if step.collects:  # of what does not stream, the first chunk is the whole answer
-        idle = min(patience, _given(target.idle_seconds, chosen.idle_seconds))
-        patience = first_chunk = min(patience, _given(target.first_chunk_seconds, chosen.first_chunk_seconds))
+    if step.execute_reads_stream:  # else the first chunk is the whole answer
+        idle = min(silence_seconds, _own_or(target.idle_seconds, chosen.idle_seconds))
+        first_chunk = min(silence_seconds, _own_or(target.first_chunk_seconds, chosen.first_chunk_seconds))
+        silence_seconds = first_chunk
     step = TimeoutPrimitive(
         step, limit, chosen.grace_period_seconds, label, first_chunk_seconds=first_chunk, idle_seconds=idle
     )
-    waits = None if alone else chosen.max_wait_seconds
-    width: int | Aimd | ConcurrencyLimit | None = _given(target.max_concurrency, chosen.max_concurrency)
-    if isinstance(width, ConcurrencyLimit):
+    max_wait = None if alone else chosen.max_wait_seconds
+    concurrency: int | Aimd | ConcurrencyLimit | None = _own_or(target.max_concurrency, chosen.max_concurrency)
+    if isinstance(concurrency, ConcurrencyLimit):
         step = ConcurrencyLimitPrimitive(
-            step, limiter=width, max_wait_seconds=waits, classifier=classifier, operation_name=label
+            step, limiter=concurrency, max_wait_seconds=max_wait, classifier=classifier, operation_name=label
         )
-    elif width is not None:
+    elif concurrency is not None:
         step = ConcurrencyLimitPrimitive(
-            step, width, max_wait_seconds=waits, classifier=classifier, operation_name=label
+            step, concurrency, max_wait_seconds=max_wait, classifier=classifier, operation_name=label
         )
-    requests = _given(target.requests_per_minute, chosen.requests_per_minute)
-    tokens = _given(target.tokens_per_minute, chosen.tokens_per_minute)
+    requests = _own_or(target.requests_per_minute, chosen.requests_per_minute)
+    tokens = _own_or(target.tokens_per_minute, chosen.tokens_per_minute)
     if requests is not None or tokens is not None:
         step = RateLimitPrimitive(
             step,
             requests_per_minute=requests,
             tokens_per_minute=tokens,
-            max_wait_seconds=waits,
+            max_wait_seconds=max_wait,
             operation_name=label,
         )
-    breaker: BreakerPolicy | Breaker = _given(target.breaker, chosen.breaker)
+    breaker: BreakerPolicy | Breaker = _own_or(target.breaker, chosen.breaker)
     step = CircuitBreakerPrimitive(
         step,
         breaker if isinstance(breaker, BreakerPolicy) else None,
         classifier=classifier,
         target=label,
-        # The deadline of a lone target ends the attempt first, or an instant before the attempt would end itself.
-        hang_seconds=patience * _MOST,
+        # Less than the whole: the total deadline may end an attempt just before the attempt's own limit does.
+        hang_seconds=silence_seconds * _HANG_SHARE,
         breaker=breaker if isinstance(breaker, Breaker) else None,
     )
     budget = {} if target.retry_budget is None else {"budget": target.retry_budget}
     return RetryPrimitive(
         step,
-        _given(target.max_attempts, chosen.max_attempts),
-        backoff=_given(target.backoff, chosen.backoff),
+        _own_or(target.max_attempts, chosen.max_attempts),
+        backoff=_own_or(target.backoff, chosen.backoff),
         classifier=classifier,
         operation_name=label,
         **budget,
     )
 
 
-def _given(own: Any, common: Any) -> Any:
-    return common if own is None else own
+def _own_or(own: Any, default: Any) -> Any:
+    return default if own is None else own

@@ -1,8 +1,8 @@
-"""Streams of chunks: how they are opened, read, observed and closed.
+"""Base classes of streams, with one span and one outcome each.
 
-The span of a stream is begun when the stream is opened, is current only while the producer is being waited for, and is
-ended exactly once: at the end, on an error, when the reader leaves early, or when the stream is garbage-collected. It
-is never held current across a ``yield``; doing so is what makes OpenTelemetry log "Failed to detach context".
+The span of a stream begins when the stream is opened. It is current only while the reader waits for a chunk. It ends
+exactly once: at the end of the stream, on an error, when the reader leaves early, or when the stream is
+garbage-collected. It is never current across a ``yield``: OpenTelemetry would log "Failed to detach context".
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ Outcome = Literal["success", "error", "cancelled", "closed", "abandoned"]
 
 @dataclass(frozen=True, slots=True)
 class StreamRestart:
-    """Comes in the place of a chunk, where the reader asked for it: forget what you have, the answer begins anew.
+    """A marker in a stream: the reader discards the chunks before it, because the answer starts again.
+
+    Sent only if the reader asked for it (``restart_streams``).
 
     Attributes:
         target: the name of the target whose answer follows.
-        fault: what kind of fault ended the answer before.
-        chunks: how many chunks of it were handed out.
+        fault: the kind of fault that ended the previous answer.
+        chunks: the number of chunks of the previous answer that the reader got.
     """
 
     target: str
@@ -37,7 +39,7 @@ class StreamRestart:
 
 
 class OneChunk(ChunkStream):
-    """A result that comes in one piece."""
+    """A whole result as the only chunk."""
 
     def __init__(self, run: Callable[[], Awaitable[Any]]) -> None:
         self._run: Callable[[], Awaitable[Any]] | None = run
@@ -59,7 +61,7 @@ class OneChunk(ChunkStream):
 
 
 class GeneratorStream(ChunkStream):
-    """The chunks of an async generator, which is closed with the stream."""
+    """The chunks of an async generator. Closes the generator with the stream."""
 
     def __init__(self, make: Callable[[], AsyncGenerator[Any, None]]) -> None:
         self._make = make
@@ -73,7 +75,7 @@ class GeneratorStream(ChunkStream):
 
 
 class ObservedStream(ChunkStream):
-    """A stream with a span of its own and one record of its outcome."""
+    """A stream with its own span, whose outcome is recorded once."""
 
     _span: OperationSpan = NO_SPAN
     _recorded = True
@@ -84,19 +86,19 @@ class ObservedStream(ChunkStream):
 
     @abstractmethod
     async def _open(self) -> None:
-        """Opens what is underneath."""
+        """Opens the source."""
 
     @abstractmethod
     async def _next(self) -> Any:
-        """The next chunk; StopAsyncIteration at the end."""
+        """Returns the next chunk; raises StopAsyncIteration at the end."""
 
     @abstractmethod
     async def _close(self) -> None:
-        """Closes what is underneath; called once, also after a failure to open."""
+        """Closes the source; called once, also after `_open` failed."""
 
     @abstractmethod
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        """Counts how it ended; called once."""
+        """Records the outcome; called once."""
 
     async def __aenter__(self) -> AsyncIterator[Any]:
         self._span = self._begin()
@@ -105,7 +107,7 @@ class ObservedStream(ChunkStream):
         try:
             await self._open()
         except BaseException as error:
-            self._settle_error(error)
+            self._end_with_error(error)
             await self._close()
             raise
         finally:
@@ -122,10 +124,10 @@ class ObservedStream(ChunkStream):
         try:
             return await self._next()
         except StopAsyncIteration:
-            self._settle("success", None)
+            self._end("success", None)
             raise
         except BaseException as error:
-            self._settle_error(error)
+            self._end_with_error(error)
             raise
         finally:
             spans.tracing.deactivate(token)
@@ -136,17 +138,17 @@ class ObservedStream(ChunkStream):
             await self._close()
         finally:
             spans.tracing.deactivate(token)
-            self._settle("closed", None)
+            self._end("closed", None)
 
-    def _settle_error(self, error: BaseException) -> None:
+    def _end_with_error(self, error: BaseException) -> None:
         if isinstance(error, Exception):
-            self._settle("error", error)
+            self._end("error", error)
         elif isinstance(error, GeneratorExit):
-            self._settle("abandoned", None)
+            self._end("abandoned", None)
         else:
-            self._settle("cancelled", None)
+            self._end("cancelled", None)
 
-    def _settle(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _end(self, outcome: Outcome, error: BaseException | None) -> None:
         if self._recorded:
             return
         self._recorded = True
@@ -158,22 +160,22 @@ class ObservedStream(ChunkStream):
 
     def __del__(self) -> None:
         if not self._recorded:
-            self._settle("abandoned", None)
+            self._end("abandoned", None)
 
 
 class PassingStream(ObservedStream):
-    """Hands on the chunks of another stream, under a span of its own.
+    """Passes on the chunks of another stream, under its own span.
 
     Args:
         begin: begins the span.
-        find: finds the other stream, given the span; run when this one is opened.
+        find_source: returns the other stream, given the span; called when this stream is opened.
     """
 
     def __init__(
-        self, begin: Callable[[], OperationSpan], find: Callable[[OperationSpan], Awaitable[ChunkStream]]
+        self, begin: Callable[[], OperationSpan], find_source: Callable[[OperationSpan], Awaitable[ChunkStream]]
     ) -> None:
         self._begin_span = begin
-        self._find = find
+        self._find_source = find_source
         self._inner: ChunkStream | None = None
         self._chunks: AsyncIterator[Any] | None = None
 
@@ -181,7 +183,7 @@ class PassingStream(ObservedStream):
         return self._begin_span()
 
     async def _open(self) -> None:
-        inner = await self._find(self._span)
+        inner = await self._find_source(self._span)
         self._chunks = await inner.__aenter__()
         self._inner = inner
 
@@ -193,7 +195,7 @@ class PassingStream(ObservedStream):
             await self._inner.__aexit__(None, None, None)
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
-        """Nothing is counted."""
+        """Records nothing: the other stream counts its own outcome."""
 
 
 async def collect(stream: ChunkStream) -> list[Any]:

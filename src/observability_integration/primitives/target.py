@@ -1,4 +1,4 @@
-"""LLMTarget: one model of one provider, with all that a pipeline needs to know of it."""
+"""`LLMTarget`: one model of one provider, and the settings of the primitives that a pipeline puts around it."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from .circuit_breaker.breaker import Breaker, BreakerPolicy
 from .concurrency.limit import ConcurrencyLimit
 from .lifting import lift
 from .llm.call import LLMCallPrimitive
-from .llm.completion import answer_of
+from .llm.completion import answer_from_chunks
 
-_SYNCHRONOUS = frozenset({"OpenAI", "AzureOpenAI"})  # clients that would block the event loop, by the SDK's names
+_SYNCHRONOUS = frozenset({"OpenAI", "AzureOpenAI"})  # clients of the SDK that would block the event loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMTarget:
-    """One model of one provider, to be given to `pipeline`. What is None is as the pipeline has it.
+    """One model of one provider, for `pipeline`. None means the pipeline's default.
 
     Attributes:
         call: async function of ``(request)`` or ``(request, context)`` that calls the provider: an async generator
-            function, or one that returns the answer, or (with `streaming`) an async iterator of chunks. A primitive is
-            taken as it is.
-        name: label of metrics, and how errors and events call it; by default `model`, or the name of `call`.
+            function, or one that returns the answer or (with `streaming`) an async iterator of chunks. A primitive is
+            used as it is.
+        name: the target's name in metrics, errors and events; by default `model`, or the name of `call`.
         model: requested model, for spans and metrics.
         provider: value of ``gen_ai.provider.name``.
         server_url: base URL of the provider, for spans.
-        announces_end: whether an answer of `call` without a finish reason is never whole; by default if its chunks have
-            a provider's shape.
-        streaming: whether `call` streams; by default if it is an async generator function. Only of a call that streams
-            a slow first token, a stall or a cut can be noticed.
-        context_window: in tokens, >= 1; where it is known, a request that was too long for another target comes here
-            only if this one's is larger.
+        announces_end: whether an answer of `call` without a finish reason is always cut; by default that goes by the
+            shape of its chunks.
+        streaming: whether `call` streams; by default if it is an async generator function. A slow first token, a stall
+            or a cut shows only in a stream.
+        context_window: in tokens, >= 1. If it is known, a request that was too long for another target comes here only
+            if this window is larger.
         attempt_timeout_seconds: limit of one attempt, > 0.
         first_chunk_seconds: limit until the first content, > 0.
         idle_seconds: limit between two chunks with content, > 0.
         max_attempts: attempts of one call, >= 1.
         backoff: the waits between them.
-        retry_budget: bounds the retries of all calls; by default the target has one of its own.
-        breaker: when its circuit opens; or the breaker itself, to share it with other pipelines or processes.
-        max_concurrency: calls at once, >= 1, or an `Aimd` that finds out; or the limit itself, to share it.
+        retry_budget: bounds the retries of all calls; by default the target has its own budget.
+        breaker: when its circuit opens; or a `Breaker`, to share it with other pipelines or processes.
+        max_concurrency: calls in flight, >= 1; or an `Aimd`, which adapts it; or a `ConcurrencyLimit`, to share it.
         requests_per_minute: >= 1.
         tokens_per_minute: >= 1.
     """
@@ -73,7 +73,7 @@ class LLMTarget:
     tokens_per_minute: int | None = None
 
     def step(self) -> WorkflowPrimitive[Any, Any]:
-        """The call as a primitive, with its CLIENT span.
+        """Returns the call as a primitive, with its CLIENT span.
 
         Raises:
             ConfigurationError: `call` cannot be called.
@@ -88,14 +88,14 @@ class LLMTarget:
             server_url=self.server_url,
             streaming=self.streaming,
             announces_end=self.announces_end,
-            collect=answer_of,
+            collect=answer_from_chunks,
         )
 
     def label(self) -> str:
-        """Its name, or what stands for it."""
-        named = self.name or self.model
-        if named is not None:
-            return named
+        """Returns the target's name; without one, its model or the name of its call."""
+        label = self.name or self.model
+        if label is not None:
+            return label
         return getattr(self.call, "name", None) or getattr(self.call, "__name__", None) or type(self.call).__name__
 
     @classmethod
@@ -108,17 +108,17 @@ class LLMTarget:
         propagate: bool = False,
         **knobs: Any,
     ) -> LLMTarget:
-        """A model behind the ``AsyncOpenAI`` client, or any with its ``chat.completions.create``; always streamed.
+        """A model behind an ``AsyncOpenAI`` client, or any with its ``chat.completions.create``; always streamed.
 
-        The request is a text, a list of messages, or a mapping of fields of the chat completions API; its ``model`` is
-        replaced by this one. The client's own retries are switched off for these calls: they would multiply.
+        The request is a text, a list of messages, or a mapping of fields of the chat completions API; `model` replaces
+        its ``model``. The client's own retries are off for these calls: they would multiply with the pipeline's.
 
         Args:
             client: the client.
             model: the model to request.
-            parameters: further fields of each request, such as ``temperature``; those of the request come first.
-            propagate: sends deadline, trace context and baggage along (`propagation.outgoing_headers`). For services of
-                your own: what the baggage holds is nobody else's business.
+            parameters: further fields of each request, such as ``temperature``; the request's own fields override them.
+            propagate: sends deadline, trace context and baggage (`propagation.outgoing_headers`). For your own services
+                only: other providers must not see the baggage.
             **knobs: the other attributes of `LLMTarget`.
 
         Raises:
@@ -130,7 +130,7 @@ class LLMTarget:
         fixed = {"stream_options": {"include_usage": True}} | dict(parameters or {})
         knobs = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))} | knobs
         return cls(
-            call=_asking(client, model, fixed, propagate), announces_end=True, model=model, streaming=True, **knobs
+            call=_chat_call(client, model, fixed, propagate), announces_end=True, model=model, streaming=True, **knobs
         )
 
 
@@ -139,7 +139,7 @@ def _create_of(client: Any) -> Any:
 
 
 class _WithoutRetries:
-    """A client whose own retries are off; made again when its key has changed."""
+    """A client without its own retries. Copies the client again when its API key has changed."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -147,7 +147,7 @@ class _WithoutRetries:
         self._create: Any = None
 
     def create(self) -> Callable[..., Awaitable[Any]]:
-        """What makes a request."""
+        """Returns the function that makes a request."""
         key = getattr(self._client, "api_key", None)
         if self._create is None or key is not self._key:
             with_options = getattr(self._client, "with_options", None)
@@ -156,12 +156,12 @@ class _WithoutRetries:
         return cast("Callable[..., Awaitable[Any]]", self._create)
 
 
-def _asking(
+def _chat_call(
     client: Any, model: str, fixed: Mapping[str, Any], propagate: bool
 ) -> Callable[[Any, WorkflowContext], Awaitable[Any]]:
     client = _WithoutRetries(client)
 
-    async def ask(request: Any, context: WorkflowContext) -> Any:
+    async def call(request: Any, context: WorkflowContext) -> Any:
         if isinstance(request, str):
             fields: dict[str, Any] = {"messages": [{"role": "user", "content": request}]}
         elif isinstance(request, Mapping):
@@ -172,7 +172,7 @@ def _asking(
             fields["extra_headers"] = outgoing_headers(context, fields.get("extra_headers"))
         return await client.create()(**{**fixed, **fields, "model": model, "stream": True})
 
-    return ask
+    return call
 
 
 def _text(value: Any) -> str | None:

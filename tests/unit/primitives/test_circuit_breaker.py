@@ -290,8 +290,8 @@ async def test_a_stream_that_ends_is_a_success(metrics: Any, tracing: Any) -> No
     """As `execute` is, which reads it to its end; and a primitive further out may read the stream itself."""
     primitive = guarded(Spoken())
     assert "one two" == await primitive.execute("q")
-    assert primitive.collects
-    assert "ab" == primitive.gather(["a", "b"])
+    assert primitive.execute_reads_stream
+    assert "ab" == primitive.join_chunks(["a", "b"])
     async with primitive.stream("q", WorkflowContext("w-1")) as chunks:
         assert 1 == primitive.breaker.counts().calls  # not before it has ended
         assert ["", "one ", "two"] == [chunk async for chunk in chunks]
@@ -511,7 +511,7 @@ async def test_it_says_what_it_is() -> None:
     primitive = CircuitBreakerPrimitive(ask)
     assert "circuit breaker ask\n  ask" == primitive.describe()
     assert ("ask", "closed") == (primitive.name, primitive.state)
-    assert not primitive.collects
+    assert not primitive.execute_reads_stream
     assert "hä?" == await primitive.execute("hä?")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from observability_integration.costs.usage import finish_reasons_of, model_of, usage_of
-from observability_integration.primitives.llm.completion import Completion, ToolCall, answer_of, completion_of
+from observability_integration.primitives.llm.completion import Completion, ToolCall, answer_from_chunks, completion_of
 
 pytestmark = pytest.mark.once
 
@@ -154,7 +154,7 @@ def test_openai_responses_without_their_parts() -> None:
 def test_legacy_completions() -> None:
     """Their text stands in the choice itself."""
     chunks = [{"choices": [{"index": 0, "text": "Hel"}]}, {"choices": [{"text": "lo", "finish_reason": "stop"}]}]
-    assert ("Hello", "stop") == (answer_of(chunks).text, answer_of(chunks).finish_reason)
+    assert ("Hello", "stop") == (answer_from_chunks(chunks).text, answer_from_chunks(chunks).finish_reason)
 
 
 CALLS = [
@@ -189,7 +189,7 @@ CALLS = [
 )
 def test_an_answer_in_one_piece(whole: dict[str, Any]) -> None:
     """From a call that does not stream, where others do."""
-    answer = answer_of([whole])
+    answer = answer_from_chunks([whole])
     tools = (TOOLS[0], ToolCall("custom", "g", "")) if "stop_reason" in whole else TOOLS
     assert Completion("Hi you", "m", "completed", None, tools, id="resp") == answer
 
@@ -223,5 +223,5 @@ def test_content_in_blocks() -> None:
 )
 def test_answers_of_any_kind(chunks: list[Any], expected: Any) -> None:
     """Text stays text, and what is odd breaks nothing."""
-    answer = answer_of(chunks)
+    answer = answer_from_chunks(chunks)
     assert (expected == answer) if expected is not None else isinstance(answer, Completion)

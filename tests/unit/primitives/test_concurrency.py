@@ -456,7 +456,7 @@ class Producer:
 async def test_a_stream_holds_its_permit_to_the_end(metrics: Any, tracing: Any) -> None:
     """The other side works for as long as the answer comes, so nobody else is let in before that."""
     primitive = limited(Producer("a", "b"))
-    assert primitive.collects
+    assert primitive.execute_reads_stream
     async with primitive.stream("question", WorkflowContext("w-1")) as chunks:
         waiting = await started(primitive.execute("next"))
         queued = []
@@ -544,8 +544,8 @@ async def test_execute_of_a_streaming_step_may_be_read_through() -> None:
     """A primitive further out that watches chunks as they come sees them through this one."""
     primitive = limited(Producer("a", "b"))
     assert "ab" == await primitive.execute("question")
-    assert "ab" == primitive.gather(["a", "b"])
-    assert not limited(Calls()).collects
+    assert "ab" == primitive.join_chunks(["a", "b"])
+    assert not limited(Calls()).execute_reads_stream
 
 
 # ---- whatever the moment

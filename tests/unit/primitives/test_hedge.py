@@ -531,8 +531,8 @@ async def test_answer_that_has_begun_is_not_hedged() -> None:
     chain = hedge(first.stream, second.stream)
     assert "ab" == await chain.execute(QUESTION)
     assert 0 == second.starts
-    assert chain.collects
-    assert "ab" == chain.gather(["a", "b"])
+    assert chain.execute_reads_stream
+    assert "ab" == chain.join_chunks(["a", "b"])
 
 
 async def test_cancelled_as_it_collects(metrics: Any, caplog: Any) -> None:
@@ -614,7 +614,7 @@ async def test_only_one_of_them_collects() -> None:
         (Work(60.0), Chunks("a", "b").stream, "ab"),
     ):
         chain = hedge(first, second)
-        assert not chain.collects
+        assert not chain.execute_reads_stream
         assert expected == await chain.execute(QUESTION)
 
 

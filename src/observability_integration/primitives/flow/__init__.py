@@ -1,4 +1,4 @@
-"""Data flow: steps in sequence, side by side, or chosen by a condition."""
+"""Data flow: steps in sequence, in parallel, or chosen by a condition."""
 
 from .conditional import ConditionalPrimitive, SwitchPrimitive
 from .parallel import ParallelPrimitive

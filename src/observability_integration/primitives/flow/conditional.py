@@ -1,4 +1,4 @@
-"""ConditionalPrimitive and SwitchPrimitive: one of several steps, chosen by the input."""
+"""`ConditionalPrimitive` and `SwitchPrimitive`: run one of several steps, chosen by the input."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Selector = Callable[[Any, WorkflowContext], Any | Awaitable[Any]] | Callable[[An
 
 
 class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Runs the case that the selector names.
+    """Runs the case whose key the selector returns.
 
     Args:
         selector: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns a key of `cases`.
         cases: key → primitive or async callable, at least one.
-        default: what to run for any other key; without it, the input is returned as it is.
+        default: runs for any other key; without it, the input is returned unchanged.
 
     Raises:
         ConfigurationError: no cases.
@@ -48,7 +48,7 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return "switch"
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """The cases, and the default."""
+        """The cases and the default."""
         steps: list[tuple[str, WorkflowPrimitive[Any, Any]]] = [(str(key), case) for key, case in self._cases.items()]
         return steps if self._default is None else [*steps, ("default", self._default)]
 
@@ -74,14 +74,14 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Streams from the case."""
         context = WorkflowContext() if context is None else context
 
-        async def as_it_is() -> In:
+        async def unchanged_input() -> In:
             return input_data
 
-        async def find(span: OperationSpan) -> ChunkStream:
+        async def source(span: OperationSpan) -> ChunkStream:
             case = await self._choose(span, input_data, context)
-            return OneChunk(as_it_is) if case is None else case.stream(input_data, context)
+            return OneChunk(unchanged_input) if case is None else case.stream(input_data, context)
 
-        return PassingStream(self._begin, find)
+        return PassingStream(self._begin, source)
 
     async def _choose(
         self, span: OperationSpan, input_data: In, context: WorkflowContext
@@ -89,26 +89,26 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         key = self._selector(input_data, context) if self._with_context else self._selector(input_data)
         if inspect.isawaitable(key):
             key = await key
-        key = self._key(key)
+        key = self._normalized(key)
         try:
             known = key in self._cases
-        except TypeError:  # an unhashable key is no case's
+        except TypeError:  # an unhashable key matches no case
             known = False
-        # The key may be anything the input held, so only a known one is shown.
+        # The key may hold user data, so the span shows known keys only.
         span.set_attribute(f"{self.name}.branch", str(key) if known else "default")
         return self._cases[key] if known else self._default
 
-    def _key(self, key: Any) -> Any:
+    def _normalized(self, key: Any) -> Any:
         return key
 
 
 class ConditionalPrimitive(SwitchPrimitive[In, Out]):
-    """Runs one step if a condition holds, another (or none) if not.
+    """Runs one step if a condition is true, else another one or none.
 
     Args:
         condition: function of ``(input)`` or ``(input, context)``, synchronous or not.
-        then_primitive: what to run when it is true.
-        else_primitive: what to run when it is false; without it, the input is returned as it is.
+        then_primitive: runs if it is true.
+        else_primitive: runs if it is false; without it, the input is returned unchanged.
     """
 
     def __init__(
@@ -124,5 +124,5 @@ class ConditionalPrimitive(SwitchPrimitive[In, Out]):
         """``conditional``."""
         return "conditional"
 
-    def _key(self, key: Any) -> Any:
+    def _normalized(self, key: Any) -> Any:
         return bool(key)

@@ -1,4 +1,4 @@
-"""ParallelPrimitive: the same input to several steps at once."""
+"""`ParallelPrimitive`: runs several steps at once on the same input."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from observability_integration.telemetry.tracing import spans
 class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
     """Runs steps concurrently and returns their results in order; ``a | b`` makes one. Nested ones are flattened.
 
-    The first failure cancels the others, waits for them to end, and passes through unchanged.
+    The first failure cancels the other branches, waits for their end, and passes through unchanged.
 
     Args:
         branches: primitives or async callables, at least one.
-        max_concurrency: how many run at a time; None for all.
+        max_concurrency: branches that run at a time; None means all.
 
     Raises:
         ConfigurationError: no branches, or a `max_concurrency` below 1.
@@ -49,7 +49,7 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
         return [(str(number), branch) for number, branch in enumerate(self._branches, 1)]
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> list[Out]:
-        """Runs the branches; the first error cancels the others and passes through."""
+        """Runs the branches. The first error cancels the others and passes through."""
         context = WorkflowContext() if context is None else context
         span = spans.tracing.begin("parallel", {"parallel.branches": len(self._branches)})
         token = spans.tracing.activate(span)
@@ -64,15 +64,15 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
 
     async def _run(self, input_data: In, context: WorkflowContext) -> list[Out]:
         results: list[Any] = [None] * len(self._branches)
-        waiting = iter(enumerate(self._branches))
+        pending = iter(enumerate(self._branches))
 
-        # As many workers as may run at a time; a TaskGroup would wrap the error in an ExceptionGroup.
+        # No TaskGroup: it would wrap the error in an ExceptionGroup.
         async def work() -> None:
-            for index, branch in waiting:
+            for index, branch in pending:
                 results[index] = await branch.execute(input_data, context)
 
-        width = min(len(self._branches), self.max_concurrency or len(self._branches))
-        workers = [asyncio.ensure_future(work()) for _ in range(width)]
+        concurrency = min(len(self._branches), self.max_concurrency or len(self._branches))
+        workers = [asyncio.ensure_future(work()) for _ in range(concurrency)]
         first_failure = await _until_failure(workers)
         if first_failure is not None:
             first_failure.result()
@@ -80,21 +80,21 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
 
 
 async def _until_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Task[None] | None:
-    """Waits until all have ended, or one has failed or was cancelled: returns that one, and leaves none running."""
-    left = len(tasks)
-    settled: asyncio.Future[asyncio.Task[None] | None] = asyncio.get_running_loop().create_future()
+    """Waits for all tasks, or for the first that fails or is cancelled. Cancels the others, and returns that one."""
+    running = len(tasks)
+    outcome: asyncio.Future[asyncio.Task[None] | None] = asyncio.get_running_loop().create_future()
 
     def ended(task: asyncio.Task[None]) -> None:
-        nonlocal left
-        left -= 1
+        nonlocal running
+        running -= 1
         failed = task.cancelled() or task.exception() is not None
-        if not settled.done() and (failed or left == 0):
-            settled.set_result(task if failed else None)
+        if not outcome.done() and (failed or running == 0):
+            outcome.set_result(task if failed else None)
 
     for task in tasks:
         task.add_done_callback(ended)
     try:
-        return await settled
+        return await outcome
     finally:
         unfinished = [own(task) for task in tasks if task.cancel()]
         if unfinished:

@@ -1,4 +1,4 @@
-"""SequentialPrimitive: each step gets what the one before returned."""
+"""`SequentialPrimitive`: runs steps in order; each gets the result of the step before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 
 class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Runs steps one after another; ``a >> b`` makes one. Sequences inside a sequence are flattened.
+    """Runs steps in order; ``a >> b`` makes one. Sequences inside a sequence are flattened.
 
     Args:
         steps: primitives or async callables, at least one.
@@ -46,7 +46,7 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return spans.tracing.begin("sequence", {"sequence.steps": len(self._steps)})
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the steps; the first error ends the sequence and passes through."""
+        """Runs the steps. The first error ends the sequence and passes through."""
         context = WorkflowContext() if context is None else context
         span = self._begin()
         token = spans.tracing.activate(span)
@@ -63,14 +63,14 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Runs all steps but the last, and streams from that one."""
+        """Runs all steps but the last, and streams from the last."""
         context = WorkflowContext() if context is None else context
 
-        async def find(_: OperationSpan) -> ChunkStream:
+        async def source(_: OperationSpan) -> ChunkStream:
             *before, last = self._steps
             value: Any = input_data
             for step in before:
                 value = await step.execute(value, context)
             return last.stream(value, context)
 
-        return PassingStream(self._begin, find)
+        return PassingStream(self._begin, source)

@@ -107,7 +107,10 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._rules = Rules(record, self.budget, grace_seconds, classifier)
         second = self._step if self._hedge is None else self._hedge
         # Where both collect, who reads the stream and gathers it gets what `execute` returns, whoever has won.
-        self._sides = Side("primary", self._step), Side("hedge", second, self._step.gather if self.collects else None)
+        self._sides = (
+            Side("primary", self._step),
+            Side("hedge", second, self._step.join_chunks if self.execute_reads_stream else None),
+        )
 
     @property
     def name(self) -> str:
@@ -115,13 +118,13 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._operation
 
     @property
-    def collects(self) -> bool:
+    def execute_reads_stream(self) -> bool:
         """Whether what is called does, and what is called if that is slow."""
-        return self._step.collects and (self._hedge is None or self._hedge.collects)
+        return self._step.execute_reads_stream and (self._hedge is None or self._hedge.execute_reads_stream)
 
-    def gather(self, chunks: list[Any]) -> Any:
+    def join_chunks(self, chunks: list[Any]) -> Any:
         """What the wrapped primitive makes of the chunks."""
-        return self._step.gather(chunks)
+        return self._step.join_chunks(chunks)
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """What is called, and what is called if that is slow."""
@@ -143,7 +146,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._delays(streaming).seconds()
 
     def _delays(self, streaming: bool) -> HedgeDelay:
-        return self._first_content if streaming or self._step.collects else self._whole
+        return self._first_content if streaming or self._step.execute_reads_stream else self._whole
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
         """Makes one call, or two.

@@ -84,12 +84,12 @@ class Side:
         self.role: Role = role
         self.step = step
         self._call = call_of(step)
-        self._gather = gather or step.gather
+        self._gather = gather or step.join_chunks
 
     def ask(self, input_data: Any, context: WorkflowContext | None) -> Attempt:
         """Begins a call for the whole result; of a step that collects, the answer begins with its first content."""
         loop = asyncio.get_running_loop()
-        if not self.step.collects:
+        if not self.step.execute_reads_stream:
             task = loop.create_task(_call(self._call, input_data, context), name=f"hedge: {self.role}")
             return Attempt(self.role, task, task)
         answer: asyncio.Future[None] = loop.create_future()

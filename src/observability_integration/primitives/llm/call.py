@@ -88,13 +88,13 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return f"{self._operation} {self._model}" if self._model else self._operation
 
     @property
-    def collects(self) -> bool:
+    def execute_reads_stream(self) -> bool:
         """Whether `execute` streams."""
         return self._generates
 
-    def gather(self, chunks: list[Any]) -> Any:
+    def join_chunks(self, chunks: list[Any]) -> Any:
         """What `collect` makes of the chunks."""
-        return super().gather(chunks) if self._collect is None else self._collect(chunks)
+        return super().join_chunks(chunks) if self._collect is None else self._collect(chunks)
 
     def _label(self) -> str:
         return f"llm call {self.name}" + (f" ({self._provider})" if self._provider else "")
@@ -106,7 +106,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             ConfigurationError: `call` is not async.
         """
         if self._generates:
-            return cast("Out", self.gather(await collect(self.stream(input_data, context))))
+            return cast("Out", self.join_chunks(await collect(self.stream(input_data, context))))
         if not spans.tracing.enabled and not instruments.switch.on:
             return cast("Out", await _awaitable(self._invoke(self._call, self._with_context, input_data, context)))
         model = self._model_of(input_data)

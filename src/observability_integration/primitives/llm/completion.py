@@ -75,7 +75,7 @@ def completion_of(chunks: list[Any]) -> Completion:
     )
 
 
-def answer_of(chunks: list[Any]) -> Any:
+def answer_from_chunks(chunks: list[Any]) -> Any:
     """What a caller expects of these chunks: of text the text, of a provider's a `Completion`, else the list.
 
     Args:

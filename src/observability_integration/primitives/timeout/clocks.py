@@ -112,7 +112,7 @@ class WatchedRead:
             async for chunk in chunks:
                 gathered.append(chunk)
                 received(chunk, time() - self._began)
-        return self._step.gather(gathered)
+        return self._step.join_chunks(gathered)
 
     def left(self) -> float:
         """Seconds until a clock may fire; 0 or less when one has fired."""

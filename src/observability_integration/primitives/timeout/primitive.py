@@ -147,7 +147,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._call = None if self._step is None else call_of(self._step)
         self._fallback: WorkflowPrimitive[Any, Any] | None = None if fallback is None else lift(fallback)
         clocked = first_chunk_seconds is not None or idle_seconds is not None
-        self._watches = clocked and self._step is not None and self._step.collects
+        self._watches = clocked and self._step is not None and self._step.execute_reads_stream
         if grace_mode == "finish" and grace_period_seconds is not None and not self._watches:
             self._plan = Plan(timeout_seconds, timeout_seconds + grace_period_seconds, 0.0)
         else:
