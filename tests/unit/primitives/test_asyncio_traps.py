@@ -149,7 +149,7 @@ def test_trap_4_a_timeout_error_is_an_os_error() -> None:
 def test_trap_5_uncancel_has_one_place() -> None:
     """A cancel of the caller's own task must be undone, and is easily undone wrongly: we cancel child tasks.
 
-    But for the one wait in which the source must stay in its reader's task (see `TrailingTime`), which is cancelled at
+    But for the one wait in which the source must stay in its reader's task (see `TailTimeout`), which is cancelled at
     every turn in test_cancel_every_tick.
     """
     found = [where for where, node in nodes() if isinstance(node, ast.Attribute) and node.attr == "uncancel"]

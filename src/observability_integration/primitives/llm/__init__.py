@@ -1,4 +1,4 @@
-"""One call of a provider: observed, read as a stream or whole, and put together."""
+"""One call of a provider: its span and metrics, its stream, and the completion joined from chunks."""
 
 from .call import LLMCallPrimitive
 from .completion import Completion, ToolCall, completion_of

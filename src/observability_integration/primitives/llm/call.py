@@ -1,4 +1,4 @@
-"""LLMCallPrimitive: one call to a provider, with its CLIENT span, tokens and durations by the gen_ai conventions."""
+"""`LLMCallPrimitive`: one call of a provider, with CLIENT span, tokens and durations by the gen_ai conventions."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from .stream import LLMStream
 class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     """Wraps the function that calls the provider; place it innermost, once per attempt.
 
-    Works with the ``openai`` and ``anthropic`` SDKs, or with any async function. Model, tokens, finish reasons and ids
-    are read from request and answer by shape. Prompts and answers go on the span only when
+    Works with the ``openai`` and ``anthropic`` SDKs, or with any async function. Reads model, tokens, finish reasons
+    and ids from request and answer by shape. Prompts and answers go on the span only if
     ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` is ``SPAN_ONLY`` or ``SPAN_AND_EVENT``.
 
     Args:
-        call: async function of ``(request)`` or ``(request, context)`` that returns the answer; for `stream`, an async
-            generator function, or an async function that returns an async iterator of chunks, or a context manager
+        call: async function of ``(request)`` or ``(request, context)`` that returns the answer. For `stream`: an async
+            generator function, or an async function that returns an async iterator of chunks or a context manager
             around one.
         model: requested model; by default read from the request's ``model``.
         provider: value of ``gen_ai.provider.name``, e.g. ``openai``, ``anthropic``.
         operation: value of ``gen_ai.operation.name``: ``chat``, ``embeddings``, ...
-        server_url: base URL of the provider, for ``server.address`` and ``server.port``; user info in it is left out.
-        stream_call: what to call for `stream`, if not `call`.
-        streaming: whether `execute` streams too and gathers the chunks, so that what is around it can watch them come
-            in; by default for an async generator function only.
-        collect: what `execute` makes of the list of chunks; by default text is joined and anything else listed.
-            `completion_of` makes a `Completion` of the chunks of a provider.
-        announces_end: whether a stream of this provider's ends with a finish reason, so that one without it was cut
-            short, though it may have sent nothing at all; by default that goes by the shape of its chunks.
+        server_url: base URL of the provider, for ``server.address`` and ``server.port``; its user info is dropped.
+        stream_call: called for `stream`; by default `call`.
+        streaming: whether `execute` streams too and joins the chunks, so that the primitives around it can time them;
+            by default for an async generator function only.
+        collect: joins the list of chunks into the result of `execute`; by default text is joined and other chunks are
+            listed. `completion_of` makes a `Completion` of the chunks of a provider.
+        announces_end: whether the provider's streams end with a finish reason, so that one without it was cut, even one
+            without any chunk; by default that goes by the shape of the chunks.
 
     Raises:
         ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, or `server_url` is no URL.
@@ -68,7 +68,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         self._call = call
         self._with_context = takes_context(call)
-        self._generates = inspect.isasyncgenfunction(call) if streaming is None else streaming
+        self._streams = inspect.isasyncgenfunction(call) if streaming is None else streaming
         self._collect = collect
         self._announces_end = announces_end
         self._stream_call = stream_call or call
@@ -76,70 +76,67 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._model = None if model is None else sendable(model)
         self._provider = provider
         self._operation = operation
-        self._static: dict[str, Any] = {semconv.OPERATION: operation}
+        self._static_attributes: dict[str, Any] = {semconv.OPERATION: operation}
         if provider is not None:
-            self._static[semconv.PROVIDER] = provider
+            self._static_attributes[semconv.PROVIDER] = provider
         if server_url is not None:
-            self._static |= _server_attributes(server_url)
+            self._static_attributes |= _server_attributes(server_url)
 
     @property
     def name(self) -> str:
-        """Operation and, if fixed, model."""
+        """The operation and, if fixed, the model."""
         return f"{self._operation} {self._model}" if self._model else self._operation
 
     @property
     def execute_reads_stream(self) -> bool:
         """Whether `execute` streams."""
-        return self._generates
+        return self._streams
 
     def join_chunks(self, chunks: list[Any]) -> Any:
-        """What `collect` makes of the chunks."""
+        """Joins the chunks with `collect`."""
         return super().join_chunks(chunks) if self._collect is None else self._collect(chunks)
 
     def _label(self) -> str:
         return f"llm call {self.name}" + (f" ({self._provider})" if self._provider else "")
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Calls the provider once; the chunks of an async generator function are gathered.
+        """Calls the provider once. Joins the chunks if `streaming`.
 
         Raises:
             ConfigurationError: `call` is not async.
         """
-        if self._generates:
+        if self._streams:
             return cast("Out", self.join_chunks(await collect(self.stream(input_data, context))))
         if not spans.tracing.enabled and not instruments.switch.on:
-            return cast("Out", await _awaitable(self._invoke(self._call, self._with_context, input_data, context)))
-        model = self._model_of(input_data)
-        span = self._begin(input_data, model, streaming=False)
-        if context is not None:
-            spans.identify(span, context)
+            return cast(
+                "Out", await _checked_awaitable(self._invoke(self._call, self._with_context, input_data, context))
+            )
+        model = self._request_model(input_data)
+        span = self._begin(input_data, model, context, streaming=False)
         token = spans.tracing.activate(span)
         started = time.perf_counter()
         try:
-            answer = await _awaitable(self._invoke(self._call, self._with_context, input_data, context))
+            answer = await _checked_awaitable(self._invoke(self._call, self._with_context, input_data, context))
         except BaseException as error:
             self._end(span, model, started, None, Usage(), error)
             raise
         finally:
             spans.tracing.deactivate(token)
-        self._answered(span, model, started, answer)
+        self._record_answer(span, model, started, answer)
         return cast("Out", answer)
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Calls the provider once and hands out the chunks of its answer; one in one piece is the only chunk.
+        """Calls the provider once and streams the chunks of its answer; a whole answer is the only chunk.
 
         A provider's stream (OpenAI or Anthropic chunks) that ends without a finish reason raises
-        `StreamInterruptedError`: an answer cut short is never taken for a whole one. An error that the provider reports
-        inside its stream raises `ProviderStreamError`. What comes after the finish reason is waited for during 2 s at
-        most, and no fault of the connection after it takes anything from the answer.
+        `StreamInterruptedError`: a cut answer never passes for a complete one. An error that the provider reports
+        inside its stream raises `ProviderStreamError`. After the finish reason the stream waits for further chunks for
+        2 s at most, and ignores faults of the connection.
         """
-        model = self._model_of(input_data)
+        model = self._request_model(input_data)
 
         def begin() -> OperationSpan:
-            span = self._begin(input_data, model, streaming=True)
-            if context is not None:
-                spans.identify(span, context)
-            return span
+            return self._begin(input_data, model, context, streaming=True)
 
         def start() -> Any:
             return self._invoke(self._stream_call, self._stream_with_context, input_data, context)
@@ -154,7 +151,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return call(request, WorkflowContext() if context is None else context)
         return call(request)
 
-    def _model_of(self, request: Any) -> str | None:
+    def _request_model(self, request: Any) -> str | None:
         if self._model is not None or isinstance(request, str):
             return self._model
         try:
@@ -164,10 +161,12 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return None
         return sendable(model) if isinstance(model, str) and model else None
 
-    def _begin(self, request: Any, model: str | None, *, streaming: bool) -> OperationSpan:
+    def _begin(
+        self, request: Any, model: str | None, context: WorkflowContext | None, *, streaming: bool
+    ) -> OperationSpan:
         if not spans.tracing.enabled:
             return spans.NO_SPAN
-        attributes = dict(self._static)
+        attributes = dict(self._static_attributes)
         if model is not None:
             attributes[semconv.REQUEST_MODEL] = model
         if streaming:
@@ -183,14 +182,17 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         except Exception as error:  # noqa: BLE001 - reading an odd request must not fail the call
             note_fault("llm_call.request", error)
         name = self._operation if model is None else f"{self._operation} {model}"
-        return spans.tracing.begin(name, attributes, client=True)
+        span = spans.tracing.begin(name, attributes, client=True)
+        if context is not None:
+            spans.identify(span, context)
+        return span
 
-    def _answered(self, span: OperationSpan, model: str | None, started: float, answer: Any) -> None:
+    def _record_answer(self, span: OperationSpan, model: str | None, started: float, answer: Any) -> None:
         response_model, usage = None, Usage()
         try:
-            usage, named = usage_of(answer), model_of(answer)
-            if named is not None:
-                response_model = sendable(named)
+            usage, reported_model = usage_of(answer), model_of(answer)
+            if reported_model is not None:
+                response_model = sendable(reported_model)
                 span.set_attribute(semconv.RESPONSE_MODEL, response_model)
             if (response_id := id_of(answer)) is not None:
                 span.set_attribute(semconv.RESPONSE_ID, sendable(response_id))
@@ -225,7 +227,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         span.end()
 
 
-def _awaitable(pending: Any) -> Any:
+def _checked_awaitable(pending: Any) -> Any:
     if not hasattr(pending, "__await__"):
         raise ConfigurationError("call must be async: what it returned cannot be awaited")
     return pending

@@ -1,4 +1,4 @@
-"""A streamed answer put together again: what a caller who did not ask for chunks wants to have."""
+"""Joins the chunks of a streamed answer into a `Completion`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .completion_parts import CompletionParts
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """One call of a tool that the model asks for.
+    """A tool call that the model asks for.
 
     Attributes:
         id: the provider's id of the call.
-        name: of the tool.
-        arguments: JSON, as the model wrote it: not necessarily valid.
+        name: name of the tool.
+        arguments: JSON as the model wrote it, possibly invalid.
     """
 
     id: str
@@ -30,13 +30,13 @@ class Completion(msgspec.Struct, frozen=True):
     """One answer of a model.
 
     Attributes:
-        text: what it says.
-        model: the model that answered, as the provider names it; None if it did not say.
-        finish_reason: why it ended, as the provider says it: ``stop``, ``length``, ``end_turn``, ...
-        usage: its tokens, in the form of OpenAI's chat completions: ``prompt_tokens``, ``completion_tokens``,
-            ``total_tokens``; None if the provider did not say.
-        tool_calls: the tools that the model wants called.
-        refusal: what the model says instead of an answer, where the provider tells the two apart.
+        text: the text of the answer.
+        model: the model that answered, by the provider's name; None if the provider reports none.
+        finish_reason: the provider's finish reason: ``stop``, ``length``, ``end_turn``, ...
+        usage: the tokens, in the form of OpenAI's chat completions: ``prompt_tokens``, ``completion_tokens``,
+            ``total_tokens``; None if the provider reports none.
+        tool_calls: the tool calls that the model asks for.
+        refusal: the text of a refusal, if the provider marks it as one.
         id: the provider's id of the answer.
     """
 
@@ -53,12 +53,12 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def completion_of(chunks: list[Any]) -> Completion:
-    """Puts the chunks of one answer together: text, OpenAI chat or responses, or Anthropic messages.
+    """Joins the chunks of one answer: text, OpenAI chat or responses, or Anthropic messages.
 
-    Of several choices it is the first; an answer in one piece is taken as it is.
+    Takes the first of several choices. A whole answer counts as a chunk.
 
     Args:
-        chunks: all of them, in order.
+        chunks: all chunks, in order.
     """
     parts = CompletionParts()
     for chunk in chunks:
@@ -68,7 +68,7 @@ def completion_of(chunks: list[Any]) -> Completion:
         "".join(parts.texts),
         facts.model,
         facts.first_reason,
-        _spelled(facts.usage),
+        _usage_fields(facts.usage),
         tuple(ToolCall(tool.id, tool.name, "".join(tool.arguments)) for _, tool in sorted(parts.tools.items())),
         "".join(parts.refusals) or None,
         facts.id,
@@ -76,20 +76,20 @@ def completion_of(chunks: list[Any]) -> Completion:
 
 
 def answer_from_chunks(chunks: list[Any]) -> Any:
-    """What a caller expects of these chunks: of text the text, of a provider's a `Completion`, else the list.
+    """Joins chunks of text into a text and a provider's chunks into a `Completion`; returns others as the list.
 
     Args:
-        chunks: all of them, in order.
+        chunks: all chunks, in order.
     """
     try:
         if any(is_provider_chunk(chunk) or is_whole_answer(chunk) for chunk in chunks):
             return completion_of(chunks)
-    except Exception as error:  # noqa: BLE001 - an odd answer is still the provider's
+    except Exception as error:  # noqa: BLE001 - an answer that cannot be read is returned as it came
         note_fault("completion", error)
     return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
 
 
-def _spelled(usage: Usage) -> dict[str, int] | None:
+def _usage_fields(usage: Usage) -> dict[str, int] | None:
     if usage.input_tokens is None and usage.output_tokens is None:
         return None
     prompt, output = usage.input_tokens or 0, usage.output_tokens or 0

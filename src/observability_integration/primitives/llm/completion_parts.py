@@ -1,4 +1,4 @@
-"""The parts of one answer, gathered from chunks in the forms of OpenAI's and Anthropic's streams."""
+"""Collects the parts of one answer from the chunks of OpenAI's and Anthropic's streams."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from observability_integration.primitives.chunks import blocks_text, choice_text
 
 from .facts import AnswerFacts
 
-# Tools of OpenAI's responses that the caller runs, and where what they are called with stands.
-_INPUTS = {"function_call": "arguments", "custom_tool_call": "input"}
-_INPUT_EVENTS = ("response.function_call_arguments.", "response.custom_tool_call_input.")
+# Tool calls of OpenAI's responses that the caller runs, and the field of their arguments.
+_ARGUMENT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}
+_ARGUMENT_EVENTS = ("response.function_call_arguments.", "response.custom_tool_call_input.")
 
 
 @dataclass(slots=True)
 class ToolParts:
-    """One call of a tool, as far as it has come."""
+    """One tool call, as far as it has arrived."""
 
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list[str])
 
     def note(self, call_id: Any, name: Any) -> None:
-        """Id and name, which come once."""
+        """Sets id and name, which arrive once."""
         self.id = self.id or _text(call_id)
         self.name = self.name or _text(name)
 
 
 class CompletionParts:
-    """Takes the chunks of one answer, in order.
+    """Collects the chunks of one answer, in order.
 
     Attributes:
-        facts: what they say besides.
+        facts: model, id, usage and finish reasons.
         texts: the pieces of the text.
-        refusals: those of what is said in place of an answer.
-        tools: the calls of tools, by their numbers.
+        refusals: the pieces of a refusal.
+        tools: the tool calls by index.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CompletionParts:
         self.tools: dict[int, ToolParts] = {}
 
     def add(self, chunk: Any) -> None:
-        """One more chunk, or an answer in one piece."""
+        """Adds the next chunk, or a whole answer."""
         if isinstance(chunk, str):
             self.texts.append(chunk)
             return
@@ -69,8 +69,8 @@ class CompletionParts:
             self.texts.append(chunk_text(chunk))
             self._add_block(kind, chunk)
 
-    def _tool(self, number: Any) -> ToolParts:
-        return self.tools.setdefault(number if isinstance(number, int) else 0, ToolParts())
+    def _tool(self, index: Any) -> ToolParts:
+        return self.tools.setdefault(index if isinstance(index, int) else 0, ToolParts())
 
     # OpenAI, chat and legacy completions -----------------------------------------------------------------------------
 
@@ -81,17 +81,17 @@ class CompletionParts:
             part = read(choice, "message")
         self.refusals.append(_text(read(part, "refusal")))
         for call in read(part, "tool_calls") or ():
-            number, call_id = read(call, "index"), _text(read(call, "id"))
-            tool = self._tool(number if isinstance(number, int) else self._number_of(call_id))
+            index, call_id = read(call, "index"), _text(read(call, "id"))
+            tool = self._tool(index if isinstance(index, int) else self._missing_index(call_id))
             tool.note(call_id, read(call, "function", "name"))
             tool.arguments.append(_text(read(call, "function", "arguments")))
 
-    def _number_of(self, call_id: str) -> int:
-        """The number of a call that has none: in one piece, and with some servers that send each call at once."""
+    def _missing_index(self, call_id: str) -> int:
+        """Returns an index for a call without one: from a whole answer, or from a server that sends calls unsplit."""
         last = max(self.tools, default=-1)
         if not call_id:
             return max(last, 0)
-        return next((number for number, tool in self.tools.items() if tool.id == call_id), last + 1)
+        return next((index for index, tool in self.tools.items() if tool.id == call_id), last + 1)
 
     # OpenAI, responses -----------------------------------------------------------------------------------------------
 
@@ -101,12 +101,14 @@ class CompletionParts:
             self.texts.append(_text(read(event, "delta")))
         elif kind == "response.refusal.delta":
             self.refusals.append(_text(read(event, "delta")))
-        elif kind.startswith(_INPUT_EVENTS) and kind.endswith(".delta"):
+        elif kind.startswith(_ARGUMENT_EVENTS) and kind.endswith(".delta"):
             self._tool(index).arguments.append(_text(read(event, "delta")))
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._add_item(index, read(event, "item"))
         elif not (any(self.texts) or any(self.refusals) or self.tools):
-            self._add_response(read(event, "response"))  # of which the last is whole, if the parts did not come
+            self._add_response(
+                read(event, "response")
+            )  # the last event has the whole response, for streams without parts
 
     def _add_response(self, response: Any) -> None:
         output = read(response, "output")
@@ -119,7 +121,7 @@ class CompletionParts:
             self._add_item(index, item)
 
     def _add_item(self, index: Any, item: Any) -> None:
-        field_ = _INPUTS.get(_text(read(item, "type")))
+        field_ = _ARGUMENT_FIELDS.get(_text(read(item, "type")))
         if field_ is None:
             return
         tool = self._tool(index)
@@ -147,9 +149,9 @@ class CompletionParts:
         if read(block, "type") != "tool_use" or not isinstance(index, int):
             return
         tool = self.tools[index] = ToolParts(_text(read(block, "id")), _text(read(block, "name")))
-        given = read(block, "input")
-        if isinstance(given, Mapping) and given:  # at once; as a rule it is empty here, and comes in pieces
-            tool.arguments.append(json.dumps(given, default=str, ensure_ascii=False))
+        arguments = read(block, "input")
+        if isinstance(arguments, Mapping) and arguments:  # usually empty here: the arguments follow in pieces
+            tool.arguments.append(json.dumps(arguments, default=str, ensure_ascii=False))
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the chunks of one answer say of it besides its text: model, id, tokens, and whether it has come to its end."""
+"""Reads the model, id, tokens and finish reasons of an answer from its chunks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from observability_integration.costs.usage import (
 
 
 class AnswerFacts:
-    """Takes note of the chunks of one answer.
+    """The facts of one answer, read from its chunks.
 
     Attributes:
-        announced: whether a chunk had the shape of a provider's stream, whose end is announced by a finish reason.
-        whole: whether there is a finish reason, of several choices one for each that was seen.
-        model: that answered, as the provider names it.
-        id: the provider's, of the answer.
-        usage: the tokens that were reported.
+        is_provider_stream: whether a chunk had the shape of a provider's stream, which ends with a finish reason.
+        complete: whether each choice seen so far has a finish reason.
+        model: the model that answered, by the provider's name.
+        id: the provider's id of the answer.
+        usage: the tokens reported so far.
     """
 
-    __slots__ = ("_reasons", "_seen", "announced", "id", "model", "usage", "whole")
+    __slots__ = ("_reasons", "_seen", "complete", "id", "is_provider_stream", "model", "usage")
 
     def __init__(self) -> None:
-        self.announced = False
-        self.whole = False
+        self.is_provider_stream = False
+        self.complete = False
         self.model: str | None = None
         self.id: str | None = None
         self.usage = Usage()
@@ -39,40 +39,40 @@ class AnswerFacts:
         self._seen: set[int] = set()
 
     def note(self, chunk: Any) -> bool:
-        """One more chunk, which is no text.
+        """Reads the next chunk, which is no plain text.
 
         Returns:
-            Whether there is more to it than a part of the answer: only then it may report an error.
+            Whether the chunk is more than a part of the answer, so that it may report an error.
         """
         choices = choices_of(chunk)
         if choices is None:
             return self._note_event(chunk)
-        self.announced = True
-        more = not choices or (chunk.__class__ is dict and "error" in chunk)
+        self.is_provider_stream = True
+        may_be_error = not choices or (chunk.__class__ is dict and "error" in chunk)
         for choice in choices:
             index, reason = read(choice, "index"), read(choice, "finish_reason")
             if reason is not None or index.__class__ is not int or index not in self._seen:
                 self._note_choice(index if index.__class__ is int else 0, reason)
-                more = True
+                may_be_error = True
         if read(chunk, "usage") is not None:
             self.usage = self.usage.merged(usage_of(chunk))
         self._note_names(chunk)
-        return more
+        return may_be_error
 
     def _note_choice(self, index: int, reason: Any) -> None:
         self._seen.add(index)
         if isinstance(reason, str) and reason:
             self._reasons[index] = reason
-        self.whole = len(self._reasons) == len(self._seen)
+        self.complete = len(self._reasons) == len(self._seen)
 
     def _note_event(self, event: Any) -> bool:
         kind = read(event, "type")
-        self.announced = self.announced or is_provider_chunk(event)
+        self.is_provider_stream = self.is_provider_stream or is_provider_chunk(event)
         if kind == "content_block_delta" or (kind.__class__ is str and kind.endswith(".delta")):
             return False
         for reason in finish_reasons_of(event):
             self._reasons[0] = reason
-            self.whole = True
+            self.complete = True
         self.usage = self.usage.merged(usage_of(event))
         self._note_names(event)
         return True

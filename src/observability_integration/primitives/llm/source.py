@@ -1,4 +1,4 @@
-"""What a call to a provider returns, read as chunks whatever it is."""
+"""Reads the result of a provider call as chunks, whatever its form."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from observability_integration.errors import ConfigurationError
 
 
 class AnswerSource:
-    """An async iterator of chunks, what awaits one, a context manager around one, or an answer in one piece.
+    """The chunks of one call.
+
+    The call returns an async iterator, a context manager around one, or an awaitable of either or of a whole answer.
 
     Args:
         start: makes the call.
 
     Attributes:
-        in_one_piece: whether the answer came in one piece, which is the only chunk then.
+        single_chunk: whether the call returned a whole answer, which is then the only chunk.
     """
 
-    __slots__ = ("_chunks", "_manager", "_source", "_start", "in_one_piece")
+    __slots__ = ("_chunks", "_manager", "_source", "_start", "single_chunk")
 
     def __init__(self, start: Callable[[], Any]) -> None:
         self._start = start
         self._manager: Any = None
         self._source: Any = None
         self._chunks: AsyncIterator[Any] | None = None
-        self.in_one_piece = False
+        self.single_chunk = False
 
     async def open(self) -> AsyncIterator[Any]:
-        """Makes the call.
+        """Makes the call and returns its chunks.
 
         Raises:
-            ConfigurationError: `start` is not async, or returned the stream of a client that is not.
+            ConfigurationError: `start` is not async, or returned the stream of a synchronous client.
         """
-        made = self._start()
-        is_async = inspect.isawaitable(made)
+        result = self._start()
+        is_async = inspect.isawaitable(result)
         if is_async:
-            made = await made
-        if not hasattr(made, "__aiter__") and hasattr(made, "__aenter__") and hasattr(made, "__aexit__"):
-            manager, made, is_async = made, await made.__aenter__(), True
+            result = await result
+        if not hasattr(result, "__aiter__") and hasattr(result, "__aenter__") and hasattr(result, "__aexit__"):
+            manager, result, is_async = result, await result.__aenter__(), True
             self._manager = manager
-        if hasattr(made, "__aiter__"):
-            self._source = made
-            self._chunks = aiter(made)
-        elif is_async and not hasattr(made, "__next__"):
-            self.in_one_piece = True
-            self._chunks = _one(made)
+        if hasattr(result, "__aiter__"):
+            self._source = result
+            self._chunks = aiter(result)
+        elif is_async and not hasattr(result, "__next__"):
+            self.single_chunk = True
+            self._chunks = _one(result)
         else:
             raise ConfigurationError("stream() needs a call that is async, and an async iterator; pass stream_call=")
         return self._chunks
 
     async def close(self) -> None:
-        """Closes all of it; may be called again, and after `open` failed."""
+        """Closes the chunks and their source; may be called again, and after `open` failed."""
         chunks, source, manager = self._chunks, self._source, self._manager
         self._chunks = self._source = self._manager = None
         try:
@@ -60,7 +62,7 @@ class AnswerSource:
         finally:
             if manager is not None:
                 await manager.__aexit__(None, None, None)
-            # Closing an iterator does not close what it reads from: an SDK's stream holds a connection.
+            # To close an iterator does not close its source: an SDK's stream holds a connection.
             elif source is not chunks:
                 await _close(source)
 

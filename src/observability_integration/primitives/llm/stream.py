@@ -1,4 +1,4 @@
-"""A provider's answer in chunks: time to the first, time between them, tokens and reasons as they come in."""
+"""Streams a provider's answer; records time to first chunk, time between chunks, tokens and finish reasons."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .chunk_error import error_in
 from .content import answer_content, sendable, streamed_content
 from .facts import AnswerFacts
 from .source import AnswerSource
-from .tail import TrailingTime
+from .tail import TailTimeout
 
-# Faults that come too late to harm an answer whose finish reason is there.
-_LATE: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})
-_MOST_MALFORMED = 16  # chunks; what sends more of them does not send an answer
+# Faults that do not harm an answer whose finish reason has arrived.
+_HARMLESS_AT_END: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})
+_MAX_MALFORMED = 16  # chunks; a source that sends more of them does not send an answer
 
 
 class LLMStream(ObservedStream):
     """One streamed call. Made by `LLMCallPrimitive.stream`.
 
     Args:
-        name: of the primitive, for errors.
-        call: what the metrics are labelled with.
+        name: name of the primitive, for errors.
+        call: labels of the metrics.
         begin: begins the span.
-        start: makes the call; returns the chunks, or what awaits them (see `AnswerSource`).
-        announces_end: whether an answer without a finish reason is cut short; None goes by the shape of the chunks.
+        start: makes the call; returns a source of chunks (see `AnswerSource`).
+        announces_end: whether an answer without a finish reason was cut; None goes by the shape of the chunks.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class LLMStream(ObservedStream):
         self._announces_end = announces_end
         self._chunks: AsyncIterator[Any] | None = None
         self._started = 0.0
-        self._waited = 0.0  # for the producer, since there was content: what the reader does meanwhile is its own time
+        self._waited = 0.0  # seconds for the provider, since the last content; the reader's own time does not count
         self._content_seen = False
         self._count = 0
         self._facts = AnswerFacts()
-        self._trailing: TrailingTime | None = None
+        self._tail: TailTimeout | None = None
         self._malformed: list[Exception] = []
         self._count_at_malformed = 0
         self._text: list[str] | None = [] if spans.tracing.captures_content else None
@@ -75,51 +75,50 @@ class LLMStream(ObservedStream):
         while True:
             began = time.perf_counter()
             try:
-                chunk = await (self._after_the_end(chunks) if self._facts.whole else anext(chunks))
+                chunk = await (self._next_after_end(chunks) if self._facts.complete else anext(chunks))
             except StopAsyncIteration:
-                self._check_whole()
+                self._check_complete()
                 raise
-            except Exception as error:  # noqa: BLE001 - raised again unless it takes nothing from the answer
-                self._pass_over(error)
+            except Exception as error:  # noqa: BLE001 - raised again unless it is harmless
+                self._skip_or_raise(error)
                 self._waited += time.perf_counter() - began
                 continue
             self._waited += time.perf_counter() - began
-            failed = None
+            reported = None
             try:
-                failed = self._note(chunk)
+                reported = self._note(chunk)
             except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
                 note_fault("llm_call.chunk", error)
-            if failed is not None:
-                raise failed
+            if reported is not None:
+                raise reported
             return chunk
 
-    async def _after_the_end(self, chunks: AsyncIterator[Any]) -> Any:
-        if self._trailing is None:
-            self._trailing = TrailingTime()
-        return await self._trailing.next(chunks)
+    async def _next_after_end(self, chunks: AsyncIterator[Any]) -> Any:
+        if self._tail is None:
+            self._tail = TailTimeout()
+        return await self._tail.next(chunks)
 
-    def _pass_over(self, error: Exception) -> None:
-        """Raises the error, unless it takes nothing from the answer: StopAsyncIteration if that is whole."""
+    def _skip_or_raise(self, error: Exception) -> None:
+        """Skips a malformed chunk and raises other errors; a harmless one after the finish reason ends the stream."""
         kind = classify(error).kind
-        if self._facts.whole and kind in _LATE:
-            # That the connection did not end as it should takes nothing from what is complete.
+        if self._facts.complete and kind in _HARMLESS_AT_END:
             raise StopAsyncIteration from error
-        if kind != "malformed" or len(self._malformed) >= _MOST_MALFORMED:
+        if kind != "malformed" or len(self._malformed) >= _MAX_MALFORMED:
             raise error
         self._malformed.append(error)
         self._count_at_malformed = self._count
 
-    def _check_whole(self) -> None:
-        """Raises unless the answer that has ended is whole."""
+    def _check_complete(self) -> None:
+        """Raises unless the answer is complete at the end of the stream."""
         facts = self._facts
-        if facts.whole:
+        if facts.complete:
             return
         if self._malformed and self._count == self._count_at_malformed:
-            raise self._malformed[-1]  # nothing came after what could not be read: that was the end of it
-        announced = self._announces_end
-        if announced is None:
-            announced = facts.announced and not self._source.in_one_piece
-        if not announced:
+            raise self._malformed[-1]  # the last chunk was the malformed one
+        needs_reason = self._announces_end
+        if needs_reason is None:
+            needs_reason = facts.is_provider_stream and not self._source.single_chunk
+        if not needs_reason:
             return
         if self._malformed:
             raise self._malformed[-1]
@@ -128,14 +127,14 @@ class LLMStream(ObservedStream):
     def _note(self, chunk: Any) -> ProviderStreamError | None:
         self._count += 1
         if chunk.__class__ is not str:
-            more = self._facts.note(chunk)
-            failed = error_in(self._name, chunk) if more and not self._source.in_one_piece else None
-            if failed is not None:
-                return failed
+            may_be_error = self._facts.note(chunk)
+            error = error_in(self._name, chunk) if may_be_error and not self._source.single_chunk else None
+            if error is not None:
+                return error
         if is_content(chunk):
             self._note_content()
         if self._text is not None:
-            if self._source.in_one_piece:
+            if self._source.single_chunk:
                 self._span.set_attribute(semconv.OUTPUT_MESSAGES, answer_content(chunk))
             else:
                 self._text.append(chunk_text(chunk))
@@ -143,8 +142,8 @@ class LLMStream(ObservedStream):
 
     def _note_content(self) -> None:
         waited, self._waited = self._waited, 0.0
-        if self._trailing is not None:
-            self._trailing.begin_anew()
+        if self._tail is not None:
+            self._tail.restart()
         if self._content_seen:
             semconv.record_chunk_gap(self._call, waited, self._span)
             return
@@ -156,7 +155,7 @@ class LLMStream(ObservedStream):
         try:
             await self._source.close()
         except Exception as error:
-            if not self._facts.whole:
+            if not self._facts.complete:
                 raise
             note_fault("llm_call.close", error)
 
@@ -174,8 +173,8 @@ class LLMStream(ObservedStream):
         if self._text:
             span.set_attribute(semconv.OUTPUT_MESSAGES, streamed_content(self._text))
         if self._malformed:
-            skipped = "fatal" if error is not None else "skipped"
-            STREAM_MALFORMED_CHUNKS.series(self._name, skipped).add(len(self._malformed))
+            effect = "fatal" if error is not None else "skipped"
+            STREAM_MALFORMED_CHUNKS.series(self._name, effect).add(len(self._malformed))
             span.set_attribute("stream.malformed_chunks", len(self._malformed))
         error_type = self._error_type(outcome, error)
         if error_type is not None:
@@ -186,5 +185,5 @@ class LLMStream(ObservedStream):
     def _error_type(self, outcome: Outcome, error: BaseException | None) -> str | None:
         if error is not None:
             return spans.error_type(error)
-        # A reader that leaves once the reason was given has the whole answer.
-        return None if outcome == "success" or (outcome == "closed" and self._facts.whole) else outcome
+        # A reader that leaves after the finish reason has the whole answer.
+        return None if outcome == "success" or (outcome == "closed" and self._facts.complete) else outcome
