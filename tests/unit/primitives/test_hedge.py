@@ -781,7 +781,7 @@ async def test_thrown_away_where_the_delays_are_locked(outcomes: Any, tracing: A
 
         def __exit__(self, *_: object) -> None: ...
 
-    for chain, delays in ((hedge(Work(60.0)), "_whole"), (hedge(Chunks(60.0).stream), "_first_content")):
+    for chain, delays in ((hedge(Work(60.0)), "_result_delay"), (hedge(Chunks(60.0).stream), "_first_content_delay")):
         work = chain.execute(QUESTION)
         await under_way(work, 2.0)
         getattr(chain, delays)._lock = Taken()

@@ -31,7 +31,7 @@ def test_quantile_of_the_last_calls(times: list[float], repeats: int, quantile: 
         delay.answered(time)
     kept = sorted((times * repeats)[-WINDOW_CALLS:])
     assert kept[math.ceil(quantile * len(kept)) - 1] == delay.seconds()
-    assert kept[(len(kept) - 1) // 2] == delay.typical_seconds()
+    assert kept[(len(kept) - 1) // 2] == delay.median_seconds()
     assert len(kept) == delay.calls
 
 
@@ -56,11 +56,11 @@ def test_warm_up() -> None:
 
 def test_fixed_and_least() -> None:
     """A fixed delay is there from the start and is not touched by the least; what is typical is known all the same."""
-    delay = HedgeDelay(fixed_seconds=0.2, least_seconds=0.5)
-    assert (0.2, 0.0) == (delay.seconds(), delay.typical_seconds())
+    delay = HedgeDelay(fixed_seconds=0.2, min_seconds=0.5)
+    assert (0.2, 0.0) == (delay.seconds(), delay.median_seconds())
     delay.answered(7.0)
-    assert (0.2, 7.0) == (delay.seconds(), delay.typical_seconds())
-    least = HedgeDelay(least_seconds=0.5, warmup_calls=1)
+    assert (0.2, 7.0) == (delay.seconds(), delay.median_seconds())
+    least = HedgeDelay(min_seconds=0.5, warmup_calls=1)
     least.answered(0.1)
     assert 0.5 == least.seconds()
 

@@ -1,4 +1,4 @@
-"""A second call where the first one is slow."""
+"""Hedges a slow call with a second one."""
 
 from .primitive import HedgePrimitive
 

@@ -1,7 +1,7 @@
-"""Two calls for one answer: when the second is made, which of them wins, and what becomes of the other.
+"""Runs a primary call and, if it is slow, a hedge. The first to produce content wins; the other is cancelled.
 
-Each runs in a task of its own from its beginning to its end, so its context variables and cancel scopes are its own,
-and one that ignores its cancellation can be left behind.
+Each call runs in its own task from start to end. So it has its own context variables and cancel scopes, and a call that
+ignores its cancellation can be abandoned.
 """
 
 from __future__ import annotations
@@ -30,71 +30,71 @@ class Attempt:
     """One of the two calls.
 
     Attributes:
-        role: which one.
-        task: all of its work.
-        answer: done when its answer begins, when it has ended without any content, or when it has failed.
+        role: primary or hedge.
+        task: runs the call.
+        answer: done when the answer begins, or when the call fails or ends without content.
     """
 
-    __slots__ = ("_beginning", "answer", "role", "task")
+    __slots__ = ("_stream", "answer", "role", "task")
 
     def __init__(
-        self, role: Role, task: asyncio.Task[Any], answer: asyncio.Future[Any], beginning: Beginning | None = None
+        self, role: Role, task: asyncio.Task[Any], answer: asyncio.Future[Any], stream: BufferedStream | None = None
     ) -> None:
         self.role: Role = role
         self.task = task
         self.answer = answer
-        self._beginning = beginning
+        self._stream = stream
 
     @property
     def has_answered(self) -> bool:
-        """Whether its answer has begun; a stream that has ended without any content is none."""
-        return self._has_not_failed and (self._beginning is None or self._beginning.has_content)
+        """Whether the answer has begun; a stream that ended without content is no answer."""
+        return self._is_done_without_error and (self._stream is None or self._stream.has_content)
 
     @property
     def is_empty(self) -> bool:
-        """Whether its stream has ended without any content."""
-        return self._has_not_failed and not self.has_answered
+        """Whether the stream ended without content."""
+        return self._is_done_without_error and not self.has_answered
 
     @property
-    def _has_not_failed(self) -> bool:
+    def _is_done_without_error(self) -> bool:
         answer = self.answer
         return answer.done() and not answer.cancelled() and answer.exception() is None
 
-    def stopping(self) -> None:
-        """It is being cancelled."""
+    def on_cancel(self) -> None:
+        """Called before the task is cancelled."""
 
 
 A = TypeVar("A", bound=Attempt)
 
 
-class Side:
-    """Whom one of the two calls goes to.
+class HedgeTarget:
+    """The target of one of the two calls.
 
     Args:
-        role: which one.
-        step: what is called.
-        gather: what makes the result of the chunks, for a step that collects.
+        role: primary or hedge.
+        step: the primitive to call.
+        join_chunks: joins the chunks if `step.execute_reads_stream`; by default `step.join_chunks`.
     """
 
-    __slots__ = ("_call", "_gather", "role", "step")
+    __slots__ = ("_call", "_join_chunks", "role", "step")
 
     def __init__(
-        self, role: Role, step: WorkflowPrimitive[Any, Any], gather: Callable[[list[Any]], Any] | None = None
+        self, role: Role, step: WorkflowPrimitive[Any, Any], join_chunks: Callable[[list[Any]], Any] | None = None
     ) -> None:
         self.role: Role = role
         self.step = step
         self._call = call_of(step)
-        self._gather = gather or step.join_chunks
+        self._join_chunks = join_chunks or step.join_chunks
 
-    def ask(self, input_data: Any, context: WorkflowContext | None) -> Attempt:
-        """Begins a call for the whole result; of a step that collects, the answer begins with its first content."""
+    def start(self, input_data: Any, context: WorkflowContext | None) -> Attempt:
+        """Starts a call for the whole result. The answer begins with the first content if the step streams."""
         loop = asyncio.get_running_loop()
         if not self.step.execute_reads_stream:
             task = loop.create_task(_call(self._call, input_data, context), name=f"hedge: {self.role}")
             return Attempt(self.role, task, task)
         answer: asyncio.Future[None] = loop.create_future()
-        beginning = Beginning(lambda: self.step.stream(input_data, context))
-        task = loop.create_task(self._collect(beginning, answer), name=f"hedge: {self.role}")
+        stream = BufferedStream(lambda: self.step.stream(input_data, context))
+        task = loop.create_task(self._read(stream, answer), name=f"hedge: {self.role}")
 
         def ended(task: asyncio.Task[Any]) -> None:
             if answer.done():
@@ -106,25 +106,25 @@ class Side:
                 answer.set_result(None)
             else:
                 answer.set_exception(error)
-                answer.exception()  # marks it as retrieved: nobody looks at it once the caller was cancelled
+                answer.exception()  # marks it as retrieved, should the caller be cancelled
 
         task.add_done_callback(ended)
-        return Attempt(self.role, task, answer, beginning)
+        return Attempt(self.role, task, answer, stream)
 
-    async def _collect(self, beginning: Beginning, answer: asyncio.Future[None]) -> Any:
-        gathered: list[Any] = []
-        async with beginning as chunks:
+    async def _read(self, stream: BufferedStream, answer: asyncio.Future[None]) -> Any:
+        received: list[Any] = []
+        async with stream as chunks:
             async for chunk in chunks:
-                gathered.append(chunk)
+                received.append(chunk)
                 announce(answer)
-        return self._gather(gathered)
+        return self._join_chunks(received)
 
 
-class Beginning(ChunkStream):
-    """A stream whose first chunk is there when its answer begins: what carries no content is held back until then.
+class BufferedStream(ChunkStream):
+    """A stream that holds back its chunks until one has content, so that its first chunk marks the start of the answer.
 
     Args:
-        open_stream: opens the stream; called when this one is opened.
+        open_stream: opens the source; called when this stream is opened.
     """
 
     def __init__(self, open_stream: Callable[[], ChunkStream]) -> None:
@@ -133,7 +133,7 @@ class Beginning(ChunkStream):
 
     @property
     def has_content(self) -> bool:
-        """Whether any was seen."""
+        """Whether a chunk had content."""
         return self._content is not None and self._content.shown
 
     async def __aenter__(self) -> AsyncIterator[Any]:
@@ -154,20 +154,20 @@ class Beginning(ChunkStream):
             await content.close()
 
 
-# Called inside of the task, so that whatever the call does at first is done in the task's own context.
+# Called inside the task: the synchronous part of the call, too, must run in the task's own context.
 async def _call(call: Call, input_data: Any, context: WorkflowContext | None) -> Any:
     return await call(input_data, context)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What holds for all races of a primitive.
+class RaceSettings:
+    """Settings of all races of a primitive.
 
     Attributes:
-        record: what they are counted in.
-        budget: bounds the second calls; None is no bound.
-        grace_seconds: how long a call that was cancelled may take to end.
-        classifier: asked first what kind of fault an error is.
+        record: counts the outcomes.
+        budget: bounds the hedges; None means no bound.
+        grace_seconds: time for a cancelled call to end.
+        classifier: classifies an error before the built-in rules.
     """
 
     record: HedgeRecord
@@ -177,95 +177,100 @@ class Rules:
 
 
 class HedgeRace:
-    """One operation.
+    """The calls of one operation.
 
     Args:
-        rules: of the primitive.
-        delays: says when a call is slow, and is told how long this one took.
-        span: of the operation; to be current while `decide` runs.
-        context: of the caller, for its deadline.
+        settings: settings of the primitive.
+        delay: when a call is slow; learns the time of this one.
+        span: span of the operation; current while `decide` runs.
+        context: context of the caller, for its deadline.
+
+    Attributes:
+        winner: the call that won; None if no hedge was made or none has won.
     """
 
     __slots__ = (
         "_attempts",
+        "_budget_scope",
+        "_cancellations",
         "_context",
-        "_delays",
-        "_leaving",
-        "_payment",
-        "_rules",
+        "_delay",
+        "_finalised",
+        "_settings",
         "_span",
-        "_thrown_away",
         "winner",
     )
 
-    def __init__(self, rules: Rules, delays: HedgeDelay, span: OperationSpan, context: WorkflowContext | None) -> None:
-        self._rules = rules
-        self._delays = delays
+    def __init__(
+        self, settings: RaceSettings, delay: HedgeDelay, span: OperationSpan, context: WorkflowContext | None
+    ) -> None:
+        self._settings = settings
+        self._delay = delay
         self._span = span
         self._context = context
         self._attempts: list[Attempt] = []
-        self._leaving: dict[Attempt, asyncio.Task[None]] = {}
-        self._payment = open_scope(rules.budget)
-        self._thrown_away = False
+        self._cancellations: dict[Attempt, asyncio.Task[None]] = {}
+        self._budget_scope = open_scope(settings.budget)
+        self._finalised = False
         self.winner: Role | None = None
 
     async def decide(self, primary: Callable[[], A], hedge: Callable[[], A]) -> A:
-        """Makes one call, or both, and returns the one whose answer begins first; the other is being cancelled.
+        """Makes one call or both, cancels the loser, and returns the call whose answer begins first.
 
-        Where none answers, returns the first call, whose error is then the operation's; or the one that has at least
-        come to an end without an error.
+        If neither answers, returns a call that ended without an error, else the first call, whose error is then the
+        operation's.
 
         Args:
-            primary: begins the first call.
-            hedge: begins the second one.
+            primary: starts the first call.
+            hedge: starts the hedge.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        delay = self._delays.seconds()
-        first = self._make(primary)
+        delay = self._delay.seconds()
+        first = self._start(primary)
         try:
             if delay is None:
-                self._rules.record.suppressed(self._span, "warmup")
+                self._settings.record.suppressed(self._span, "warmup")
             if not await wait_done(first.answer, delay):
                 if delay is not None and self._may_hedge(loop.time() - began):
-                    return await self._first_of_two(first, self._make(hedge))
+                    return await self._first_of_two(first, self._start(hedge))
                 await wait_done(first.answer, None)
         except GeneratorExit:
-            self.throw_away()
+            self.cancel_now()
             raise
         else:
             return first
         finally:
-            # A finaliser runs wherever it likes, also where the lock of the delays is held.
-            if not self._thrown_away:
+            # A finaliser may run while its thread holds the lock of the delay.
+            if not self._finalised:
                 self._measure(first, loop.time() - began, delay)
 
     def _measure(self, first: Attempt, seconds: float, delay_seconds: float | None) -> None:
         if first.has_answered:
-            self._delays.answered(seconds)
+            self._delay.answered(seconds)
         else:
-            self._delays.unanswered(seconds, delay_seconds)
+            self._delay.unanswered(seconds, delay_seconds)
 
-    def _make(self, begin: Callable[[], A]) -> A:
-        # Each call copies the context variables as its task is made, so what is paid is known in there.
-        with self._payment or nullcontext():
-            attempt = begin()
+    def _start(self, start: Callable[[], A]) -> A:
+        # A task copies the context variables when it is made, so the call sees the scope of the budget.
+        with self._budget_scope or nullcontext():
+            attempt = start()
         self._attempts.append(attempt)
         return attempt
 
     def _may_hedge(self, waited_seconds: float) -> bool:
-        rules = self._rules
+        settings = self._settings
         deadline = current_deadline()
         if self._context is not None:
             deadline = earliest(deadline, self._context.deadline)
-        # What is likelier than not to come too late is not worth its price.
-        if deadline is not None and deadline.remaining() <= self._delays.typical_seconds():
-            rules.record.suppressed(self._span, "deadline")
+        # A hedge that is more likely than not to miss the deadline is not worth its price.
+        if deadline is not None and deadline.remaining() <= self._delay.median_seconds():
+            settings.record.suppressed(self._span, "deadline")
             return False
-        if rules.budget is not None and not rules.budget.withdraw():
-            rules.record.suppressed(self._span, "budget")
+        if settings.budget is not None and not settings.budget.withdraw():
+            settings.record.suppressed(self._span, "budget")
             return False
-        rules.record.launched(self._span, waited_seconds)
+        settings.record.launched(self._span, waited_seconds)
         return True
 
     async def _first_of_two(self, primary: A, hedge: A) -> A:
@@ -278,7 +283,7 @@ class HedgeRace:
                 if attempt.answer.done() and attempt not in failed:
                     failed.add(attempt)
                     if attempt is primary and self._is_final(attempt):
-                        self._dismiss(other)
+                        self._cancel(other)
                         return primary
                     self._note_failure(attempt)
             if len(failed) == 2:
@@ -292,72 +297,72 @@ class HedgeRace:
 
     def _win(self, attempt: Attempt, other: Attempt) -> None:
         self.winner = attempt.role
-        self._rules.record.won(self._span, attempt.role)
-        self._dismiss(other)
+        self._settings.record.won(self._span, attempt.role)
+        self._cancel(other)
 
     def _is_final(self, primary: Attempt) -> bool:
-        """Whether the first call's failure is one that no other target is to be asked about."""
+        """Whether the first call failed with a fault that no other target can serve."""
         if primary.is_empty:
             return False
         error = None if primary.answer.cancelled() else primary.answer.exception()
         if not isinstance(error, Exception):
             return True
-        fault = classify(error, self._rules.classifier)
+        fault = classify(error, self._settings.classifier)
         return not (fault.turns_to_next or fault.turns_to_larger_window)
 
     def _note_failure(self, attempt: Attempt) -> None:
         error = asyncio.CancelledError() if attempt.answer.cancelled() else attempt.answer.exception()
-        self._rules.record.lost(self._span, attempt.role, error)
+        self._settings.record.lost(self._span, attempt.role, error)
 
-    def _dismiss(self, attempt: Attempt) -> None:
-        """Cancels a call, and sees to it in the background that it ends, or is left behind and counted."""
-        if attempt in self._leaving:
+    def _cancel(self, attempt: Attempt) -> None:
+        """Cancels a call. Waits for it in the background up to the grace, then counts it as abandoned."""
+        if attempt in self._cancellations:
             return
-        attempt.stopping()
+        attempt.on_cancel()
         task = attempt.task
-        # What has just failed is not paid for; to look at its error marks it as retrieved.
+        # A failed call has no cost. Reading its error marks it as retrieved.
         failed = task.done() and (task.cancelled() or task.exception() is not None)
         if not failed and len(self._attempts) > 1 and attempt.role != self.winner:
-            self._rules.record.stopped(attempt.role)
+            self._settings.record.stopped(attempt.role)
         if task.cancel():
-            leaving = wait_cancelled(task, self._rules.grace_seconds, self._rules.record.abandoned)
-            self._leaving[attempt] = spawn(leaving, name="hedge: leaving")
+            cancellation = wait_cancelled(task, self._settings.grace_seconds, self._settings.record.abandoned)
+            self._cancellations[attempt] = spawn(cancellation, name="hedge: leaving")
 
     async def result(self, attempt: Attempt) -> Any:
-        """What a call comes to, which has begun to answer or has failed."""
+        """Waits for the end of a call and returns its result, or raises its error."""
         await wait_done(attempt.task, None)
         return attempt.task.result()
 
     async def close(self, attempt: Attempt) -> None:
-        """Ends a call whose answer is wanted no longer, and waits for its end, up to the grace.
+        """Cancels a call and waits for its end, up to the grace.
 
         Raises:
-            Exception: what its clean-up raised.
+            Exception: an error of the call's clean-up.
         """
-        attempt.stopping()
-        if attempt.task.done() or attempt in self._leaving or self._thrown_away:
+        attempt.on_cancel()
+        if attempt.task.done() or attempt in self._cancellations or self._finalised:
             return
-        closed = await cancel_bounded(attempt.task, self._rules.grace_seconds, self._rules.record.abandoned)
+        closed = await cancel_bounded(attempt.task, self._settings.grace_seconds, self._settings.record.abandoned)
         if closed.error is not None:
             raise closed.error
 
-    async def leave(self) -> None:
-        """Cancels what still runs, and waits for its end, up to the grace; cancelled itself, it waits no longer."""
+    async def cancel(self) -> None:
+        """Cancels the running calls and waits for their end, up to the grace or to a cancellation of the waiter."""
         for attempt in self._attempts:
-            self._dismiss(attempt)
-        for leaving in self._leaving.values():
-            await wait_done(leaving, None)
+            self._cancel(attempt)
+        for cancellation in self._cancellations.values():
+            await wait_done(cancellation, None)
 
-    def throw_away(self) -> None:
-        """Cancels what still runs, and waits for nothing: for a finaliser, in whatever thread it runs."""
-        self._thrown_away = True
+    def cancel_now(self) -> None:
+        """Cancels the running calls without a wait, for a finaliser in any thread."""
+        self._finalised = True
         for attempt in self._attempts:
             loop = attempt.task.get_loop()
             if not attempt.task.done() and not loop.is_closed():
-                attempt.stopping()
+                attempt.on_cancel()
                 with suppress(RuntimeError):  # closed in between
-                    loop.call_soon_threadsafe(self._dismiss, attempt)
+                    loop.call_soon_threadsafe(self._cancel, attempt)
 
     def end(self) -> None:
-        """The operation has its outcome: what it has paid into a budget covers nothing any more."""
-        leave_scope(self._payment)
+        """Ends the operation: its deposit in the budget covers no further calls."""
+        leave_scope(self._budget_scope)

@@ -1,4 +1,4 @@
-"""What a HedgePrimitive counts, logs and writes on its span."""
+"""Metrics, log lines and span attributes of a `HedgePrimitive`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
 
-Suppressed = Literal["warmup", "budget", "deadline"]
+SuppressionReason = Literal["warmup", "budget", "deadline"]
 Role = Literal["primary", "hedge"]
 
 
 class HedgeRecord:
-    """Outcomes of one operation. Each call ends in exactly one of `succeeded`, `failed` and `cancelled`.
+    """Records outcomes. Each operation ends in exactly one of `succeeded`, `failed` and `cancelled`.
 
     Args:
         owner: the primitive.
@@ -52,51 +52,51 @@ class HedgeRecord:
         self._losers_cost = HEDGE_COST.declare(owner, operation, "loser")
 
     def launched(self, span: OperationSpan, delay_seconds: float) -> None:
-        """The first call is slow, and a second one is made."""
+        """Records a hedge, made because the first call is slow."""
         self._launched.add()
         self._delay.record(delay_seconds, span)
         span.add_event("hedge.launched", {"hedge.delay_seconds": delay_seconds})
 
-    def suppressed(self, span: OperationSpan, reason: Suppressed) -> None:
-        """No second call is made, however slow the first one is."""
+    def suppressed(self, span: OperationSpan, reason: SuppressionReason) -> None:
+        """Records that a slow first call gets no hedge."""
         self._suppressed[reason].add()
         if reason != "warmup":
             span.add_event("hedge.suppressed", {"hedge.reason": reason})
 
     def won(self, span: OperationSpan, role: Role) -> None:
-        """One of two calls was first to answer."""
+        """Records which of two calls answered first."""
         self._winners_cost.add(self._costs[role])
         span.set_attribute("hedge.winner", role)
 
     def stopped(self, role: Role) -> None:
-        """The answer of one of two calls is not wanted, and is taken to cost as much as if it were."""
+        """Records a call whose answer is discarded; it is assumed to cost as much as a winner."""
         self._losers_cost.add(self._costs[role])
 
     def lost(self, span: OperationSpan, role: Role, error: BaseException | None) -> None:
-        """One of two calls failed while the other one was under way; `error` is None for an answer without content."""
+        """Records a call that failed while the other was in flight; `error` is None for an answer without content."""
         kind = "empty" if error is None else spans.error_type(error)
         span.add_event("hedge.attempt_failed", {"hedge.attempt": role, "error.type": kind})
 
     def succeeded(self, span: OperationSpan, winner: Role | None) -> None:
-        """There is an answer; `winner` is None where no second call was made."""
+        """Counts an answer; `winner` is None if no hedge was made."""
         (self._unhedged if winner is None else self._won[winner]).add()
         span.set_attribute("outcome", "success")
 
     def failed(self, span: OperationSpan) -> None:
-        """There is none."""
+        """Counts an operation without an answer."""
         self._failed.add()
         span.set_attribute("outcome", "error")
 
     def cancelled(self, span: OperationSpan) -> None:
-        """The caller went away, or the first call cancelled itself."""
+        """Counts an operation whose caller was cancelled, or whose first call cancelled itself."""
         HEDGE_OPERATIONS.series(self.operation, "cancelled").add()
         span.set_attribute("outcome", "cancelled")
 
     def abandoned(self, task: asyncio.Future[Any]) -> None:
-        """A call did not end when it was cancelled and was left behind: `task` is done when it does end."""
+        """Counts a cancelled call that did not end within the grace, until `task` ends."""
         count_abandoned(self.operation, task)
 
     def exhausted(self) -> None:
-        """The budget was asked for more than it has, for the first time since it was half full."""
+        """Called once when the budget runs out, and not again until it is half full."""
         logger.warning("The hedge budget of '%s' is used up: slow calls get no second one", self.operation)
         events.emit("hedge.budget_exhausted", operation=self.operation)

@@ -1,4 +1,4 @@
-"""How a stream is hedged: two may begin, one is handed out."""
+"""Hedges a stream: two may start, the reader gets one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import own, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .race import Attempt, Beginning, HedgeRace
+from .race import Attempt, BufferedStream, HedgeRace
 from .record import HedgeRecord, Role
 
 
 class _StreamedAttempt(Attempt):
-    """A call whose chunks are handed over one by one, as they are asked for."""
+    """A call that delivers one chunk for each request of the reader."""
 
     __slots__ = ("rendezvous",)
 
@@ -25,12 +25,12 @@ class _StreamedAttempt(Attempt):
         loop = asyncio.get_running_loop()
         self.rendezvous = Rendezvous(loop)
         answer = self.rendezvous.ask()
-        beginning = Beginning(open_stream)
-        task = own(loop.create_task(run_pump(beginning, self.rendezvous), name=f"hedge: {role}"))
-        super().__init__(role, task, answer, beginning)
+        stream = BufferedStream(open_stream)
+        task = own(loop.create_task(run_pump(stream, self.rendezvous), name=f"hedge: {role}"))
+        super().__init__(role, task, answer, stream)
 
-    def stopping(self) -> None:
-        """It is asked for nothing any more."""
+    def on_cancel(self) -> None:
+        """Ends the requests of the reader."""
         self.rendezvous.leave()
 
 
@@ -38,10 +38,10 @@ class HedgeStream(ObservedStream):
     """One streamed call of a `HedgePrimitive`.
 
     Args:
-        record: of the primitive.
+        record: the record of the primitive.
         begin: begins the span.
         race: makes the race, given the span.
-        open_stream: opens a stream of the first call, and one of the second.
+        open_stream: opens a stream of the first call, and one of the hedge.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HedgeStream(ObservedStream):
         race: Callable[[OperationSpan], HedgeRace],
         open_stream: tuple[Callable[[], ChunkStream], Callable[[], ChunkStream]],
     ) -> None:
-        self._records = record
+        self._hedge_record = record
         self._begin_span = begin
         self._make_race = race
         self._open_stream = open_stream
@@ -62,7 +62,7 @@ class HedgeStream(ObservedStream):
         return self._begin_span()
 
     async def _open(self) -> None:
-        """The first chunk that is asked for begins the race, so that a reader who takes his time makes nobody slow."""
+        """Opens nothing: the race starts with the first request for a chunk, so that a slow reader starts no hedge."""
 
     async def _next(self) -> Any:
         if self._race is None:
@@ -79,10 +79,10 @@ class HedgeStream(ObservedStream):
                 delivered = self._winner.rendezvous.ask()
                 await wait_done(delivered, None)
         except asyncio.CancelledError:
-            await race.leave()
+            await race.cancel()
             raise
         except GeneratorExit:
-            race.throw_away()
+            race.cancel_now()
             raise
         chunk = delivered.result()
         if chunk is END:
@@ -97,13 +97,13 @@ class HedgeStream(ObservedStream):
         if self._race is not None:
             self._race.end()
         if error is not None:
-            self._records.failed(self._span)
+            self._hedge_record.failed(self._span)
         elif self._race is None or self._winner is None or outcome == "cancelled":
-            self._records.cancelled(self._span)
+            self._hedge_record.cancelled(self._span)
         else:
-            self._records.succeeded(self._span, self._race.winner)
+            self._hedge_record.succeeded(self._span, self._race.winner)
 
     def __del__(self) -> None:
         super().__del__()
         if self._race is not None:
-            self._race.throw_away()
+            self._race.cancel_now()
