@@ -1,4 +1,4 @@
-"""Steps with compensations."""
+"""Steps with compensations, which undo them if a later step fails."""
 
 from .primitive import SagaPrimitive, SagaStep
 

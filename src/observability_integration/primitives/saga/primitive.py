@@ -1,4 +1,4 @@
-"""SagaPrimitive: steps that belong together; when one fails, what the others have done is undone."""
+"""`SagaPrimitive`: runs steps in order; if one fails, runs the compensations of the steps before it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class SagaStep:
     """A step of a saga.
 
     Attributes:
-        action: primitive or async callable that does it; gets what the step before returned.
-        compensation: primitive or async callable of ``(result)`` or ``(result, context)`` that undoes it; gets what
-            `action` returned. None where there is nothing to undo. It should do no harm when it is run twice.
-        name: in errors, spans and labels; by default the action's name. One that another step has gets a number.
+        action: primitive or async callable that runs the step; gets the result of the step before.
+        compensation: primitive or async callable of ``(result)`` or ``(result, context)`` that undoes the step; gets
+            the result of `action`. None if there is nothing to undo. It should be idempotent.
+        name: the step's name in errors, spans and labels; by default the action's name. A duplicate gets a number.
     """
 
     action: Step[Any, Any]
@@ -38,31 +38,31 @@ class SagaStep:
 
 
 class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Runs steps one after another, each with the result of the one before; undoes them when one fails.
+    """Runs steps in order, each with the result of the one before; undoes them if one fails.
 
     ==========================================  ========================================================================
-    all steps return                            the last one's result
-    a step raises                               the compensations of the steps before it run, the last one's first; the
+    all steps return                            returns the last result
+    a step raises                               the compensations of the steps before it run, in reverse order; the
                                                 error then passes unchanged
-    compensations fail, or take too long        the others are tried all the same; then `CompensationError`, from the
-                                                step's error
-    the caller is cancelled                     the same compensations run; then `CancelledError` passes, whatever came
-                                                of them
-    cancelled once more while they run          at once; they go on without their caller
+    compensations fail, or take too long        the others still run; then raises `CompensationError` from the step's
+                                                error
+    the caller is cancelled                     the same compensations run; then `CancelledError` passes, even if they
+                                                fail
+    cancelled once more while they run          `CancelledError` passes at once; they run on without the caller
     a stream is left before its end             as if cancelled
     ==========================================  ========================================================================
 
-    The step that failed, or was cancelled, has no result and is not compensated: whether it did anything, only it can
-    tell. Where that matters, let the step before choose an id and undo by that id whatever was done under it.
+    The step that failed, or was cancelled, has no result and is not compensated: only the step itself knows whether it
+    had an effect. If that matters, let the step before choose an id, and its compensation undo all effects of that id.
 
-    Compensations run one at a time in a task of their own, under a deadline of their own: neither a cancellation nor a
-    deadline that has passed stops them. They get a copy of the context with the same ``state``. A process that ends
-    takes with it what they have not done; for more than that, steps have to be kept in a store that outlives it.
+    Compensations run one at a time in their own task, under their own deadline: neither a cancellation nor an expired
+    deadline stops them. They get a copy of the context with the same ``state``. If the process ends, the remaining
+    compensations are lost; to survive that, keep the steps in a durable store.
 
     Args:
-        steps: `SagaStep`, or a primitive or async callable where there is nothing to undo; at least one.
-        compensation_timeout_seconds: how long each compensation may take, > 0; it is then cancelled, and has one second
-            to clean up.
+        steps: `SagaStep`, or a primitive or async callable if there is nothing to undo; at least one.
+        compensation_timeout_seconds: limit of each compensation, > 0; it is then cancelled, and has one second to clean
+            up.
         operation_name: label of the metrics.
 
     Raises:
@@ -77,13 +77,13 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation_name: str = "saga",
     ) -> None:
         check_positive("compensation_timeout_seconds", compensation_timeout_seconds)
-        self._steps = _bound(steps)
+        self._steps = _bind(steps)
         if not self._steps:
             raise ConfigurationError("a saga needs at least one step")
         self.compensation_timeout_seconds = compensation_timeout_seconds
         self._operation = operation_name
         self._share_context = any(step.takes_context for step in self._steps)
-        self._record = SagaRecord(operation_name, [step.name for step in self._steps if step.undo is not None])
+        self._record = SagaRecord(operation_name, [step.name for step in self._steps if step.compensation is not None])
 
     @property
     def name(self) -> str:
@@ -91,87 +91,87 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._operation
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """The steps by name, each with what undoes it."""
+        """The steps by name, each with its compensation."""
         parts: list[tuple[str, WorkflowPrimitive[Any, Any]]] = []
         for step in self._steps:
             parts.append((step.name, step.step))
-            if step.undo_step is not None:
-                parts.append((f"undo {step.name}", step.undo_step))
+            if step.compensation_step is not None:
+                parts.append((f"undo {step.name}", step.compensation_step))
         return parts
 
     def _label(self) -> str:
         return f"saga {self._operation} ({len(self._steps)} steps)"
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the steps, or undoes them.
+        """Runs the steps; undoes them if one fails.
 
         Raises:
-            CompensationError: a step failed, and not all that was done before could be undone.
+            CompensationError: a step failed, and a compensation of the steps before it failed or timed out.
         """
         if context is None and self._share_context:
             context = WorkflowContext()
-        seen = switch.on or spans.tracing.enabled
-        span = self._begin(context) if seen else spans.NO_SPAN
-        token = spans.tracing.activate(span) if seen else None
+        observed = switch.on or spans.tracing.enabled
+        span = self._begin(context) if observed else spans.NO_SPAN
+        token = spans.tracing.activate(span) if observed else None
         try:
             origin = asyncio.get_running_loop(), contextvars.copy_context()
-            undoable: list[tuple[BoundStep, Any]] = []
+            completed: list[tuple[BoundStep, Any]] = []
             step = None
             try:
                 value: Any = input_data
                 for step in self._steps:
                     value = await step.call(value, context)
-                    if step.undo is not None:
-                        undoable.append((step, value))
+                    if step.compensation is not None:
+                        completed.append((step, value))
             except BaseException as error:
-                run = self._start(span, context, origin, undoable, step)
+                run = self._start_run(span, context, origin, completed, step)
                 if isinstance(error, GeneratorExit):
-                    run.dropped()
+                    run.abandon()
                 else:
-                    await run.failed(error)
+                    await run.fail(error)
                 raise
-            if seen:
+            if observed:
                 self._record.ended("completed", span)
                 span.set_attribute("outcome", "success")
             return cast("Out", value)
         except Exception as error:
             span.set_attribute("outcome", "error")
-            if seen:
+            if observed:
                 spans.tracing.mark_failed(span, error)
             raise
         except BaseException:
             span.set_attribute("outcome", "cancelled")
             raise
         finally:
-            if seen:
+            if observed:
                 spans.tracing.deactivate(token)
                 span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Runs all steps but the last as it is opened, and streams from that one.
+        """Runs all steps but the last when it is opened, and streams from the last.
 
-        The saga is complete when the stream has been read to its end.
+        The saga is complete once the reader has reached the end of the stream.
         """
         from .stream import SagaStream
 
         given = WorkflowContext() if context is None else context
         return SagaStream(
             lambda: self._begin(given),
-            lambda span: self._start(span, given, (asyncio.get_running_loop(), contextvars.copy_context())),
+            lambda span: self._start_run(span, given, (asyncio.get_running_loop(), contextvars.copy_context())),
             self._steps,
             input_data,
             given,
         )
 
-    def _start(
+    def _start_run(
         self,
         span: OperationSpan,
         context: WorkflowContext | None,
         origin: Origin,
-        undoable: Sequence[tuple[BoundStep, Any]] = (),
+        completed: Sequence[tuple[BoundStep, Any]] = (),
         step: BoundStep | None = None,
     ) -> SagaRun:
-        return SagaRun(self._record, span, context, origin, self.compensation_timeout_seconds, undoable, step)
+        return SagaRun(self._record, span, context, origin, self.compensation_timeout_seconds, completed, step)
 
     def _begin(self, context: WorkflowContext | None) -> OperationSpan:
         span = spans.tracing.begin(self._record.span_name, {"saga.steps": len(self._steps)})
@@ -187,7 +187,7 @@ def _free_name(wanted: str, number: int, taken: Container[str]) -> str:
     return name
 
 
-def _bound(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
+def _bind(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
     bound: list[BoundStep] = []
     names: set[str] = set()
     for number, given in enumerate(steps, 1):
@@ -195,8 +195,10 @@ def _bound(steps: Sequence[SagaStep | Step[Any, Any]]) -> list[BoundStep]:
         action: WorkflowPrimitive[Any, Any] = lift(step.action)
         name = _free_name(step.name or action.name, number, names)
         names.add(name)
-        undo: WorkflowPrimitive[Any, Any] | None = None if step.compensation is None else lift(step.compensation)
-        # A plain function tells whether it wants the context; what was a primitive before may hand it on.
+        compensation: WorkflowPrimitive[Any, Any] | None = None
+        if step.compensation is not None:
+            compensation = lift(step.compensation)
+        # A plain function shows whether it takes the context; a primitive may pass it on.
         plain = action is not step.action and isinstance(action, LambdaPrimitive)
-        bound.append(BoundStep(name, action, undo, not plain or takes_context(cast("Any", step.action))))
+        bound.append(BoundStep(name, action, compensation, not plain or takes_context(cast("Any", step.action))))
     return bound

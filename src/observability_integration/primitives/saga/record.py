@@ -1,4 +1,4 @@
-"""What a SagaPrimitive counts, logs and writes on its span."""
+"""Metrics, log lines and span attributes of a `SagaPrimitive`."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ CompensationOutcome = Literal["success", "error", "timeout"]
 
 
 class SagaRecord:
-    """Outcomes of one saga.
+    """Records the outcomes of one saga.
 
     Args:
-        operation: a label.
-        undoable: names of the steps that have a compensation.
+        operation: label of the metrics.
+        compensated_steps: names of the steps that have a compensation.
     """
 
-    def __init__(self, operation: str, undoable: Sequence[str]) -> None:
+    def __init__(self, operation: str, compensated_steps: Sequence[str]) -> None:
         self.operation = operation
         self.span_name = f"saga {operation}"
         outcomes: tuple[SagaOutcome, ...] = get_args(SagaOutcome)
         self._operations = {outcome: SAGA_OPERATIONS.declare(self, operation, outcome) for outcome in outcomes}
-        ways: tuple[CompensationOutcome, ...] = get_args(CompensationOutcome)
+        compensation_outcomes: tuple[CompensationOutcome, ...] = get_args(CompensationOutcome)
         self._compensations = {
             (step, outcome): SAGA_COMPENSATIONS.declare(self, operation, step, outcome)
-            for step in undoable
-            for outcome in ways
+            for step in compensated_steps
+            for outcome in compensation_outcomes
         }
 
     def ended(self, outcome: SagaOutcome, span: OperationSpan) -> None:
-        """A saga came to its end, which is after its compensations."""
+        """Counts the outcome of a saga, after its compensations."""
         self._operations[outcome].add()
         span.set_attribute("saga.outcome", outcome)
 
     def compensated(self, step: str, outcome: CompensationOutcome, error: BaseException | None) -> None:
-        """A compensation ended, or ran out of time."""
+        """Counts the outcome of a compensation, and logs its error."""
         self._compensations[step, outcome].add()
         if error is not None:
             logger.warning(
@@ -51,13 +51,13 @@ class SagaRecord:
             )
 
     def abandoned(self, task: asyncio.Future[object]) -> None:
-        """A compensation did not end when it was cancelled, and was left running."""
+        """Counts a cancelled compensation that did not end within the grace."""
         count_abandoned(self.operation, task)
 
-    def left(self) -> None:
-        """The caller was cancelled a second time while the saga was being undone."""
+    def caller_left(self) -> None:
+        """Logs that the caller was cancelled a second time while compensations ran."""
         logger.warning("Saga '%s' is still being undone: its caller was cancelled again and has left", self.operation)
 
-    def cut_off(self, steps: Sequence[str]) -> None:
-        """What was to undo these steps was ended, or could not even begin."""
+    def not_compensated(self, steps: Sequence[str]) -> None:
+        """Logs the steps whose compensations were cancelled, or could not start."""
         logger.error("Saga '%s' was ended before it was undone; left as they are: %s", self.operation, ", ".join(steps))

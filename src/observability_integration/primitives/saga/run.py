@@ -1,7 +1,7 @@
-"""One run of a saga: what it has done so far, and how that is undone.
+"""One run of a saga: the completed steps, and their compensation.
 
-Undoing is the business of a task of its own, which no caller's cancellation reaches. It ends in bounded time, because
-each compensation is cancelled when its time is over, and left behind if it ignores that.
+Compensations run in their own task, which a cancellation of the caller does not reach. The task ends in bounded time:
+each compensation is cancelled at its timeout, and abandoned if it ignores that.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from observability_integration.context import Deadline, WorkflowContext, reset_deadline, set_deadline
@@ -22,48 +23,48 @@ from observability_integration.telemetry.tracing.spans import NO_SPAN, Operation
 
 from .record import CompensationOutcome, SagaOutcome, SagaRecord
 
-_GRACE_SECONDS = 1.0  # for a compensation to clean up when it is cancelled: our own choice
+_GRACE_SECONDS = 1.0  # time for a cancelled compensation to clean up: our choice
 
 
 class BoundStep:
-    """A step of a saga with what undoes it, and whether it may look at the context."""
+    """A step of a saga, its compensation, and whether the step takes the context."""
 
-    __slots__ = ("call", "name", "step", "takes_context", "undo", "undo_step")
+    __slots__ = ("call", "compensation", "compensation_step", "name", "step", "takes_context")
 
     def __init__(
         self,
         name: str,
         step: WorkflowPrimitive[Any, Any],
-        undo: WorkflowPrimitive[Any, Any] | None,
+        compensation: WorkflowPrimitive[Any, Any] | None,
         takes_context: bool,
     ) -> None:
         self.name = name
         self.takes_context = takes_context
         self.step = step
         self.call = call_of(step)
-        self.undo_step = undo
-        self.undo = None if undo is None else call_of(undo)
+        self.compensation_step = compensation
+        self.compensation = None if compensation is None else call_of(compensation)
 
 
-# Where a run was begun: for compensations that are started from elsewhere (see `SagaRun.dropped`).
+# Where a run began, for compensations that a finaliser starts from elsewhere (see `SagaRun.abandon`).
 Origin = tuple[asyncio.AbstractEventLoop, contextvars.Context]
 
 
 class SagaRun:
-    """What one call has done.
+    """The state of one call.
 
     Args:
-        record: what it is counted in.
-        span: of the call.
-        context: of the call; None if no step has looked at it.
+        record: counts the outcomes.
+        span: span of the call.
+        context: context of the call; None if no step takes it.
         origin: taken in the task of the call, while its span was current.
-        timeout_seconds: how long each compensation may take.
-        undoable: the steps that are complete and can be undone, each with what it returned.
-        step: the one under way.
+        timeout_seconds: limit of each compensation.
+        completed: the completed steps with a compensation, each with its result.
+        step: the running step.
 
     Attributes:
-        step: the one under way.
-        ended: whether it is complete, or being undone.
+        step: the running step.
+        ended: whether the saga is complete, or its compensation has started.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class SagaRun:
         context: WorkflowContext | None,
         origin: Origin,
         timeout_seconds: float,
-        undoable: Sequence[tuple[BoundStep, Any]] = (),
+        completed: Sequence[tuple[BoundStep, Any]] = (),
         step: BoundStep | None = None,
     ) -> None:
         self.step = step
@@ -83,99 +84,93 @@ class SagaRun:
         self._context = context or WorkflowContext()
         self._loop, self._variables = origin
         self._timeout_seconds = timeout_seconds
-        self._done = list(undoable)
+        self._completed = list(completed)
         self._failures: list[tuple[str, BaseException]] = []
         self._counted = False
 
-    def done(self, step: BoundStep, result: Any) -> None:
-        """A step is complete."""
-        if step.undo is not None:
-            self._done.append((step, result))
+    def complete_step(self, step: BoundStep, result: Any) -> None:
+        """Notes the result of a completed step, for its compensation."""
+        if step.compensation is not None:
+            self._completed.append((step, result))
 
-    def completed(self) -> None:
-        """All steps are."""
+    def complete(self) -> None:
+        """Ends the saga: all steps are complete."""
         self.ended = True
         self._count("completed")
 
-    async def failed(self, error: BaseException) -> None:
-        """Undoes what was done because `error` came; returns when that may go on to the caller.
+    async def fail(self, error: BaseException) -> None:
+        """Runs the compensations because the running step raised `error`, which the caller then re-raises.
 
         Raises:
-            CompensationError: not all could be undone, and `error` is an `Exception`.
+            CompensationError: a compensation failed or timed out, and `error` is an `Exception`.
             CancelledError: the caller was cancelled meanwhile.
         """
         step = "" if self.step is None else self.step.name
         self._span.set_attribute("saga.failed_step", step)
-        await self.undo(patient=not isinstance(error, asyncio.CancelledError))
+        await self.compensate(outlasts_cancellation=not isinstance(error, asyncio.CancelledError))
         if self._failures and isinstance(error, Exception):
             raise CompensationError(self._record.operation, step, self._failures) from error
 
-    async def undo(self, *, patient: bool) -> None:
-        """Undoes what was done, the last step first.
+    async def compensate(self, *, outlasts_cancellation: bool) -> None:
+        """Runs the compensations of the completed steps, the last step first.
 
         Args:
-            patient: whether a caller that is cancelled meanwhile waits for it all the same; a second time it does not.
+            outlasts_cancellation: whether the caller still waits for their end after a first cancellation.
 
         Raises:
             CancelledError: the caller was cancelled meanwhile.
         """
         self.ended = True
-        if not self._done:
-            self._undone()
+        if not self._completed:
+            self._finish()
             return
-        undoing = self._start()
+        compensating = self._start()
         try:
-            await wait_done(undoing, None)
+            await wait_done(compensating, None)
         except asyncio.CancelledError:
-            if patient:
-                await self._outlast(undoing)
-            if undoing.done():
-                self._undone()
+            if outlasts_cancellation:
+                with suppress(asyncio.CancelledError):  # of a second cancellation; the first one is raised
+                    await wait_done(compensating, None)
+            if compensating.done():
+                self._finish()
             else:
-                self._record.left()
-                self._span = NO_SPAN  # the caller ends it now
+                self._record.caller_left()
+                self._span = NO_SPAN  # the caller ends its span now
             raise
-        self._undone()
+        self._finish()
 
-    async def _outlast(self, undoing: asyncio.Task[None]) -> None:
-        """Waits on in spite of a cancellation, which the caller goes on with; another one ends the wait."""
-        try:
-            await wait_done(undoing, None)
-        except asyncio.CancelledError:
-            return
-
-    def dropped(self) -> None:
-        """For a caller that was thrown away, in any thread, and can wait for nothing: undoes it if the loop goes on."""
+    def abandon(self) -> None:
+        """Starts the compensations without a wait, if the loop still runs; for a finaliser in any thread."""
         self.ended = True
-        if not self._done:
-            self._undone()
+        if not self._completed:
+            self._finish()
             return
         self._span = NO_SPAN
         try:
             self._loop.call_soon_threadsafe(self._start, context=self._variables)
         except RuntimeError:  # the loop is closed
-            self._undone()
+            self._finish()
 
     def _start(self) -> asyncio.Task[None]:
-        undoing = spawn(self._undo_all(), name=f"undo {self._record.operation}")
-        undoing.add_done_callback(self._undone)  # also if it is cancelled before it begins
-        return undoing
+        compensating = spawn(self._compensate_all(), name=f"undo {self._record.operation}")
+        compensating.add_done_callback(self._finish)  # also runs if the task is cancelled before it starts
+        return compensating
 
-    async def _undo_all(self) -> None:
-        while self._done:
-            step, result = self._done[-1]
-            error = await self._undo(step, result)
-            self._done.pop()
+    async def _compensate_all(self) -> None:
+        while self._completed:
+            step, result = self._completed[-1]
+            error = await self._compensate(step, result)
+            self._completed.pop()
             if error is not None:
                 self._failures.append((step.name, error))
 
-    def _undone(self, _: object = None) -> None:
-        """All is undone that could be; what is left has nobody to undo it any more."""
-        left = [step.name for step, _ in reversed(self._done)]
-        if left:
-            self._done = []
-            self._record.cut_off(left)
-            self._failures += [(name, asyncio.CancelledError()) for name in left]
+    def _finish(self, _: object = None) -> None:
+        """Counts the outcome. Steps that are not compensated by now never will be, and count as failures."""
+        remaining = [step.name for step, _ in reversed(self._completed)]
+        if remaining:
+            self._completed = []
+            self._record.not_compensated(remaining)
+            self._failures += [(name, asyncio.CancelledError()) for name in remaining]
         self._count("compensation_failed" if self._failures else "compensated")
 
     def _count(self, outcome: SagaOutcome) -> None:
@@ -183,17 +178,17 @@ class SagaRun:
             self._counted = True
             self._record.ended(outcome, self._span)
 
-    async def _undo(self, step: BoundStep, result: Any) -> BaseException | None:
-        """Undoes one step; returns why it could not."""
+    async def _compensate(self, step: BoundStep, result: Any) -> BaseException | None:
+        """Runs the compensation of one step; returns its error or None."""
         loop = asyncio.get_running_loop()
         limit, began = self._timeout_seconds, loop.time()
         deadline = Deadline(began + limit, f"compensation of {step.name}")
         context = self._context.child(step.name)
-        context.state = self._context.state  # for a compensation to leave word for the next one, and for the caller
-        context.deadline = deadline  # the run's own may have passed, which is why it is being undone
+        context.state = self._context.state  # so that compensations can pass data to the next one and to the caller
+        context.deadline = deadline  # the run's own deadline may have expired, and so caused the failure
         token = set_deadline(deadline)
         try:
-            task = loop.create_task(self._compensate(step, result, context), name=f"undo {step.name}")
+            task = loop.create_task(self._call_compensation(step, result, context), name=f"undo {step.name}")
         finally:
             reset_deadline(token)
         expired = await run_bounded(task, limit, _GRACE_SECONDS, self._record.abandoned)
@@ -201,19 +196,19 @@ class SagaRun:
         outcome: CompensationOutcome
         if expired is None:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            late = isinstance(error, PrimitiveTimeoutError) and error.deadline is deadline
-            outcome = "success" if error is None else "timeout" if late else "error"
+            expired_inside = isinstance(error, PrimitiveTimeoutError) and error.deadline is deadline
+            outcome = "success" if error is None else "timeout" if expired_inside else "error"
         else:
-            error = _late(deadline, limit, loop.time() - began, expired.cleanup)
+            error = _timeout_error(deadline, limit, loop.time() - began, expired.cleanup)
             outcome = "timeout"
         self._record.compensated(step.name, outcome, error)
         return error
 
-    async def _compensate(self, step: BoundStep, result: Any, context: WorkflowContext) -> None:
+    async def _call_compensation(self, step: BoundStep, result: Any, context: WorkflowContext) -> None:
         span = spans.tracing.begin(f"compensate {step.name}", {})
         token = spans.tracing.activate(span)
         try:
-            await step.undo(result, context)  # type: ignore[misc]
+            await step.compensation(result, context)  # type: ignore[misc]
         except Exception as error:
             spans.tracing.mark_failed(span, error)
             raise
@@ -222,10 +217,12 @@ class SagaRun:
             span.end()
 
 
-def _late(deadline: Deadline, limit_seconds: float, elapsed_seconds: float, cleanup: Cleanup) -> PrimitiveTimeoutError:
+def _timeout_error(
+    deadline: Deadline, limit_seconds: float, elapsed_seconds: float, cleanup: Cleanup
+) -> PrimitiveTimeoutError:
     error = PrimitiveTimeoutError(
         deadline.operation, limit_seconds, elapsed_seconds, cleanup=cleanup, deadline=deadline
     )
-    # The knob has another name here.
+    # The keyword has another name in a saga.
     error.args = (str(error).replace("raise timeout_seconds", "raise compensation_timeout_seconds"),)
     return error

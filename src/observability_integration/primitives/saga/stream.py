@@ -1,4 +1,4 @@
-"""How a saga streams: its last step is read, and it is complete only when that has been read to its end."""
+"""Streams a saga: reads the last step, and completes the saga at the end of that stream."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from .run import BoundStep, SagaRun
 
 
 class SagaStream(ObservedStream):
-    """The last step's stream, after the other steps. Made by `SagaPrimitive.stream`."""
+    """Runs the other steps, then streams the last one. Made by `SagaPrimitive.stream`."""
 
     def __init__(
         self,
         begin: Callable[[], OperationSpan],
-        start: Callable[[OperationSpan], SagaRun],
+        start_run: Callable[[OperationSpan], SagaRun],
         steps: Sequence[BoundStep],
         input_data: Any,
         context: WorkflowContext,
     ) -> None:
         self._begin_span = begin
-        self._start = start
+        self._start_run = start_run
         self._steps = steps
         self._input = input_data
         self._context = context
         self._run: SagaRun | None = None
         self._inner: ChunkStream | None = None
         self._chunks: AsyncIterator[Any] | None = None
-        self._patient = True
+        self._outlasts_cancellation = True
 
     def _begin(self) -> OperationSpan:
         return self._begin_span()
 
     async def _open(self) -> None:
-        self._run = run = self._start(self._span)
+        self._run = run = self._start_run(self._span)
         *before, last = self._steps
         try:
             value = self._input
             for step in before:
                 run.step = step
                 value = await step.call(value, self._context)
-                run.done(step, value)
+                run.complete_step(step, value)
             run.step = last
             inner = last.step.stream(value, self._context)
             self._chunks = await inner.__aenter__()
@@ -54,7 +54,7 @@ class SagaStream(ObservedStream):
         except GeneratorExit:
             raise
         except BaseException as error:
-            await run.failed(error)
+            await run.fail(error)
             raise
 
     async def _next(self) -> Any:
@@ -62,16 +62,16 @@ class SagaStream(ObservedStream):
         try:
             return await anext(cast("AsyncIterator[Any]", self._chunks))
         except StopAsyncIteration:
-            run.completed()
+            run.complete()
             raise
         except GeneratorExit:
             raise
         except BaseException as error:
-            await run.failed(error)
+            await run.fail(error)
             raise
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._patient = not isinstance(exc, CancelledError)
+        self._outlasts_cancellation = not isinstance(exc, CancelledError)
         await super().__aexit__(exc_type, exc, tb)
 
     async def _close(self) -> None:
@@ -81,14 +81,14 @@ class SagaStream(ObservedStream):
         except GeneratorExit:
             raise
         except BaseException as error:
-            await self._undo(patient=not isinstance(error, CancelledError))
+            await self._compensate(outlasts_cancellation=not isinstance(error, CancelledError))
             raise
-        await self._undo(patient=self._patient)
+        await self._compensate(outlasts_cancellation=self._outlasts_cancellation)
 
-    async def _undo(self, *, patient: bool) -> None:
+    async def _compensate(self, *, outlasts_cancellation: bool) -> None:
         if self._run is not None and not self._run.ended:
-            await self._run.undo(patient=patient)
+            await self._run.compensate(outlasts_cancellation=outlasts_cancellation)
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
         if self._run is not None and not self._run.ended:
-            self._run.dropped()
+            self._run.abandon()
