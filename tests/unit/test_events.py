@@ -70,7 +70,7 @@ def test_subscriber_that_raises(heard: Any, caplog: pytest.LogCaptureFixture) ->
 
 
 def _emitted() -> set[str]:
-    """Every name that the library emits, read from its code: literals, of a choice, a table or the notice of a backend."""
+    """Every name that the library emits, read from its code: literals, also of a choice, a table or a notice."""
     names: set[str] = set()
     for path in (Path(events.__file__).parent).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -10,7 +10,13 @@ import pytest
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.cache import admission as cache_admission
-from observability_integration.primitives.cache.admission import _BY_WEIGHT, _ENDINGS, _STATUSES, Admission, Refusal
+from observability_integration.primitives.cache.admission import (
+    _BY_FINISH_REASON,
+    _BY_SEVERITY,
+    _BY_STATUS,
+    Admission,
+    RefusalReason,
+)
 
 pytestmark = pytest.mark.once
 
@@ -68,7 +74,7 @@ _FUNCTION_CALL = _item("function_call", call_id="c", name="look_up", arguments="
 _SEARCH = _item("web_search_call", action={"type": "search", "query": "q"})
 _PICTURE = _item("image_generation_call", result="aGk=")
 
-_ANSWERS: list[tuple[str, dict[str, Any], Refusal | None]] = [
+_ANSWERS: list[tuple[str, dict[str, Any], RefusalReason | None]] = [
     ("chat, whole", _chat(), None),
     ("chat, ended in a way of its own", _chat("eos"), None),
     ("chat, cut", _chat("length"), "length"),
@@ -134,7 +140,7 @@ def _as_object(answer: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(("answer", "expected"), [case[1:] for case in _ANSWERS], ids=[case[0] for case in _ANSWERS])
 @pytest.mark.parametrize("form", [dict, _as_object], ids=["dict", "object"])
-def test_answers_are_judged_by_their_shape(form: Any, answer: dict[str, Any], expected: Refusal | None) -> None:
+def test_answers_are_judged_by_their_shape(form: Any, answer: dict[str, Any], expected: RefusalReason | None) -> None:
     """The SDKs' objects and the dicts of those who speak HTTP themselves must come to the same."""
     assert expected == ADMISSION.refuses(form(answer))
 
@@ -157,7 +163,7 @@ def test_answers_are_judged_by_their_shape(form: Any, answer: dict[str, Any], ex
         ({"type": "error", "error": {"type": "overloaded_error", "message": "m"}, "request_id": "r"}, "error"),
     ],
 )
-def test_shapes_that_no_sdk_makes_are_judged_too(answer: Any, expected: Refusal | None) -> None:
+def test_shapes_that_no_sdk_makes_are_judged_too(answer: Any, expected: RefusalReason | None) -> None:
     """Servers that speak a provider's dialect leave out fields, or add some."""
     assert expected == ADMISSION.refuses(answer)
 
@@ -195,9 +201,9 @@ def test_values_of_no_such_shape_are_not_judged(value: Any) -> None:
 
 def test_every_reason_is_one_of_the_closed_set() -> None:
     """Each becomes a label of a counter, and of several the gravest must be known."""
-    named = {*_ENDINGS.values(), *_STATUSES.values()}
-    assert named <= set(_BY_WEIGHT)
-    assert {*_BY_WEIGHT, "temperature", "declined", "too_large"} == set(get_args(Refusal))
+    named = {*_BY_FINISH_REASON.values(), *_BY_STATUS.values()}
+    assert named <= set(_BY_SEVERITY)
+    assert {*_BY_SEVERITY, "temperature", "declined", "too_large"} == set(get_args(RefusalReason))
 
 
 def test_answers_that_call_tools_are_kept_if_asked() -> None:
@@ -238,7 +244,7 @@ _UNREADABLE = ["hot", "", [0], {}, object(), 10**400, Decimal("sNaN")]
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_a_temperature_asks_for_answers_that_vary(temperature: Any, expected: Refusal | None) -> None:
+def test_a_temperature_asks_for_answers_that_vary(temperature: Any, expected: RefusalReason | None) -> None:
     """One kept for all would be the opposite; with `any_temperature` that is what the user wants.
 
     Read from JSON or from a table it may be of any type, and an SDK sends what is in `extra_body` with the rest.

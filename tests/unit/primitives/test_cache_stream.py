@@ -29,6 +29,7 @@ from observability_integration.primitives import (
     TimeoutPrimitive,
 )
 from observability_integration.primitives.cache.identity import Identity
+from observability_integration.primitives.cache.read_through import ReadThrough
 from observability_integration.primitives.cache.record import CacheRecord
 from observability_integration.primitives.cache.stream import CachedStream
 from observability_integration.primitives.cache.streams import StreamCache, StreamCall
@@ -1213,7 +1214,7 @@ async def test_a_chunk_that_cannot_be_copied_again_interrupts() -> None:
 
 async def test_judging_that_fails_keeps_nothing(metrics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong, the reader has its stream."""
-    monkeypatch.setattr(CachePrimitive, "_judge", lambda *_: 1 / 0)
+    monkeypatch.setattr(ReadThrough, "judge", lambda *_: 1 / 0)
     producer = Producer(["a"])
     cache = cached(producer)
     assert [["a"]] * 2 == [await read(cache), await read(cache)]

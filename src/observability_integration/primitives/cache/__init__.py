@@ -1,6 +1,7 @@
-"""CachePrimitive: which key a call has, which answers are kept, and how streams are cached."""
+"""Caches calls and streams: their keys, the answers that may be stored, and the lookups."""
 
-from .primitive import CachePrimitive, CacheStats
+from .primitive import CachePrimitive
+from .record import CacheStats
 
 __all__ = [
     "CachePrimitive",

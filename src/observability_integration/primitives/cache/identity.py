@@ -1,4 +1,4 @@
-"""Under which key an input is cached, and with which tags, as the user's functions say."""
+"""Computes the key, tags and meaning of an input with the user's functions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ScopeFunction = Callable[[Any, WorkflowContext], str] | Callable[[Any], str]
 
 
 class Identity(NamedTuple):
-    """What tells one input from another.
+    """The identity of an input.
 
     Attributes:
         digest: the hash of its key.
         tags: its tags.
-        meaning: by which it may be found in other words, or None.
+        meaning: its meaning for a semantic lookup, or None.
     """
 
     digest: bytes
@@ -36,14 +36,14 @@ class Identity(NamedTuple):
 
 
 class Identifier:
-    """Identifies the inputs of one cache.
+    """Computes the identities of the inputs of one cache.
 
     Args:
         keys: the key space.
         key_fn: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns the key.
-        scope: a fixed scope, which is part of `keys` then, or a function like `key_fn`, synchronous, that returns it.
+        scope: a fixed scope, which is already part of `keys`, or a synchronous function like `key_fn` that returns it.
         tags: fixed tags, or a function of the input that returns them.
-        semantic: finds what means the same, or None.
+        semantic: the semantic lookup, or None.
         meaning_of: function of the input that returns ``(all_else, text)``, or None.
 
     Raises:
@@ -72,7 +72,11 @@ class Identifier:
         self.takes_context = self._key_takes_context or self._scope_takes_context
 
     def digest(self, input_data: Any, context: WorkflowContext | None) -> bytes | Coroutine[Any, Any, bytes]:
-        """The hash of an input's key, to be awaited if the key is. Raises whatever the user's functions raise."""
+        """Returns the hash of an input's key, or a coroutine of it for an asynchronous `key_fn`.
+
+        Raises:
+            Exception: an error of the user's functions.
+        """
         key = self._key_fn(input_data, context) if self._key_takes_context else self._key_fn(input_data)
         if not isinstance(key, str) and inspect.isawaitable(key):
             return self._digest_later(key, input_data, context)
@@ -94,18 +98,22 @@ class Identifier:
         return scope
 
     def details(self, input_data: Any, context: WorkflowContext | None) -> tuple[Sequence[str], Meaning | None]:
-        """An input's tags, and its meaning if that is asked for.
+        """Returns the tags of an input, and its meaning if there is a semantic lookup.
 
         Raises:
-            ConfigurationError: the user's function of tags returns one text in place of several.
-            Exception: what that function raises.
+            ConfigurationError: the user's function returns one text instead of a sequence of tags.
+            Exception: an error of that function.
         """
         tags = tuple(map(str, listed(self._tags(input_data)))) if callable(self._tags) else self._tags
         meaning = None if self._semantic is None else self._meaning(self._semantic, input_data, context)
         return tags, meaning
 
     async def identify(self, input_data: Any, context: WorkflowContext | None) -> Identity:
-        """All of it. Raises whatever the user's functions raise."""
+        """Returns the identity of an input.
+
+        Raises:
+            Exception: an error of the user's functions.
+        """
         digest = self.digest(input_data, context)
         if not isinstance(digest, bytes):
             digest = await digest
@@ -117,8 +125,8 @@ class Identifier:
             if pair is None:
                 return None
             all_else, text = pair
-            told = ("meaning", self._scope(input_data, context), all_else)
-            return Meaning(semantic, self._keys.digest(told).hex(), str(text))
-        except Exception as error:  # noqa: BLE001 - the exact match goes on without it
+            parts = ("meaning", self._scope(input_data, context), all_else)
+            return Meaning(semantic, self._keys.digest(parts).hex(), str(text))
+        except Exception as error:  # noqa: BLE001 - the exact lookup works without it
             note_fault("cache.meaning_of", error)
             return None

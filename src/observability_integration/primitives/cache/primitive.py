@@ -1,4 +1,4 @@
-"""CachePrimitive: returns a kept value instead of making the call, and makes equal calls only once."""
+"""`CachePrimitive`: returns stored values instead of making calls, and makes equal concurrent calls once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from observability_integration.caching.engine import Engine
-from observability_integration.caching.entry_options import check_tags, listed, no_entry
+from observability_integration.caching.entry_options import check_tags
 from observability_integration.caching.freshness import Freshness, TtlAdapter
-from observability_integration.caching.keys import GLOBAL, KeySpace, check_scope
+from observability_integration.caching.keys import GLOBAL, KeySpace
 from observability_integration.caching.lookup import Lookup
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.request_key import request_key
@@ -21,24 +21,18 @@ from observability_integration.caching.streams.recording import ChunkCodec, Reco
 from observability_integration.caching.tiers import ABSENT
 from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.caching.wire.frame import Wire
-from observability_integration.checks import check_callable, check_cost, check_positive
-from observability_integration.context import (
-    WorkflowContext,
-    current_deadline,
-    earliest,
-    reset_deadline,
-    set_deadline,
-)
-from observability_integration.costs.usage import total_tokens_of
+from observability_integration.checks import check_cost, check_positive
+from observability_integration.context import WorkflowContext, current_deadline, earliest, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
-from observability_integration.primitives.lifting import Call, call_of, lift
+from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
-from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .admission import Admission
+from .forms import check_form
 from .identity import Identifier, KeyFunction, ScopeFunction
+from .read_through import ReadThrough, without_deadline
 from .record import CacheRecord, CacheStats
 from .stream import CachedStream
 from .streams import StreamCache, StreamCall, stream_digest
@@ -47,49 +41,49 @@ if TYPE_CHECKING:
     from observability_integration.caching.semantic import SemanticLookup
 
 T = TypeVar("T")
-__all__ = ["CachePrimitive", "CacheStats"]
 
-_NO_KEY: Any = object()  # None is a key
+_NO_KEY: Any = object()  # None is a valid key
 _NO_TAGS: tuple[str, ...] = ()
 
 
 class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Caches a call. Three forms, told apart by how they are made.
+    """Caches a call, in one of three forms.
 
     *Wrapper form*: ``CachePrimitive(primitive, cache_key_fn)`` and `execute`.
 
-    *Request form*: ``CachePrimitive.for_requests(primitive, scope=...)`` and `execute`: the key is the whole request.
+    *Request form*: ``CachePrimitive.for_requests(primitive, scope=...)`` and `execute`; the key is the whole request.
 
     *Model form*: ``CachePrimitive(redis_url=...)`` and `get_or_compute`.
 
-    Looks in memory (bounded), then in Redis if there is one, then makes the call; equal calls that overlap are made
-    once, in this process and in all that share the Redis. Redis may be missing or broken in any way: the call goes on
-    from memory (docs/semantics-cache.md). A hit is a value returned instead of a call. Exceptions are never kept, nor
-    answers cut short; None is a value like any other.
+    Looks in memory (bounded), then in Redis if there is one, then makes the call. Equal calls that overlap are made
+    once, in this process and in all that share the Redis. If Redis is missing or fails in any way, the cache works from
+    memory (docs/semantics-cache.md). A hit is a value returned instead of a call. Exceptions and cut answers are never
+    stored; None is a value like any other.
 
     Args:
-        primitive: what to call on a miss.
+        primitive: called on a miss.
         cache_key_fn: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns the key: text,
-            bytes, numbers or a structure of them. If it raises, the call is made without the cache.
-        ttl_seconds: how long a value is fresh, > 0.
-        redis_client: ``redis.asyncio`` or synchronous client, also with ``decode_responses=True``; never closed by us.
-        cost_per_call: USD that a hit saves; an estimate of yours.
+            bytes, numbers or a structure of them. If it raises, the call bypasses the cache.
+        ttl_seconds: time until a value is stale, > 0.
+        redis_client: ``redis.asyncio`` or synchronous client, also with ``decode_responses=True``; never closed.
+        cost_per_call: USD that a hit saves, by your estimate.
         operation_name: label, and part of the key: caches of one name share entries. By default the primitive's name.
-        redis_url: model form: where Redis is; connections are made when needed and closed by `aclose`.
-        backend: a store of your own in place of Redis (see `caching.CacheBackend`).
-        scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them with everybody. In
-            the forms that wrap a primitive also a function like `cache_key_fn`; if that raises, the cache is not used.
+        redis_url: model form: URL of Redis; the cache connects when needed, and `aclose` closes the connections.
+        backend: your own store instead of Redis (see `caching.CacheBackend`).
+        scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them among all callers.
+            In the forms that wrap a primitive also a function like `cache_key_fn`; if it raises, the call bypasses the
+            cache.
         policy: bounds, budgets, staleness.
-        value_type: type of the values, if it is a pydantic model, dataclass or msgspec struct that Redis should keep.
-        chunk_types: types of the chunks of a stream, if they are such types and Redis should keep streams of them.
-        namespace: keeps apart operations of one name, e.g. of two applications on one Redis.
-        tags: texts, the tags of every entry, or a function of the input that returns them; see `invalidate`. If it
-            raises, or returns one text in place of several, the cache is not used.
-        keyring: encrypts what is kept in Redis.
-        admit: says whether a value may be kept, after all other reasons not to; if it raises, the value is not kept.
-        semantic: also finds answers to what was asked in other words, once it has proved that it may; off by default.
-        meaning_of: for `semantic`, a function of the input that returns the text that is asked, and all else that the
-            answer depends on (model, parameters, earlier messages), as ``(all_else, text)``; None for neither.
+        value_type: type of the values, if Redis should store a pydantic model, dataclass or msgspec struct.
+        chunk_types: types of the chunks of a stream, if Redis should store streams of such types.
+        namespace: separates operations of one name, e.g. of two applications on one Redis.
+        tags: the tags of every entry, or a function of the input that returns them; see `invalidate`. If it raises, or
+            returns one text instead of a sequence, the call bypasses the cache.
+        keyring: encrypts the values in Redis.
+        admit: returns whether a value may be stored, after all other rules; if it raises, the value is not stored.
+        semantic: also finds answers to the same question in other words, once its precision is proved; off by default.
+        meaning_of: for `semantic`, a function of the input that returns ``(all_else, text)``: the text of the question,
+            and all else that the answer depends on (model, parameters, earlier messages). None skips the lookup.
 
     Raises:
         ConfigurationError: a ttl that is not a finite number > 0, a bad cost, or keywords of both forms.
@@ -158,7 +152,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         semantic: SemanticLookup | None = None,
         meaning_of: Callable[[Any], tuple[Any, str] | None] | None = None,
     ) -> None:
-        _check_form(primitive, cache_key_fn, redis_url, scope, tags)
+        check_form(primitive, cache_key_fn, redis_url, scope, tags)
         check_positive("ttl_seconds", ttl_seconds)
         check_cost("cost_per_call", cost_per_call)
         self.cost_per_call = cost_per_call
@@ -167,7 +161,6 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
         self._call = None if self._step is None else call_of(self._step)
         self._semantic = semantic
-        self._of_requests = False
         self._operation = operation_name or ("cache" if self._step is None else self._step.name)
         self._span_name = f"cache {self._operation}"
         self._keys = KeySpace(self._operation, GLOBAL if callable(scope) else scope, namespace)
@@ -182,10 +175,11 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         chunks = ChunkCodec(chunk_types, self.policy.max_value_bytes)
         codec = RecordingCodec(value_type, chunks)
         self._engine = Engine(self._operation, self._keys, self._freshness, self._store, self.policy, codec, wire)
-        self._admission = Admission(
+        admission = Admission(
             tool_calls=self.policy.store_tool_calls, any_temperature=self.policy.store_sampled, admit=admit
         )
         self._record = CacheRecord(self, self._operation)
+        self._reads = ReadThrough(self._engine, self._record, self._identifier, admission)
         self._streams = StreamCache(self._operation, self._engine, self._record, self.policy, chunks)
         if self.policy.adaptive_ttl is not None:
             self._record.adapt(TtlAdapter(self.policy.adaptive_ttl, self._freshness))
@@ -202,20 +196,20 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """A cache of calls that take a whole request, in the shape of OpenAI's or Anthropic's.
 
         The key is the whole request, fields unknown today included, but for the few that cannot change the answer (see
-        `caching.request_key`). Answers drawn at a temperature above 0 are not kept, unless ``policy.store_sampled``.
+        `caching.request_key`). Answers sampled at a temperature above 0 are not stored unless ``policy.store_sampled``.
 
         Args:
-            primitive: the call.
-            scope: must be chosen: ``GLOBAL``, the name of one scope, or a function that returns it for each request.
+            primitive: called on a miss.
+            scope: required: ``GLOBAL``, the name of one scope, or a function that returns it for each request.
             exclude: further fields of the request that do not change the answer.
-            options: as for the wrapper form.
+            options: the other arguments of the wrapper form.
 
         Raises:
             ConfigurationError: see the class.
         """
-        made = cls(primitive, functools.partial(request_key, exclude=frozenset(exclude)), scope=scope, **options)
-        made._of_requests = True
-        return made
+        cache = cls(primitive, functools.partial(request_key, exclude=frozenset(exclude)), scope=scope, **options)
+        cache._reads.judges_requests = True
+        return cache
 
     @property
     def name(self) -> str:
@@ -224,11 +218,11 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     @property
     def ttl_seconds(self) -> float:
-        """The TTL in force, which an adaptive TTL changes."""
+        """The current TTL, in seconds; an adaptive TTL changes it."""
         return self._freshness.ttl_seconds
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is called on a miss."""
+        """The wrapped primitive, called on a miss."""
         return [] if self._step is None else [("", self._step)]
 
     def _label(self) -> str:
@@ -236,24 +230,23 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return f"cache {self._operation} (ttl {self.ttl_seconds:g}s, {where})"
 
     def get_stats(self) -> CacheStats:
-        """Counts since construction."""
+        """Returns the counts since construction."""
         return self._record.stats(self.ttl_seconds)
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Returns the kept value for this input, or makes the call and keeps what it returns.
+        """Returns the stored value for this input, or makes the call and stores its value.
 
         Raises:
-            ConfigurationError: in the model form, which has `get_or_compute` instead.
+            ConfigurationError: the cache has the model form; use `get_or_compute`.
+            Exception: the error of the call, unchanged.
         """
         call = self._call
         if call is None:
             raise ConfigurationError("this CachePrimitive wraps nothing; use get_or_compute(key, compute_func)")
         if context is None and self._identifier.takes_context:
             context = WorkflowContext()
-        span = spans.tracing.begin(self._span_name, {})
+        span = spans.begin(self._span_name, context)
         try:
-            if context is not None:
-                spans.identify(span, context)
             started = time.perf_counter()
             try:
                 digest = self._identifier.digest(input_data, context)
@@ -261,49 +254,25 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                     digest = await digest
             except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
                 note_fault("cache.key_fn", error)
-                return cast("Out", await self._bypass(span, "key_error", lambda: call(input_data, context)))
+                return cast("Out", await self._reads.bypass(span, "key_error", lambda: call(input_data, context)))
             entry = self._engine.fresh(digest)
             if entry is not None:
                 value = self._engine.value_of(digest, entry)
                 if value is not ABSENT:
                     self._record.fresh_hit(span, started, self.cost_per_call, entry)
                     return cast("Out", value)
-            lookup = self._lookup(call, digest, input_data, context, span, started)
+            lookup = self._reads.lookup(call, digest, input_data, context, span, started)
             if isinstance(lookup, str):
-                return cast("Out", await self._bypass(span, lookup, lambda: call(input_data, context)))
+                return cast("Out", await self._reads.bypass(span, lookup, lambda: call(input_data, context)))
             if context is None or context.deadline is None:
-                return cast("Out", await self._look_up(lookup, self.cost_per_call))
+                return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
             token = set_deadline(earliest(current_deadline(), context.deadline))
             try:
-                return cast("Out", await self._look_up(lookup, self.cost_per_call))
+                return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
             finally:
                 reset_deadline(token)
         finally:
             span.end()
-
-    def _lookup(
-        self,
-        call: Call,
-        digest: bytes,
-        input_data: Any,
-        context: WorkflowContext | None,
-        span: OperationSpan,
-        started: float,
-    ) -> Lookup | str:
-        # The lookup, or why the call must bypass the cache.
-        try:
-            tags, meaning = self._identifier.details(input_data, context)
-            reason = self._admission.refuses_request(input_data) if self._of_requests else None
-        except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            note_fault("cache.key_fn", error)
-            return "key_error"
-        if reason is not None:
-            return reason
-
-        def compute(detached: bool) -> Awaitable[Any]:
-            return call(input_data, _without_deadline(context) if detached else context)
-
-        return Lookup(digest, compute, span, started, self._record.miss, tags, self._judge, meaning)
 
     @overload
     async def get_or_compute(
@@ -333,18 +302,18 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         *,
         tags: Sequence[str] = _NO_TAGS,
     ) -> Any:
-        """Returns the value kept under `key`, or calls ``compute_func()`` and keeps what it returns.
+        """Returns the value stored under `key`, or calls ``compute_func()`` and stores its value.
 
         Args:
             key: text, bytes, numbers or a structure of them.
-            compute_func: async function, or a function that returns a value or an awaitable. What it decides by
-                `caching.entry_options` goes for the entry it makes.
-            cost_per_call: USD that a hit saves here, if not the primitive's.
-            tags: tags of the entry, should one be made; see `invalidate`.
+            compute_func: async function, or a function that returns a value or an awaitable. Its
+                `caching.entry_options` apply to the entry.
+            cost_per_call: USD that a hit saves; by default the primitive's.
+            tags: tags of the entry, if this call makes it; see `invalidate`.
 
         Raises:
-            TypeError: the key is of a type that has no canonical form, or a tag is no text.
-            ConfigurationError: the cost is not one, or the tags are one text.
+            TypeError: the key has no canonical form, or a tag is no text.
+            ConfigurationError: the cost is out of range, or the tags are one text.
         """
         check_cost("cost_per_call", cost_per_call, optional=True)
         if tags is not _NO_TAGS:
@@ -365,14 +334,14 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 value: Any = compute_func()
                 return await value if inspect.isawaitable(value) else value
 
-            return await self._look_up(
-                Lookup(digest, compute, span, started, self._record.miss, tags, self._judge), cost
+            return await self._reads.serve(
+                Lookup(digest, compute, span, started, self._record.miss, tags, self._reads.judge), cost
             )
         finally:
             span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """The stream for this input: replayed if it is kept, joined if it is under way, or begun and kept."""
+        """Streams for this input: replays a stored stream, joins one in flight, or starts and stores one."""
         step = self._step
         if step is None:
             raise ConfigurationError("this CachePrimitive wraps nothing to stream from")
@@ -380,27 +349,27 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             context = WorkflowContext()
 
         def source(detached: bool) -> ChunkStream:
-            return step.stream(input_data, _without_deadline(context) if detached else context)
+            return step.stream(input_data, without_deadline(context) if detached else context)
 
         call = StreamCall(
             identify=lambda: self._identifier.identify(input_data, context),
             source=source,
-            refuses=lambda: self._admission.refuses_request(input_data) if self._of_requests else None,
-            judge=self._judge,
+            refuses=lambda: self._reads.refuses_request(input_data),
+            judge=self._reads.judge,
             context=context,
             cost_usd=self.cost_per_call,
         )
         return CachedStream(self._streams, call)
 
     async def invalidate(self, key: Any = _NO_KEY, *, tag: str | None = None) -> None:
-        """Forgets the value kept under `key` (what `cache_key_fn` returns), or every value with `tag`.
+        """Deletes the value stored under `key` (the result of `cache_key_fn`), or every value with `tag`.
 
-        Here at once, in Redis within the budget or when it is back, and in the memory of the other processes as soon as
-        Redis tells them. A call under way still answers its callers, and its value is not kept.
+        Deletes in this process at once, in Redis within the budget or once it recovers, and in other processes once
+        Redis notifies them. A call in flight still answers its callers, but its value is not stored.
 
         Raises:
-            TypeError: the key is of a type that has no canonical form, or the tag is no text.
-            ConfigurationError: neither or both are given; or a tag, and a `backend` of your own, which knows no tags.
+            TypeError: the key has no canonical form, or the tag is no text.
+            ConfigurationError: neither or both are given; or a tag is given with a `backend`, which has no tags.
         """
         if (key is _NO_KEY) == (tag is None):
             raise ConfigurationError("give either a key or a tag")
@@ -415,74 +384,14 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 await self._semantic.forget(digest.hex())
 
     async def clear(self) -> None:
-        """Forgets every value kept by this object, and every one of this operation in the shared store (in all scopes).
+        """Deletes every value of this object, and every value of this operation in the shared store (in all scopes).
 
-        Calls under way still answer their callers, and their values are not kept.
+        Calls in flight still answer their callers, but their values are not stored.
         """
         await self._engine.clear()
         if self._semantic is not None:
             await self._semantic.clear()
 
     async def aclose(self) -> None:
-        """Ends refreshes in the background and closes the connections this cache made itself, for the running loop."""
+        """Ends background refreshes, and closes the cache's own connections, for the running loop."""
         await self._engine.aclose()
-
-    async def _look_up(self, lookup: Lookup, cost: float) -> Any:
-        span = lookup.span
-        served = self._engine.serve_from_memory(lookup)
-        if served is None:
-            try:
-                served = await self._engine.fetch_or_compute(lookup)
-            except Exception as error:
-                span.set_attribute("cache.hit", False)
-                spans.tracing.mark_failed(span, error)
-                raise
-        if served.tier == "call":
-            span.set_attribute("cache.hit", False)
-        elif served.tier == "uncopyable":
-            return await self._bypass(span, "uncopyable", lambda: lookup.compute(False))
-        else:
-            self._record.hit(span, lookup.started, cost, served)
-        return served.value
-
-    def _judge(self, value: Any) -> tuple[int, str | None]:
-        try:
-            tokens = total_tokens_of(value)
-        except Exception as error:  # noqa: BLE001 - an object of the user's may do anything when it is read
-            note_fault("cache.usage", error)
-            tokens = 0
-        return tokens, self._admission.refuses(value)
-
-    async def _bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
-        self._record.bypass(span, reason)
-        token = spans.tracing.activate(span)
-        try:
-            with no_entry():
-                return await compute()
-        except Exception as error:
-            spans.tracing.mark_failed(span, error)
-            raise
-        finally:
-            spans.tracing.deactivate(token)
-
-
-def _without_deadline(context: WorkflowContext | None) -> WorkflowContext | None:
-    if context is None or context.deadline is None:
-        return context
-    detached = context.child("refresh")
-    detached.deadline = None
-    return detached
-
-
-def _check_form(primitive: Any, cache_key_fn: Any, redis_url: Any, scope: Any, tags: Any) -> None:
-    if (primitive is None) != (cache_key_fn is None):
-        raise ConfigurationError("primitive and cache_key_fn belong together")
-    check_callable("cache_key_fn", cache_key_fn, optional=True)
-    if primitive is not None and redis_url is not None:
-        raise ConfigurationError("redis_url belongs to the form without a primitive; pass redis_client instead")
-    if primitive is None and (callable(scope) or callable(tags) or tags):
-        raise ConfigurationError("a function for scope, and tags, belong to the forms with a primitive")
-    if not callable(tags):
-        listed(tags)
-    if not callable(scope):
-        check_scope(scope)

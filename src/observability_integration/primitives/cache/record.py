@@ -1,4 +1,4 @@
-"""What a cache counts, for its statistics and its metrics."""
+"""Counts the lookups of a cache, for its statistics and metrics."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 
 class CacheStats(TypedDict):
-    """What `CachePrimitive.get_stats` returns; `hit_rate` is hits / total, from 0 to 1.
+    """The result of `CachePrimitive.get_stats`; `hit_rate` is hits / total, from 0 to 1.
 
-    With an adaptive TTL also the TTL in force, in seconds, and why it is what it is.
+    With an adaptive TTL also the current TTL, in seconds, and the reason for it.
     """
 
     operation: str
@@ -46,7 +46,7 @@ class CacheRecord:
 
     Args:
         owner: the cache.
-        operation: its name, a label.
+        operation: name of the cache, a label.
     """
 
     def __init__(self, owner: object, operation: str) -> None:
@@ -66,11 +66,11 @@ class CacheRecord:
         self._served: dict[tuple[str, str], CounterSeries] = {}
 
     def adapt(self, adapter: TtlAdapter) -> None:
-        """Tells `adapter` of every lookup from now on."""
+        """Reports every later lookup to `adapter`."""
         self._adapter = adapter
 
     def fresh_hit(self, span: OperationSpan, started: float, cost_usd: float, entry: Entry) -> None:
-        """The same for a fresh entry of memory, which is what there is most of."""
+        """Counts a hit on a fresh entry in memory, the most frequent kind."""
         if switch.on or self._adapter is not None or span is not spans.NO_SPAN:
             age_seconds = time.monotonic() - entry.created
             self.hit(span, started, cost_usd, LookupResult(None, "memory", "fresh", age_seconds, entry.tokens))
@@ -79,12 +79,12 @@ class CacheRecord:
             self._saved_usd += cost_usd
 
     def hit(self, span: OperationSpan, started: float, cost_usd: float, served: LookupResult) -> None:
-        """A value was served instead of a call, after a lookup that began at `started`."""
+        """Counts a value served instead of a call, by a lookup that began at `started`."""
         self._total_hits += 1
         self._saved_usd += cost_usd
         if self._adapter is not None:
             self._adapter.hit(served.age_seconds)
-        if switch.on:  # each would find out for itself, at a third of what a hit costs in all
+        if switch.on:  # checked once: a check in each series takes a third of the time of a hit
             looked = time.perf_counter() - started
             self._hits.add()
             self._savings.add(cost_usd)
@@ -105,7 +105,7 @@ class CacheRecord:
             span.set_attribute("cache.freshness", served.freshness)
 
     def miss(self, reason: str, looked_seconds: float, span: OperationSpan) -> None:
-        """There was nothing to serve; the call is or was made."""
+        """Counts a lookup that found no value, so that the call is made."""
         self._total_misses += 1
         if self._adapter is not None:
             self._adapter.miss()
@@ -115,12 +115,12 @@ class CacheRecord:
             self._miss_latency.record(looked_seconds, span)
 
     def bypass(self, span: OperationSpan, reason: str) -> None:
-        """The call goes around the cache."""
+        """Counts a call that bypasses the cache."""
         CACHE_BYPASSES.series(self._operation, reason).add()
         span.set_attribute("cache.bypass", reason)
 
     def stats(self, ttl_seconds: float) -> CacheStats:
-        """Counts since construction."""
+        """Returns the counts since construction."""
         hits, total = self._total_hits, self._total_hits + self._total_misses
         stats: CacheStats = {
             "operation": self._operation,
@@ -128,7 +128,7 @@ class CacheRecord:
             "misses": total - hits,
             "total": total,
             "hit_rate": hits / total if total else 0.0,
-            # Rounded to a ten-billionth of a dollar, which is below any price and above the noise of adding floats.
+            # Ten decimals: below any price, and above the rounding errors of the sum.
             "cost_savings_usd": round(self._saved_usd, 10),
         }
         if self._adapter is not None:

@@ -1,4 +1,4 @@
-"""How a cache streams: a replay of a kept stream, a place in one that is under way, or the call, for all who ask."""
+"""Streams from the cache: replays a stored stream, joins one in flight, or starts the call."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .streams import StreamCache, StreamCall, stream_digest
 
 
 class CachedStream(ObservedStream):
-    """One reader's stream, which is looked up when it is opened. Made by `CachePrimitive.stream`.
+    """The stream of one reader, looked up when it is opened. Made by `CachePrimitive.stream`.
 
     Args:
         streams: the streams of the cache.
-        call: what is asked for.
+        call: the call to look up.
     """
 
     def __init__(self, streams: StreamCache, call: StreamCall) -> None:
@@ -41,16 +41,13 @@ class CachedStream(ObservedStream):
         self._opened = 0.0
         self._chunks = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._kept: Replay | Listener | None = None
+        self._source: Replay | Listener | None = None
         self._listener: Listener | None = None
         self._inner: ChunkStream | None = None
         self._inner_chunks: AsyncIterator[Any] | None = None
 
     def _begin(self) -> OperationSpan:
-        span = spans.tracing.begin(self._streams.span_name, {})
-        if self._call.context is not None:
-            spans.identify(span, self._call.context)
-        return span
+        return spans.begin(self._streams.span_name, self._call.context)
 
     async def _open(self) -> None:
         streams, call, span = self._streams, self._call, self._span
@@ -78,10 +75,10 @@ class CachedStream(ObservedStream):
             broadcast = streams.start(digest, tags, call, span, started)
         else:
             spans.tracing.link(span, broadcast.span)
-        self._kept = self._listener = broadcast.join()
+        self._source = self._listener = broadcast.join()
         looked_seconds = time.perf_counter() - started
         try:
-            await self._settled(broadcast)
+            await self._wait_for_start(broadcast)
         except Exception:
             span.set_attribute("cache.hit", False)
             if not leading:
@@ -93,28 +90,28 @@ class CachedStream(ObservedStream):
         elif leading and served is not None:
             self._replay(served, started)
         else:
-            # Waiting for the call is no part of the lookup.
-            self._joined(broadcast, served, time.perf_counter() - looked_seconds)
+            # The wait for the call is no part of the lookup.
+            self._record_join(broadcast, served, time.perf_counter() - looked_seconds)
         return None
 
-    async def _settled(self, broadcast: Broadcast) -> None:
+    async def _wait_for_start(self, broadcast: Broadcast) -> None:
         while not broadcast.settled:
             if not await broadcast.changed(self._deadline):
-                raise self._late()
+                raise self._timeout_error()
         if not broadcast.count and broadcast.error is not None:
             raise broadcast.error
 
     def _replay(self, served: LookupResult, started: float) -> None:
-        self._kept = self._streams.replay(served.value)
+        self._source = self._streams.replay(served.value)
         self._streams.record.hit(self._span, started, self._call.cost_usd, served)
 
-    def _joined(self, broadcast: Broadcast, found: LookupResult | None, started: float) -> None:
-        if found is None:
+    def _record_join(self, broadcast: Broadcast, shared: LookupResult | None, started: float) -> None:
+        if shared is None:
             age_seconds = time.monotonic() - broadcast.began
             served = LookupResult(None, "flight", "coalesced", age_seconds)
         else:
-            self._kept = self._streams.replay(found.value)
-            served = replace(found, tier="flight", freshness="stale" if found.freshness == "stale" else "coalesced")
+            self._source = self._streams.replay(shared.value)
+            served = replace(shared, tier="flight", freshness="stale" if shared.freshness == "stale" else "coalesced")
         self._streams.record.hit(self._span, started, self._call.cost_usd, served)
 
     async def _bypass(self, reason: str) -> None:
@@ -127,15 +124,15 @@ class CachedStream(ObservedStream):
         if self._inner_chunks is not None:
             return await anext(self._inner_chunks)
         try:
-            chunk = await cast("Replay | Listener", self._kept).next(self._deadline)
+            chunk = await cast("Replay | Listener", self._source).next(self._deadline)
         except Unreadable as error:
             raise StreamInterruptedError(self._streams.operation, self._chunks, "unreadable") from error.__cause__
         if chunk is LATE:
-            raise self._late()
+            raise self._timeout_error()
         self._chunks += 1
         return chunk
 
-    def _late(self) -> PrimitiveTimeoutError:
+    def _timeout_error(self) -> PrimitiveTimeoutError:
         deadline, loop = cast("Deadline", self._deadline), cast("asyncio.AbstractEventLoop", self._loop)
         limit, elapsed = deadline.when - self._opened, loop.time() - self._opened
         return PrimitiveTimeoutError(
@@ -147,7 +144,7 @@ class CachedStream(ObservedStream):
         if listener is not None:
             listener.leave()
             pump = listener.cancelled_pump()
-            if pump is not None:  # to leave a stream closes it, though not for longer than there is time
+            if pump is not None:  # the last reader waits for the close, as long as its deadline allows
                 await wait_done(pump, None if self._deadline is None else self._deadline.remaining())
         if self._inner is not None:
             await self._inner.__aexit__(None, None, None)
@@ -159,5 +156,5 @@ class CachedStream(ObservedStream):
         if outcome != "abandoned":
             listener.leave()
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and has taken the call with it
-            loop.call_soon_threadsafe(listener.leave)  # a stream may be collected in any thread
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the call ended with it
+            loop.call_soon_threadsafe(listener.leave)  # a finaliser may run in any thread

@@ -1,7 +1,7 @@
-"""What the chunks of a stream say in sum: whether it ended whole, and the answer that they make up.
+"""Reads the chunks of a stream: whether it ended complete, and the answer, for the admission rules.
 
-Only what decides whether the answer may be kept is put together. An OpenAI response comes whole with its last event;
-OpenAI chat and Anthropic messages are put together as a chat completion, whose reasons say the same things.
+Collects only the fields that admission needs. The last event of an OpenAI response holds the whole response. OpenAI
+chat and Anthropic messages become a chat completion, whose finish reasons mean the same.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from observability_integration.costs.usage import (
 from observability_integration.primitives.chunks import choice_text, chunk_text
 from observability_integration.primitives.streams import StreamRestart
 
-# What makes an answer of a choice besides its text: looked at for whether it is there, so the last part will do.
+# Parts of a choice besides its text. Admission only checks their presence, so the last piece is enough.
 _PARTS = ("tool_calls", "function_call", "refusal", "audio")
 
 
 class StreamEnding:
-    """Takes note of the chunks of one stream.
+    """The end of one stream, read from its chunks.
 
     Attributes:
-        restarted: whether it began anew at another target, so that it holds half an answer besides the whole one.
+        restarted: whether the answer started again at another target, so that the stream also holds a cut answer.
     """
 
     def __init__(self) -> None:
         self.restarted = False
-        self._announced = False
+        self._is_provider_stream = False
         self._error: Any = None
         self._response: Any = None
         self._choices: dict[Any, dict[str, Any]] = {}
         self._usage = Usage()
 
     def note(self, chunk: Any) -> None:
-        """One more chunk."""
+        """Reads the next chunk."""
         if isinstance(chunk, StreamRestart):
             self.restarted = True
             return
@@ -50,7 +50,7 @@ class StreamEnding:
             if read(chunk, "type") == "error":
                 self._error = read(chunk, "error") or chunk
             return
-        self._announced = True
+        self._is_provider_stream = True
         self._usage = self._usage.merged(usage_of(chunk))
         self._error = read(chunk, "error") or self._error
         choices = read(chunk, "choices")
@@ -68,13 +68,13 @@ class StreamEnding:
         self._add(choice, chunk_text(chunk), reasons[0] if reasons else None)
 
     def _note_choice(self, choice: Any) -> None:
-        noted = self._choice(read(choice, "index"))
-        self._add(noted, choice_text(choice), read(choice, "finish_reason"))
-        said = read(choice, "delta") or read(choice, "message")
+        merged = self._choice(read(choice, "index"))
+        self._add(merged, choice_text(choice), read(choice, "finish_reason"))
+        message = read(choice, "delta") or read(choice, "message")
         for part in _PARTS:
-            present = read(said, part)
+            present = read(message, part)
             if present:
-                noted["message"][part] = present
+                merged["message"][part] = present
 
     def _choice(self, index: Any) -> dict[str, Any]:
         return self._choices.setdefault(index, {"message": {"content": []}, "finish_reason": None})
@@ -87,35 +87,35 @@ class StreamEnding:
 
     @property
     def cut_off(self) -> bool:
-        """Whether it has the shape of a provider's stream, and no finish reason, or not one for each of its choices.
+        """Whether the stream has a provider's shape, but not a finish reason for each of its choices.
 
-        So is one that was `restarted`: its first answer has none.
+        True for a stream that was `restarted`: its first answer has no finish reason.
         """
         if self.restarted:
             return True
-        if not self._announced or self._response is not None:
+        if not self._is_provider_stream or self._response is not None:
             return False
         return not self._choices or any(choice["finish_reason"] is None for choice in self._choices.values())
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it has that shape, and the reasons: what may still come is no part of the answer."""
-        return self._announced and not self.cut_off
+    def is_complete(self) -> bool:
+        """Whether the stream has a provider's shape and all finish reasons: later chunks are no part of the answer."""
+        return self._is_provider_stream and not self.cut_off
 
     def answer(self, chunks: Callable[[], list[Any]]) -> Any:
-        """The answer, to be judged.
+        """Returns the answer, for the admission rules.
 
         Args:
-            chunks: the chunks, asked for if they are none of a provider's; what `collect` makes of them is the answer.
+            chunks: returns the chunks; called only if they have no provider's shape. Text is joined.
         """
         if self._response is not None:
             return self._response
-        if self._announced:
+        if self._is_provider_stream:
             return self._completion()
         if self._error is not None:
             return {"type": "error", "error": self._error}
-        gathered = chunks()
-        return "".join(gathered) if all(isinstance(chunk, str) for chunk in gathered) else gathered
+        received = chunks()
+        return "".join(received) if all(isinstance(chunk, str) for chunk in received) else received
 
     def _completion(self) -> dict[str, Any]:
         for choice in self._choices.values():

@@ -1,7 +1,7 @@
-"""The streams of one cache: those that are kept, and those that are under way.
+"""The streams of one cache: stored ones and those in flight.
 
-A stream is run by a task that no reader owns, without any reader's deadline: a reader who breaks off, or whose time is
-up, leaves alone. When the last one has left, the stream is cancelled. Only a stream that ended whole is kept.
+A background task runs a stream without the deadline of any reader, so a reader that leaves or times out does not stop
+the others. The stream is cancelled when the last reader has left. Only a stream that ended complete is stored.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .identity import Identity
 from .record import CacheRecord
 from .stream_ending import StreamEnding
 
-_CLOSING_SECONDS = 5.0  # that a stream has to close before it is cancelled again, should it have lost the first time
+_CLOSING_SECONDS = 5.0  # until a stream that has not closed is cancelled again: our choice
 
 
 class StreamCall(NamedTuple):
-    """What a cache is asked to stream.
+    """A call that streams.
 
     Attributes:
-        identify: under which key, and with which tags.
-        source: opens the stream that is cached; told whether it belongs to no caller, so that no deadline applies.
-        refuses: why nothing that is asked for may be kept, or None.
-        judge: given the answer, the tokens that a hit on it saves, and why it must not be kept, or None.
-        context: of the caller.
-        cost_usd: that a hit saves.
+        identify: returns the key and the tags.
+        source: opens the stream; given whether it runs detached from the caller, without its deadline.
+        refuses: returns why no answer to the request may be stored, or None.
+        judge: given the answer, returns the tokens that a hit saves, and why the answer must not be stored, or None.
+        context: context of the caller.
+        cost_usd: USD that a hit saves.
     """
 
     identify: Callable[[], Awaitable[Identity]]
@@ -54,7 +54,7 @@ class StreamCall(NamedTuple):
 
 
 def stream_digest(digest: bytes) -> bytes:
-    """The hash under which the stream of an input stands, apart from its answer in one piece."""
+    """Returns the hash of the stream of an input, distinct from that of its whole answer."""
     return blake2b(digest + b"stream", digest_size=32).digest()
 
 
@@ -63,10 +63,10 @@ class StreamCache:
 
     Args:
         operation: name for spans and errors.
-        engine: looks them up and keeps them.
-        record: counts them.
-        policy: bounds, and how they are replayed.
-        chunks: keeps their chunks.
+        engine: looks streams up and stores them.
+        record: counts the lookups.
+        policy: bounds, and the pace of replays.
+        chunks: copies the chunks to store.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class StreamCache:
     def recall(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
     ) -> LookupResult | None:
-        """What memory has, if it is a recording."""
-        served = self._engine.serve_from_memory(self._ask(digest, tags, call, span, started, None))
+        """Returns the entry in memory, if it is a recording."""
+        served = self._engine.serve_from_memory(self._lookup(digest, tags, call, span, started, None))
         return served if served is not None and isinstance(served.value, Recording) else None
 
     def replay(self, recording: Recording) -> Replay:
-        """A replay for one reader."""
+        """Returns a replay for one reader."""
         return Replay(recording, self._chunks, self._pace)
 
     def running(self, digest: bytes) -> Broadcast | None:
-        """The stream that is under way in this event loop, unless it was invalidated meanwhile."""
+        """Returns the stream in flight in this event loop, unless it was invalidated since its start."""
         broadcast = self._running.get((asyncio.get_running_loop(), digest))
         if broadcast is None or broadcast.pump is None:
             return broadcast
@@ -104,25 +104,27 @@ class StreamCache:
     def start(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
     ) -> Broadcast:
-        """Looks the stream up in the shared store, and makes the call if it is not there."""
-        broadcast = self._announce(digest, span)
-        lookup = self._ask(digest, tags, call, span, started, broadcast)
+        """Looks the stream up in the shared store, and makes the call on a miss."""
+        broadcast = self._new_broadcast(digest, span)
+        lookup = self._lookup(digest, tags, call, span, started, broadcast)
         lookup.stream_started = broadcast.started
-        task = spawn(self._obtain(broadcast, lookup), name="cached stream")
+        task = spawn(self._run_lookup(broadcast, lookup), name="cached stream")
 
-        def desert() -> None:
+        def cancel() -> None:
             broadcast.cancelled = True
             broadcast.fail(self._cancelled(broadcast))
             task.cancel()
             if broadcast.pump is not None:
                 cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
-            elif self._engine.flight_task(digest) not in self._pumps:  # else others read what this one waited for
+            elif (
+                self._engine.flight_task(digest) not in self._pumps
+            ):  # else another stream runs the call this one waits for
                 self._engine.cancel_flight(digest)
 
-        broadcast.on_last_reader_left = desert
+        broadcast.on_last_reader_left = cancel
         return broadcast
 
-    def _announce(self, digest: bytes, span: OperationSpan) -> Broadcast:
+    def _new_broadcast(self, digest: bytes, span: OperationSpan) -> Broadcast:
         here = asyncio.get_running_loop(), digest
 
         def end() -> None:
@@ -132,7 +134,7 @@ class StreamCache:
         broadcast = self._running[here] = Broadcast(self._chunks, self._max_bytes, span, end)
         return broadcast
 
-    def _ask(
+    def _lookup(
         self,
         digest: bytes,
         tags: Sequence[str],
@@ -142,10 +144,10 @@ class StreamCache:
         broadcast: Broadcast | None,
     ) -> Lookup:
         async def compute(refreshing: bool) -> Recording | str:
-            # A refresh has no readers at first, but whoever finds the old stream expired may join it.
+            # A refresh has no readers at first; a reader that finds the old stream expired may join it.
             if not refreshing and broadcast is not None:
                 return await self._pump(call, broadcast)
-            refreshed = self._announce(digest, span)
+            refreshed = self._new_broadcast(digest, span)
             try:
                 return await self._pump(call, refreshed)
             finally:
@@ -156,31 +158,31 @@ class StreamCache:
 
         return Lookup(digest, compute, span, started, self.record.miss, tags, judge)
 
-    async def _obtain(self, broadcast: Broadcast, lookup: Lookup) -> None:
-        set_deadline(None)  # each reader minds its own
+    async def _run_lookup(self, broadcast: Broadcast, lookup: Lookup) -> None:
+        set_deadline(None)  # each reader applies its own deadline
         try:
             served = await self._engine.fetch_or_compute(lookup)
             if broadcast.settled or served.tier == "call":
-                lookup.miss("expired")  # unless it was counted when the call began
+                lookup.miss("expired")  # does nothing if the start of the call counted it
             elif isinstance(served.value, Recording):
                 broadcast.serve(served)
-            else:  # it joined an equal call, whose stream could not be recorded
+            else:  # joined an equal call whose stream could not be recorded
                 lookup.miss("failed")
                 await lookup.compute(False)
         except BaseException as error:
-            if not broadcast.settled:  # else the stream goes on, or has told its readers itself
+            if not broadcast.settled:  # else the stream runs on, or has failed its readers itself
                 broadcast.fail(error if isinstance(error, Exception) else self._cancelled(broadcast))
             if not isinstance(error, Exception):
                 raise
         if broadcast.pump is not None and broadcast.pump is not asyncio.current_task():
             await wait_done(broadcast.pump, None)
-        broadcast.finish()  # now that it is kept: who has read to the end finds it wherever it looks
+        broadcast.finish()  # after the store, so that a reader at the end finds the stream there
 
     async def _pump(self, call: StreamCall, broadcast: Broadcast) -> Recording | str:
-        """Runs the stream; returns the recording, or why there is none."""
+        """Runs the stream; returns the recording, or the reason why there is none."""
         if broadcast.cancelled:
             raise asyncio.CancelledError
-        if broadcast.pump is not None:  # that one was cancelled from elsewhere; no second stream follows upon the first
+        if broadcast.pump is not None:  # cancelled from outside: readers must not get a second stream after the first
             raise self._cancelled(broadcast)
         broadcast.pump = asyncio.current_task()
         broadcast.tags = entry_options().tags
@@ -190,22 +192,22 @@ class StreamCache:
             async with call.source(True) as chunks:
                 async for chunk in chunks:
                     self._note(ending, chunk)
-                    if ending.is_whole:
-                        self._outlive_readers(broadcast)
+                    if ending.is_complete:
+                        self._finish_without_readers(broadcast)
                     await broadcast.push(chunk)
                     if not broadcast.wanted:
                         break
         except BaseException as error:
             if not isinstance(error, Exception):
                 broadcast.fail(self._cancelled(broadcast))
-            elif broadcast.count:  # else there may be something else to serve
+            elif broadcast.count:  # else a stale stream may still be served
                 broadcast.fail(error)
             raise
-        self._outlive_readers(broadcast)
-        return broadcast.unrecorded_reason or self._judged(call, broadcast, ending)
+        self._finish_without_readers(broadcast)
+        return broadcast.unrecorded_reason or self._recording(call, broadcast, ending)
 
-    def _outlive_readers(self, broadcast: Broadcast) -> None:
-        """The answer is whole: who leaves now has all of it, and what is left to be done is to keep it."""
+    def _finish_without_readers(self, broadcast: Broadcast) -> None:
+        """Lets the stream end without readers: the answer is complete, and only its store remains."""
 
         def linger() -> None:
             pump = broadcast.pump
@@ -222,13 +224,13 @@ class StreamCache:
     def _note(self, ending: StreamEnding, chunk: Any) -> None:
         try:
             ending.note(chunk)
-        except Exception as error:  # noqa: BLE001 - reading an odd chunk must not fail the call
+        except Exception as error:  # noqa: BLE001 - a chunk that cannot be read must not fail the call
             note_fault("cache.chunk", error)
 
-    def _judged(self, call: StreamCall, broadcast: Broadcast, ending: StreamEnding) -> Recording:
+    def _recording(self, call: StreamCall, broadcast: Broadcast, ending: StreamEnding) -> Recording:
         try:
             tokens, refusal = call.judge(ending.answer(broadcast.recorded))
-        except Exception as error:  # noqa: BLE001 - nor must judging the answer
+        except Exception as error:  # noqa: BLE001 - nor must an answer
             note_fault("cache.chunk", error)
             tokens, refusal = 0, "truncated"
         return broadcast.recording(tokens, "truncated" if ending.cut_off else refusal)
