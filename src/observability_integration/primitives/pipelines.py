@@ -5,7 +5,7 @@
     cache                     a hit reaches no primitive below
     total deadline            bounds the caller's wait, over all attempts and targets
     fallback                  moves to the next target when one cannot serve
-      retry                   per target, with a budget; outside the breaker, which so counts every attempt
+      retry                   per target, with a budget; outside the breaker, so that the breaker counts each attempt
         circuit breaker       refuses at once calls that would fail
           rate limit          requests and tokens a minute; waits before it takes a concurrency permit
             concurrency       limits calls in flight

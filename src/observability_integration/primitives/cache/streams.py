@@ -116,9 +116,7 @@ class StreamCache:
             task.cancel()
             if broadcast.pump is not None:
                 cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
-            elif (
-                self._engine.flight_task(digest) not in self._pumps
-            ):  # else another stream runs the call this one waits for
+            elif self._engine.flight_task(digest) not in self._pumps:  # else it waits for another stream's call
                 self._engine.cancel_flight(digest)
 
         broadcast.on_last_reader_left = cancel
