@@ -1,6 +1,6 @@
-"""Faults, backoff, retry budgets, bounded work: what several primitives use, and what users give to them.
+"""Faults, backoff, retry budgets, adaptive limits and bounded work, shared by several primitives.
 
-Breaker, BreakerPolicy, ConcurrencyLimit and Priority lie beside their primitives; callers of earlier versions import
+Breaker, BreakerPolicy, ConcurrencyLimit and Priority live beside their primitives. Callers of earlier versions import
 them from here, so these names stay.
 """
 

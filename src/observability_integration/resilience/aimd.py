@@ -1,16 +1,16 @@
-"""A limit that finds its own height: a little up while calls succeed, a tenth down when the other side is overloaded.
+"""An adaptive limit: rises by a step while calls succeed, falls by a tenth when the provider is overloaded.
 
 Additive increase, multiplicative decrease, with the figures of Netflix's concurrency-limits (`AIMDLimit`: ratio 0.9,
 half of the limit in use; `WindowedLimit`: one second) and two rules of TCP (RFC 5681, RFC 6582): the limit grows once a
-round, which is as many successes as the limit, and what began before the last decrease is no news.
+round, which is as many successes as the limit, and calls that began before the last decrease are ignored.
 
 ==============================  ========================================================================================
-success, limit really used      one success nearer to the next increase
-success, less than half used    nothing: it does not show that more would be borne
+success, half of it in use      one success nearer to the next increase
+success, less in use            nothing: it does not show that the provider can serve more
 overload                        limit × ratio, rounded down: lower by 1 at least
 overload in the same window     nothing: one burst of refusals is one overload
-call from before a decrease     nothing: it was let in under a limit that is no longer in force
-anything else                   not told: a cancelled call, or a wrong request, says nothing about the load
+call from before a decrease     nothing: it was admitted under an earlier limit
+anything else                   not reported: a cancelled call, or a wrong request, says nothing about the load
 ==============================  ========================================================================================
 """
 
@@ -23,20 +23,20 @@ from collections.abc import Callable
 from observability_integration.checks import check_at_least, check_count, check_share
 from observability_integration.errors import ConfigurationError
 
-# The faults that mean overload, as `classify` calls them.
+#: The kinds of faults that mean overload, as `classify` calls them.
 OVERLOAD_FAULTS = frozenset({"rate_limited", "overloaded", "timeout"})
 
 
 class Aimd:
-    """An adaptive limit for one `ConcurrencyLimit`, which guards it: not safe to share between threads by itself.
+    """An adaptive limit for one `ConcurrencyLimit`, whose lock guards it: not thread-safe by itself.
 
     Args:
-        initial: calls at once to begin with, from `min_limit` to `max_limit`.
-        min_limit: never fewer than these, >= 1.
-        max_limit: never more than these.
-        increase: calls more after a round of successes, >= 1.
-        decrease_ratio: what an overload leaves of the limit, from 0.5 to less than 1 (the range of `AIMDLimit`).
-        window_seconds: time from one decrease to the next at the least, >= 0.
+        initial: concurrent calls to begin with, from `min_limit` to `max_limit`.
+        min_limit: the lowest limit, >= 1.
+        max_limit: the highest limit, >= `min_limit`.
+        increase: what a round of successes adds to the limit, >= 1.
+        decrease_ratio: factor of the limit at an overload, from 0.5 to less than 1 (the range of `AIMDLimit`).
+        window_seconds: the shortest time between two decreases, >= 0.
         clock: seconds that only go forward.
 
     Raises:
@@ -81,16 +81,16 @@ class Aimd:
         self._decreased_at = -math.inf
         self._successes = 0
         self.round = 0
-        """How often the limit was lowered: a call tells which round it began in."""
+        """How often the limit was lowered; each call reports the round in which it began."""
         self.limit = 0
-        """Calls at once."""
+        """The current limit of concurrent calls."""
         self.move_to(initial, "initial")
 
     def move_to(self, limit: int, knob: str = "limit") -> None:
-        """Goes on from another limit.
+        """Sets the limit, which adapts from there.
 
         Raises:
-            ConfigurationError: it is not between the bounds.
+            ConfigurationError: `limit` is not between the bounds.
         """
         check_count(knob, limit, self._min)
         if limit > self._max:
@@ -99,10 +99,10 @@ class Aimd:
         self.limit = limit
 
     def success(self, in_flight: int, began: int) -> None:
-        """A call succeeded.
+        """Records a call that succeeded.
 
         Args:
-            in_flight: calls at once when it ended, itself among them.
+            in_flight: concurrent calls when it ended, the call itself included.
             began: the `round` in which it began.
         """
         if began != self.round or in_flight * 2 < self.limit or self.limit == self._max:
@@ -113,7 +113,7 @@ class Aimd:
             self.limit = min(self._max, self.limit + self._increase)
 
     def overload(self, began: int) -> None:
-        """A call showed that the other side has too much to do.
+        """Records a call that showed an overload of the provider.
 
         Args:
             began: the `round` in which it began.

@@ -1,4 +1,4 @@
-"""How long to wait before a call is tried again: exponential, at random, and never less than the provider asked for."""
+"""The wait before a retry: exponential, random, and never shorter than the provider's Retry-After."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from observability_integration.checks import check_at_least, check_choice, check
 
 Jitter = Literal["full", "equal", "none"]
 
-_CROWD = 0.1  # what is added to a Retry-After at the most, as a fraction: all who were refused were told the same
-_MOST_STEPS = 2**62  # fits a float, and is more than any factor above 1 can grow by
+# The largest random addition to a Retry-After, as a fraction: all callers that were refused got the same time.
+_RETRY_AFTER_JITTER = 0.1
+_MAX_STEPS = 2**62  # fits a float, and is more than any factor above 1 can grow by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +24,13 @@ class Backoff:
 
     Attributes:
         base_seconds: the ceiling of the first wait, > 0. 0.5 and 8 are what the SDKs of OpenAI and Anthropic use.
-        factor: by how much the ceiling grows from one retry to the next, >= 1.
+        factor: growth of the ceiling from one retry to the next, >= 1.
         max_seconds: the highest ceiling, >= `base_seconds`.
         jitter: ``full`` waits between 0 and the ceiling: of the kinds compared in "Exponential Backoff And Jitter" (AWS
-            Architecture Blog, 2015) it makes a crowd do the least work. ``equal`` waits between half of the ceiling and
-            all of it; ``none`` exactly the ceiling, which is for a lone caller only.
-        max_retry_after_seconds: a provider that asks for a longer wait than this is not waited for, >= 0. The SDK of
-            OpenAI believes up to 120 s, that of Anthropic anything; nobody waits that long for an answer.
+            Architecture Blog, 2015) it causes the least work when many callers retry. ``equal`` waits between half of
+            the ceiling and all of it; ``none`` exactly the ceiling, which is for a lone caller only.
+        max_retry_after_seconds: the longest Retry-After that is waited for, >= 0. The SDK of OpenAI accepts up to
+            120 s, that of Anthropic any time; no caller waits that long for an answer.
 
     Raises:
         ConfigurationError: a value out of range.
@@ -50,7 +51,7 @@ class Backoff:
         check_at_least("max_retry_after_seconds", self.max_retry_after_seconds, 0)
 
     def delay(self, retry_number: int, random: Callable[[], float] = _random.random) -> float:
-        """The wait before a retry, in seconds.
+        """Returns the wait before a retry, in seconds.
 
         Args:
             retry_number: 1 for the first retry; any size.
@@ -70,27 +71,27 @@ class Backoff:
         remaining_seconds: float | None = None,
         random: Callable[[], float] = _random.random,
     ) -> float | None:
-        """The wait before the next attempt, in seconds; None when there is no time for another one.
+        """Returns the wait before the next attempt, in seconds; None when there is no time for another attempt.
 
-        A provider's Retry-After is the least that is waited, and up to a tenth more, so that those who were refused in
+        The wait is at least the provider's Retry-After, plus up to a tenth of it, so that callers that were refused in
         one instant do not come back in one instant.
 
         Args:
             retry_number: 1 for the first retry; any size.
-            retry_after_seconds: what the provider asked for; None, and what is no number above 0, is no wish.
-            remaining_seconds: time left until the deadline; None without one.
+            retry_after_seconds: the provider's Retry-After; ignored unless > 0.
+            remaining_seconds: time left until the deadline; None without a deadline.
             random: numbers from 0 to below 1.
         """
         wait = self.delay(retry_number, random)
         if retry_after_seconds is not None and retry_after_seconds > 0:
             if retry_after_seconds > self.max_retry_after_seconds:
                 return None
-            wait = max(wait, retry_after_seconds * (1 + _CROWD * random()))
-        # An attempt that would begin at the deadline is none.
+            wait = max(wait, retry_after_seconds * (1 + _RETRY_AFTER_JITTER * random()))
+        # An attempt that would begin at the deadline has no time.
         return wait if remaining_seconds is None or wait < remaining_seconds else None
 
     def _ceiling(self, retry_number: int) -> float:
-        steps = min(max(retry_number, 1) - 1, _MOST_STEPS)
+        steps = min(max(retry_number, 1) - 1, _MAX_STEPS)
         try:
             return min(self.max_seconds, self.base_seconds * float(self.factor) ** steps)
         except OverflowError:

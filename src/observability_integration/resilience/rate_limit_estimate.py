@@ -1,6 +1,6 @@
-"""How many tokens a call will use, before anybody knows: four characters a token, and all that it may answer with.
+"""Estimates the tokens of a call before it is made: a token for every four characters, plus the longest answer.
 
-Four characters is OpenAI's rule of thumb for English. It is an estimate: what the answer says is charged in the end.
+Four characters is OpenAI's rule of thumb for English. The estimate is corrected by the usage that the answer reports.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, cast
 from observability_integration.telemetry.guard import note_fault
 
 _CHARS_A_TOKEN = 4
-_MOST_PARTS = 10_000  # of a request that are looked at
-# Where the requests of OpenAI, Anthropic and Gemini have their text; images and files are told apart by their keys.
-_TEXTS = frozenset(
+_MAX_PARTS = 10_000  # of a request that are read
+# Where the requests of OpenAI, Anthropic and Gemini have their text; images and files have other keys.
+_TEXT_FIELDS = frozenset(
     {
         "messages",
         "content",
@@ -33,36 +33,36 @@ _TEXTS = frozenset(
         "description",
     }
 )
-_MOST_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_OUTPUT_LIMIT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 def estimate_tokens(request: Any) -> int:
-    """Tokens that a request is expected to use: those of its text, and the most that it lets the model answer with.
+    """Estimates the tokens of a request: those of its text, plus the output limit that it sets.
 
     Args:
-        request: text, messages, or a request as a mapping or an object. What is neither text nor known counts 0.
+        request: text, messages, or a request as a mapping or an object. Images, files and unknown fields count 0.
     """
     chars = 0
-    due: deque[Any] = deque((request,))
-    for _ in range(_MOST_PARTS):
-        if not due:
+    pending: deque[Any] = deque((request,))
+    for _ in range(_MAX_PARTS):
+        if not pending:
             break
-        part = due.popleft()
+        part = pending.popleft()
         if isinstance(part, str):
             chars += len(part)
         elif isinstance(part, list | tuple):
-            due.extend(cast("list[Any]", part)[:_MOST_PARTS])
+            pending.extend(cast("list[Any]", part)[:_MAX_PARTS])
         elif part is not None and not isinstance(part, bool | int | float | bytes | bytearray | memoryview):
             fields = _fields(part)
-            due.extend(fields[name] for name in fields if name in _TEXTS)
-    return math.ceil(chars / _CHARS_A_TOKEN) + _most_output(request)
+            pending.extend(fields[name] for name in fields if name in _TEXT_FIELDS)
+    return math.ceil(chars / _CHARS_A_TOKEN) + _output_limit(request)
 
 
-def _most_output(request: Any) -> int:
+def _output_limit(request: Any) -> int:
     if request is None or isinstance(request, str | bytes | list | tuple):
         return 0
     fields = _fields(request)
-    for name in _MOST_OUTPUT:
+    for name in _OUTPUT_LIMIT_FIELDS:
         value = fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
@@ -74,12 +74,12 @@ def _fields(value: Any) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", value)
     own = getattr(value, "__dict__", None)
     if own is None:  # it has slots
-        own = {name: getattr(value, name, None) for name in (*_TEXTS, *_MOST_OUTPUT)}
+        own = {name: getattr(value, name, None) for name in (*_TEXT_FIELDS, *_OUTPUT_LIMIT_FIELDS)}
     return cast("Mapping[str, Any]", own)
 
 
 def estimated(function: Callable[[Any], float] | None, request: Any) -> float:
-    """What a user's function says, or the default where there is none, it raises, or it does not say a number >= 0."""
+    """Returns the estimate of the user's function, or the default one if there is no function or it fails."""
     if function is not None:
         try:
             value: Any = function(request)
@@ -90,6 +90,6 @@ def estimated(function: Callable[[Any], float] | None, request: Any) -> float:
             note_fault("rate_limit.estimate_tokens", error)
     try:
         return float(estimate_tokens(request))
-    except Exception as error:  # noqa: BLE001 - it is somebody else's object
+    except Exception as error:  # noqa: BLE001 - a foreign object may raise when it is read
         note_fault("rate_limit.request", error)
         return 0.0

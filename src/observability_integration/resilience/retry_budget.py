@@ -1,8 +1,8 @@
-"""How many retries and hedges the calls of a service may cause, so that a fault is not answered with a storm.
+"""Bounds the retries and hedges of a service, so that a fault does not cause a storm of calls.
 
-Where a retry stands around a hedge and both go by one budget, each attempt of the retry is an operation to the hedge.
-If that one deposited too, faults would bring tokens in, and the bound would not hold. So an operation that shares its
-budget makes known further in that it has paid, and what it calls pays nothing.
+Where a retry is around a hedge and both share a budget, each attempt of the retry is an operation to the hedge. If the
+hedge deposited too, faults would earn tokens, and the bound would not hold. So an operation that shares its budget
+opens a scope, and calls inside the scope deposit nothing.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ from observability_integration.checks import check_at_least, check_count, check_
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 
-_STRETCH_SECONDS = 60.0  # over which the ratio is promised; long enough for the last retries of a storm to be made in
-_BURST_SHARE = 0.25  # of what the ratio allows
+# The time over which the ratio is promised; long enough to hold the last retries of a storm.
+_PERIOD_SECONDS = 60.0
+_BURST_SHARE = 0.25  # of the retries that the ratio allows
 
 
 class RetryBudget:
     """A token bucket: every operation deposits a fraction of a token, every retry or hedge withdraws a whole one.
 
     Share one between all retries and hedges that lead to the same target, in any thread and event loop. Where one is
-    around another, the outer call is the operation, and those further in deposit nothing (see `open_scope`). Where a
-    budget is asked for, None stands for no limit.
+    around another, the outer call is the operation, and the inner calls deposit nothing (see `open_scope`). As an
+    argument of a primitive, None means no limit.
 
-    **The bound.** In any stretch of time of t seconds in which n operations began, whatever was before it::
+    **The bound.** In any period of t seconds in which n operations began, whatever happened before::
 
         retries + hedges <= earned * n + burst + min_per_second * t
         earned = ratio - (burst + min_per_second * 60) / over_operations          # 0.138 with the defaults
 
-    so ``attempts <= (1 + ratio) * operations`` holds in any stretch of up to a minute in which at least
-    `over_operations` operations began. What lets a quiet service retry at all, which is the burst and the trickle of
-    `min_per_second`, is paid for by what the operations earn; in Finagle (20 %, and 10 per second) and gRPC (A6: a
-    tenth, and ten tokens) it comes on top.
+    so ``attempts <= (1 + ratio) * operations`` holds in any period of up to a minute in which at least
+    `over_operations` operations began. The burst and `min_per_second` let a quiet service retry at all. They are taken
+    off what the operations earn; in Finagle (20 %, and 10 per second) and gRPC (A6: a tenth, and ten tokens) they come
+    on top.
 
     Args:
         ratio: retries and hedges for each operation, > 0. 0.2 as in Finagle and failsafe-go.
-        min_per_second: tokens that time brings, >= 0. With 0.2, a service that makes one call every four seconds may
-            still retry each of them about once when every call has failed for minutes.
-        burst: tokens that can be saved up, >= 1, and what there is at first. It has to be as many as may be wanted in
-            one instant: of 1,000 calls at once, a twentieth fails. By default a quarter of ``ratio * over_operations``,
-            which is 50, but never below 1.
+        min_per_second: tokens added per second, >= 0. With 0.2, a service that makes one call every four seconds may
+            still retry each call about once when every call has failed for minutes.
+        burst: the most tokens, >= 1, and the tokens at first. As many as may be needed in one instant: of 1,000
+            concurrent calls, a twentieth fails. By default a quarter of ``ratio * over_operations``, which is 50, but
+            never below 1.
         over_operations: the number of operations in a minute from which on the ratio holds. At least 1.
-        on_exhausted: called when a withdrawal was refused for the first time since the bucket was half full or fuller,
-            in the thread of who asked; must return at once. Whoever shares the budget hears of it through `watch`.
-        clock: seconds that only go forward.
+        on_exhausted: called once when the budget runs out, and not again until it is half full; in the thread of the
+            caller that was refused; must return at once. Others that share the budget use `watch`.
+        clock: monotonic seconds.
 
     Attributes:
-        is_shared: whether two or more go by it, as far as `watch` tells.
+        is_shared: whether two or more primitives have called `watch`.
 
     Raises:
-        ConfigurationError: a value out of range, or a burst and a trickle that use up all that the ratio allows.
+        ConfigurationError: a value out of range, or `burst` and `min_per_second` use up all that the ratio allows.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class RetryBudget:
         if burst is None:
             burst = max(1.0, _BURST_SHARE * ratio * over_operations)
         check_at_least("burst", burst, 1)
-        advance = burst + min_per_second * _STRETCH_SECONDS
+        advance = burst + min_per_second * _PERIOD_SECONDS
         if advance >= ratio * over_operations:
             raise ConfigurationError(
                 f"burst and min_per_second leave nothing of the ratio for operations to earn: {burst:g} + "
-                f"{min_per_second:g} * {_STRETCH_SECONDS:g} must be < ratio * over_operations = "
+                f"{min_per_second:g} * {_PERIOD_SECONDS:g} must be < ratio * over_operations = "
                 f"{ratio * over_operations:g}"
             )
         self.ratio = ratio
@@ -89,7 +90,7 @@ class RetryBudget:
         self._clock = clock
         self._lock = threading.Lock()
         self._balance = burst
-        self._paid_until = clock()
+        self._refilled_at = clock()
         self._exhausted = False
         self._watchers: tuple[Callable[[], Callable[[], None] | None], ...] = ()
         self.is_shared = False
@@ -99,26 +100,24 @@ class RetryBudget:
 
     @property
     def balance(self) -> float:
-        """Tokens there are now, from 0 to `burst`."""
+        """The tokens now, from 0 to `burst`."""
         with self._lock:
-            self._trickle()
+            self._refill()
             return self._balance
 
     def deposit(self) -> None:
-        """For an operation that begins, however many attempts it will take."""
-        # The clock is not read here: what time has brought is added when somebody wants it.
+        """Deposits for an operation that begins, however many attempts it will take."""
+        # The clock is not read here: the tokens of `min_per_second` are added at the next withdrawal.
         with self._lock:
             balance = self._balance + self.earned
             self._balance = balance if balance < self.burst else self.burst
 
     def watch(self, exhausted: Callable[[], None]) -> None:
-        """Has `exhausted` called as `on_exhausted` is, for one more that shares the budget.
-
-        With the second one, the budget `is_shared` from then on.
+        """Registers another callback like `on_exhausted`; with the second one, the budget `is_shared`.
 
         Args:
-            exhausted: must return at once. A method is called as long as its object lives, which this does not prolong;
-                anything else as long as the budget does.
+            exhausted: must return at once. A method is referenced weakly: it is called as long as its object lives.
+                Any other function is called as long as the budget lives.
         """
         watcher = weakref.WeakMethod(exhausted) if isinstance(exhausted, MethodType) else lambda: exhausted
         with self._lock:
@@ -126,18 +125,18 @@ class RetryBudget:
             self.is_shared = self.is_shared or len(self._watchers) > 1
 
     def withdraw(self) -> bool:
-        """Asks for one retry or hedge; False when it must not be made."""
+        """Takes the token of one retry or hedge; False when it must not be made."""
         with self._lock:
-            self._trickle()
+            self._refill()
             granted = self._balance >= 1
-            tell = not granted and not self._exhausted
+            notify = not granted and not self._exhausted
             if granted:
                 if self._balance >= self.burst / 2:
                     self._exhausted = False
                 self._balance -= 1
             else:
                 self._exhausted = True
-        if tell:
+        if notify:
             for hook in (self._on_exhausted, *(watcher() for watcher in self._watchers)):
                 try:
                     if hook is not None:
@@ -146,37 +145,38 @@ class RetryBudget:
                     note_fault("retry_budget.on_exhausted", error)
         return granted
 
-    def _trickle(self) -> None:
+    def _refill(self) -> None:
         now = self._clock()
-        if now > self._paid_until:
-            self._balance = min(self.burst, self._balance + self.min_per_second * (now - self._paid_until))
-        self._paid_until = now  # also when the clock was set back: else nothing would come until it has caught up
+        if now > self._refilled_at:
+            self._balance = min(self.burst, self._balance + self.min_per_second * (now - self._refilled_at))
+        self._refilled_at = now  # also when the clock was set back: else no token would come until it has caught up
 
 
 class BudgetScope:
-    """One operation's deposit into a shared budget. Calls inside of the ``with`` block find it and deposit nothing.
+    """The deposit of one operation into a shared budget. Calls inside the ``with`` block deposit nothing.
 
     Attributes:
-        lasts: whether the operation still runs. Work that outlives it deposits for itself.
+        budget: the shared budget.
+        active: whether the operation still runs. Work that outlives the operation deposits for itself.
     """
 
-    __slots__ = ("_token", "budget", "lasts")
+    __slots__ = ("_token", "active", "budget")
 
     def __init__(self, budget: RetryBudget) -> None:
         self.budget = budget
-        self.lasts = True
+        self.active = True
         self._token: Token[tuple[BudgetScope, ...]] | None = None
 
     def __enter__(self) -> None:
         around = _scopes.get()
-        self._token = _scopes.set((*[scope for scope in around if scope.lasts], self) if around else (self,))
+        self._token = _scopes.set((*[scope for scope in around if scope.active], self) if around else (self,))
 
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
             try:  # noqa: SIM105 - `suppress` would cost more than all of this
                 _scopes.reset(token)
-            except ValueError:  # a coroutine that was closed from elsewhere: nothing to undo there
+            except ValueError:  # a coroutine that was closed in another context: nothing to undo there
                 pass
 
 
@@ -184,17 +184,17 @@ _scopes: ContextVar[tuple[BudgetScope, ...]] = ContextVar("observability_integra
 
 
 def open_scope(budget: RetryBudget | None) -> BudgetScope | None:
-    """Deposits for an operation that begins, unless an operation around it has.
+    """Deposits for an operation that begins, unless an operation around it has done so.
 
     Returns:
         The scope, for a ``with`` block around the calls and for `leave_scope` at the end; None where the budget is not
-        shared, or the deposit was made further out.
+        shared, or an operation around this one made the deposit.
     """
     if budget is None:
         return None
     if budget.is_shared:
         for scope in _scopes.get():
-            if scope.lasts and scope.budget is budget:
+            if scope.active and scope.budget is budget:
                 return None
         budget.deposit()
         return BudgetScope(budget)
@@ -203,7 +203,7 @@ def open_scope(budget: RetryBudget | None) -> BudgetScope | None:
 
 
 def enter_scope(budget: RetryBudget | None) -> BudgetScope | None:
-    """Opens a scope and enters it, for all that this task calls until `leave_scope`."""
+    """Opens a scope and enters it, for all calls of this task until `leave_scope`."""
     scope = open_scope(budget)
     if scope is not None:
         scope.__enter__()
@@ -214,4 +214,4 @@ def leave_scope(scope: BudgetScope | None) -> None:
     """Ends the scope of an operation, in the task of its `enter_scope`."""
     if scope is not None:
         scope.__exit__()
-        scope.lasts = False
+        scope.active = False

@@ -59,8 +59,8 @@ from observability_integration.errors import (
     StreamInterruptedError,
     StreamStalledError,
 )
+from observability_integration.resilience import faults
 from observability_integration.resilience.faults import FAULT_KINDS, Fault, FaultKind, classify
-from observability_integration.resilience.faults import classification as faults
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.catalogue.own import TELEMETRY_FAULTS
 from observability_integration.telemetry.metrics import instruments
