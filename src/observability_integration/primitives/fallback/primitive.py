@@ -1,4 +1,4 @@
-"""FallbackPrimitive: asks the next target when one cannot serve, and no other when no other could."""
+"""FallbackPrimitive: fails over to the next target when another target may serve the call."""
 
 from __future__ import annotations
 
@@ -18,47 +18,46 @@ from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN
 
 from .record import FallbackRecord
-from .search import Failover, Search, Target, Turn
+from .search import Action, Failover, Search, Target
 from .stream import FallbackStream
 
 
 class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Asks the targets in order until one gives an answer.
+    """Asks the targets in order until one answers.
 
     ===================================================  ===============================================================
-    fault of a target                                    what follows
+    fault of a target                                    what happens
     ===================================================  ===============================================================
-    content filter, wrong credentials, wrong request     it passes unchanged: no other target is to be asked that
-    longer than the context window                       the next target whose window is larger, or not known
+    content filter, wrong credentials, wrong request     the error is raised unchanged: no other target may get the call
+    longer than the context window                       the next target whose window is larger, or of unknown size
     any other: timeout, overloaded, cut stream, refused  the next target, at once
-    the deadline has passed                              it passes unchanged
+    the deadline has passed                              the error is raised unchanged
     ===================================================  ===============================================================
 
-    The last target that is left is asked even if its circuit is open: the breaker lets one probe through (see
+    The last target that is left is asked even if its circuit is open: the breaker admits one probe (see
     `CircuitBreakerPrimitive`).
 
-    With `execute` nothing of an answer has been seen before all of it is there, so a stream that is cut in the middle
-    leads to the next target and a whole answer. A live reader of `stream` gets a `StreamInterruptedError` then, unless
-    `restart_streams` is set: then a `StreamRestart` comes in between, after which the answer begins anew.
+    `execute` returns whole answers only, so a stream that is cut in the middle leads to the next target. The reader of
+    `stream` gets a `StreamInterruptedError` in that case. With `restart_streams`, the reader gets a `StreamRestart`,
+    after which the next target's answer starts from the beginning.
 
     Args:
         targets: primitives or async callables in order of preference; a mapping gives them names, which are labels.
-        policy: what follows from a kind of fault, where it should differ from the table: ``next``, ``larger_window`` or
-            ``raise``.
-        context_windows: by target name, in tokens; a target that is not named has one of unknown size.
-        restart_streams: whether live readers get a restart instead of an error.
-        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
+        policy: overrides the table by kind of fault: ``next``, ``larger_window`` or ``raise``.
+        context_windows: in tokens, by target name; the window of a target that is not named has an unknown size.
+        restart_streams: whether readers of a cut stream get a restart instead of an error.
+        classifier: classifies an exception before the rules do (see `resilience.faults.classify`).
         operation_name: label of the metrics.
 
     Raises:
-        ConfigurationError: no targets, names that occur twice, an unknown kind, turn or name, or a window below 1.
+        ConfigurationError: no targets, names that occur twice, an unknown kind, action or name, or a window below 1.
     """
 
     def __init__(
         self,
         targets: Sequence[Step[In, Out]] | Mapping[str, Step[In, Out]],
         *,
-        policy: Mapping[FaultKind, Turn] | None = None,
+        policy: Mapping[FaultKind, Action] | None = None,
         context_windows: Mapping[str, int] | None = None,
         restart_streams: bool = False,
         classifier: Classifier | None = None,
@@ -66,7 +65,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         windows = dict(context_windows or {})
         self._targets = [
-            Target(name, step, windows.pop(name, None)) for name, step in _named(cast("Any", targets)).items()
+            Target(name, step, windows.pop(name, None)) for name, step in _steps_by_name(cast("Any", targets)).items()
         ]
         if not self._targets:
             raise ConfigurationError("a fallback needs at least one target")
@@ -74,13 +73,13 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             raise ConfigurationError(f"context_windows names no target: {', '.join(map(repr, windows))}")
         for target in self._targets:
             check_count("context_windows", target.context_window, optional=True)
-        self._alone = len(self._targets) == 1
+        self._has_one_target = len(self._targets) == 1
         check_callable("classifier", classifier, optional=True)
         self.restart_streams = restart_streams
         self._operation = operation_name
-        turns: dict[FaultKind, Turn] = {kind: _checked(kind, turn) for kind, turn in (policy or {}).items()}
+        actions: dict[FaultKind, Action] = {kind: _checked(kind, action) for kind, action in (policy or {}).items()}
         self._record = FallbackRecord(self, operation_name, [target.name for target in self._targets])
-        self._failover = Failover(self._targets, turns, classifier, self._record, restart_streams=restart_streams)
+        self._failover = Failover(self._targets, actions, classifier, self._record, restart_streams=restart_streams)
 
     @property
     def name(self) -> str:
@@ -88,14 +87,14 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._operation
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """The targets, by their names."""
+        """The targets, by name."""
         return [(target.name, target.step) for target in self._targets]
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
         """Asks the targets in order.
 
         Raises:
-            AllTargetsFailedError: two or more targets were asked in vain; the last one's error is its cause.
+            AllTargetsFailedError: two or more targets failed; the error of the last target is its cause.
             Exception: the error of the only target that was asked, unchanged.
         """
         tracing = spans.tracing
@@ -105,10 +104,10 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             token = tracing.activate(span)
         # Most calls are served by the first target, and need no search.
         search, target = None, self._targets[0]
-        is_last = self._alone and last_resort.get() is True
+        is_last = self._has_one_target and last_resort.get() is True
         try:
             while True:
-                resort = last_resort.set(is_last)
+                previous = last_resort.set(is_last)
                 try:
                     result = await target.call(input_data, context)
                 except Exception as error:  # noqa: BLE001 - raised again unless another target is asked
@@ -120,7 +119,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                         self._record.served(span, *((0, None) if search is None else (search.index, search.fault)))
                     return cast("Out", result)
                 finally:
-                    last_resort.reset(resort)
+                    last_resort.reset(previous)
                 is_last = search.is_last_resort(last_resort.get())
         except asyncio.CancelledError:
             self._record.cancelled(span)
@@ -134,11 +133,11 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams from the first target whose answer begins."""
+        """Streams from the first target that produces content."""
         return FallbackStream(self._failover, lambda target: target.step.stream(input_data, context), context)
 
 
-def _named(targets: Any) -> dict[str, WorkflowPrimitive[Any, Any]]:
+def _steps_by_name(targets: Any) -> dict[str, WorkflowPrimitive[Any, Any]]:
     if isinstance(targets, Mapping):
         return {str(name): lift(step) for name, step in cast("Mapping[str, Any]", targets).items()}
     steps: list[WorkflowPrimitive[Any, Any]] = [lift(step) for step in targets]
@@ -152,7 +151,7 @@ def _named(targets: Any) -> dict[str, WorkflowPrimitive[Any, Any]]:
     return named
 
 
-def _checked(kind: object, turn: object) -> Turn:
+def _checked(kind: object, action: object) -> Action:
     check_choice("policy: a kind of fault", kind, FAULT_KINDS)
-    check_choice(f"policy[{kind!r}]", turn, get_args(Turn))
-    return cast("Turn", turn)
+    check_choice(f"policy[{kind!r}]", action, get_args(Action))
+    return cast("Action", action)

@@ -1,4 +1,4 @@
-"""What a FallbackPrimitive counts, logs and writes on its span."""
+"""The metrics, logs and span attributes of a FallbackPrimitive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 logger = logging.getLogger("observability_integration")
 
-# Answers in a row by another target than before, from which on it is one: a single fault is no turn of events.
-_IN_A_ROW = 3
+# Consecutive answers by another target that make a failover worth a log line: a single fault does not.
+_CONSECUTIVE = 3
 
 Failed = Literal["exhausted", "fault", "deadline"]
 
 
 class FallbackRecord:
-    """Outcomes of one operation.
+    """Records the calls of one operation.
 
     Attributes:
-        tracks_primary: whether an answer of the first target matters, because another one serves or gave the last one.
+        tracks_primary: whether answers of the first target must be recorded, because another target serves now or gave
+            the last answer.
     """
 
     def __init__(self, owner: object, operation: str, targets: Sequence[str]) -> None:
@@ -39,23 +40,23 @@ class FallbackRecord:
         self._exhausted = FALLBACK_FAILED.declare(owner, operation, "exhausted")
         self.tracks_primary = False
         self._serving = 0
-        self._by_another = 0
+        self._others_in_a_row = 0
 
     def served(self, span: OperationSpan, index: int, fault: FaultKind | None) -> None:
-        """The target of this number gave the answer; `fault` is the one that led away from the target before it."""
+        """Counts an answer of the target with this index; `fault` is the failure of the target before it."""
         self._served[index].add()
         span.set_attribute("fallback.target", self._targets[index])
         span.set_attribute("outcome", "success")
         if index == self._serving:
-            self._by_another = 0
+            self._others_in_a_row = 0
         else:
-            self._by_another += 1
-            if self._by_another >= _IN_A_ROW:
-                self._changed(index, fault)
-        self.tracks_primary = self._serving > 0 or self._by_another > 0
+            self._others_in_a_row += 1
+            if self._others_in_a_row >= _CONSECUTIVE:
+                self._target_changed(index, fault)
+        self.tracks_primary = self._serving > 0 or self._others_in_a_row > 0
 
-    def _changed(self, index: int, fault: FaultKind | None) -> None:
-        self._by_another = 0
+    def _target_changed(self, index: int, fault: FaultKind | None) -> None:
+        self._others_in_a_row = 0
         before, self._serving = self._targets[self._serving], index
         now = self._targets[index]
         logger.warning("'%s' is now served by '%s' instead of '%s' (%s)", self.operation, now, before, fault or "back")
@@ -68,21 +69,21 @@ class FallbackRecord:
         )
 
     def failed_over(self, span: OperationSpan, index: int, fault: FaultKind) -> None:
-        """The target of this number failed, and another one is asked."""
+        """Counts a failover away from the target with this index."""
         FALLBACK_FAILOVERS.series(self.operation, self._targets[index], fault).add()
         span.add_event("fallback.failover", {"fallback.target": self._targets[index], "fallback.fault": fault})
 
     def restarted(self, span: OperationSpan) -> None:
-        """A stream was begun anew though its reader had seen content."""
+        """Counts a stream that started again after its reader had seen content."""
         FALLBACK_RESTARTS.series(self.operation).add()
         span.set_attribute("fallback.restarted", True)
 
     def failed(self, span: OperationSpan, reason: Failed) -> None:
-        """There is no answer."""
+        """Counts a call without an answer."""
         (self._exhausted if reason == "exhausted" else FALLBACK_FAILED.series(self.operation, reason)).add()
         span.set_attribute("fallback.failed", reason)
         span.set_attribute("outcome", "error")
 
     def cancelled(self, span: OperationSpan) -> None:
-        """The caller went away, which is counted by what it went away from."""
+        """Marks the span of a cancelled call, which the primitive inside counts."""
         span.set_attribute("outcome", "cancelled")

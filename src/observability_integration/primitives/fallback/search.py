@@ -1,4 +1,4 @@
-"""Which target is asked next: the table of faults, the context windows, and how far one call has come."""
+"""Selects the next target by the kind of fault and the context windows, and keeps the progress of one call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .record import Failed, FallbackRecord
 
-Turn = Literal["next", "larger_window", "raise"]
+Action = Literal["next", "larger_window", "raise"]
 
 
 class Target:
-    """One target of a fallback, as it was given."""
+    """A target of a fallback, as it was configured."""
 
     __slots__ = ("call", "context_window", "name", "step")
 
@@ -30,38 +30,38 @@ class Target:
 
 
 class Search:
-    """How far one call has come through the targets.
+    """The progress of one call through the targets.
 
     Attributes:
-        index: the number of the target that is asked.
-        before: the number of the one that was asked before it.
-        failures: what happened at those before.
-        fault: the kind of the last one's.
+        index: index of the current target.
+        previous: index of the target before it.
+        failures: the failures of the targets before it.
+        fault: the kind of the last failure.
     """
 
-    __slots__ = ("_larger_than", "_targets", "before", "failures", "fault", "index")
+    __slots__ = ("_larger_than", "_targets", "failures", "fault", "index", "previous")
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
         self._larger_than = 0
         self.index = 0
-        self.before = 0
+        self.previous = 0
         self.failures: list[TargetFailure] = []
         self.fault: FaultKind | None = None
 
     @property
     def target(self) -> Target:
-        """The target that is asked."""
+        """The current target."""
         return self._targets[self.index]
 
     def is_last_resort(self, outer: bool | None) -> bool:
-        """Whether all others were asked in vain, or could not serve.
+        """Whether all other targets have failed, or cannot serve.
 
         Args:
-            outer: the same of a fallback further out, which may have targets left; None where there is none.
+            outer: the same for the fallback around this one, which may have targets left; None without such a fallback.
         """
-        alone = self._next(self.index + 1) is None
-        return alone and (outer is True or (outer is None and self.index > 0))
+        is_last = self._next(self.index + 1) is None
+        return is_last and (outer is True or (outer is None and self.index > 0))
 
     def _next(self, start: int) -> int | None:
         for index in range(start, len(self._targets)):
@@ -71,31 +71,31 @@ class Search:
         return None
 
     def advance(self, fault: FaultKind, *, larger: bool) -> bool:
-        """Moves to the next target that may serve; False if there is none."""
+        """Moves to the next target that may serve; False if none is left."""
         if larger:
             self._larger_than = max(self._larger_than, self.target.context_window or 0)
         following = self._next(self.index + 1)
         if following is None:
             return False
-        self.before, self.index, self.fault = self.index, following, fault
+        self.previous, self.index, self.fault = self.index, following, fault
         return True
 
 
 class Failover:
-    """Decides, for one `FallbackPrimitive`, what follows from the failure of a target.
+    """Decides for one `FallbackPrimitive` what to do about the failure of a target.
 
     Args:
         targets: in order of preference.
-        policy: what follows from a kind of fault, where it differs from the table.
-        classifier: asked first what kind of fault an exception is.
-        restart_streams: whether live readers get a restart instead of an error.
+        policy: overrides the default action by kind of fault.
+        classifier: classifies an exception before the rules of `resilience.faults` do.
+        restart_streams: whether readers of a cut stream get a restart instead of an error.
         record: of the primitive.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
-        policy: Mapping[FaultKind, Turn],
+        policy: Mapping[FaultKind, Action],
         classifier: Classifier | None,
         record: FallbackRecord,
         *,
@@ -108,25 +108,25 @@ class Failover:
         self._classifier = classifier
 
     def fault_of(self, error: Exception) -> Fault:
-        """The kind of fault of an exception."""
+        """Classifies an exception."""
         return classify(error, self._classifier)
 
     def advance(self, span: OperationSpan, search: Search, error: Exception, context: WorkflowContext | None) -> None:
-        """Moves `search` to the target that is asked next, or raises what the caller is told.
+        """Moves `search` to the next target, or raises the error for the caller.
 
         Raises:
             AllTargetsFailedError: no target is left, and more than one was asked.
-            Exception: `error` itself, where no other target is to be asked.
+            Exception: `error` itself, where no other target may be asked.
         """
         fault = self.fault_of(error)
         search.failures.append(TargetFailure(search.target.name, fault.kind, error))
         reason: Failed
-        if _is_over(context):
+        if _deadline_passed(context):
             reason = "deadline"
-        elif (turn := self._turn_of(fault)) == "raise":
+        elif (action := self._action_of(fault)) == "raise":
             reason = "fault"
-        elif search.advance(fault.kind, larger=turn == "larger_window"):
-            self.record.failed_over(span, search.before, fault.kind)
+        elif search.advance(fault.kind, larger=action == "larger_window"):
+            self.record.failed_over(span, search.previous, fault.kind)
             return
         else:
             reason = "exhausted"
@@ -135,7 +135,7 @@ class Failover:
             raise AllTargetsFailedError(self.record.operation, search.failures) from error
         raise error
 
-    def _turn_of(self, fault: Fault) -> Turn:
+    def _action_of(self, fault: Fault) -> Action:
         if fault.kind in self._policy:
             return self._policy[fault.kind]
         if fault.turns_to_next:
@@ -143,7 +143,7 @@ class Failover:
         return "larger_window" if fault.turns_to_larger_window else "raise"
 
 
-def _is_over(context: WorkflowContext | None) -> bool:
+def _deadline_passed(context: WorkflowContext | None) -> bool:
     deadline = current_deadline()
     if context is not None:
         deadline = earliest(deadline, context.deadline)

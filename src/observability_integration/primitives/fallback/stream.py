@@ -1,4 +1,4 @@
-"""A stream that fails over: unseen until its first content is handed out, and in the open afterwards."""
+"""A stream that fails over: silently before its first content, with a `StreamRestart` or an error afterwards."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class FallbackStream(ObservedStream):
     """One streamed call of a `FallbackPrimitive`.
 
     Args:
-        failover: decides which target is asked next.
-        open_at: begins the stream of a target.
+        failover: selects the next target.
+        open_target: opens the stream of a target.
         context: of the call.
     """
 
     def __init__(
-        self, failover: Failover, open_at: Callable[[Target], ChunkStream], context: WorkflowContext | None
+        self, failover: Failover, open_target: Callable[[Target], ChunkStream], context: WorkflowContext | None
     ) -> None:
         self._failover = failover
         self._records = failover.record
         self._search = Search(failover.targets)
-        self._open_at = open_at
+        self._open_target = open_target
         self._context = context
         self._attempt: FirstContent | None = None
 
@@ -39,14 +39,14 @@ class FallbackStream(ObservedStream):
         return spans.begin(self._records.span_name, self._context)
 
     async def _open(self) -> None:
-        """The first chunk that is asked for opens the first target's stream."""
+        """Opens nothing: the first target's stream begins with the first chunk that is requested."""
 
     async def _next(self) -> Any:
         while True:
             if self._attempt is None:
-                self._attempt = FirstContent(self._open_at(self._search.target))
+                self._attempt = FirstContent(self._open_target(self._search.target))
             attempt = self._attempt
-            resort = last_resort.set(self._search.is_last_resort(last_resort.get()))
+            previous = last_resort.set(self._search.is_last_resort(last_resort.get()))
             try:
                 return await attempt.next()
             except StopAsyncIteration:
@@ -54,20 +54,20 @@ class FallbackStream(ObservedStream):
             except Exception as caught:  # noqa: BLE001 - raised again unless another target is asked
                 error = caught
             finally:
-                last_resort.reset(resort)
+                last_resort.reset(previous)
             restart = await self._fail_over(attempt, error)
             if restart is not None:
                 return restart
 
     async def _fail_over(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
-        """Moves to the next target, or raises what the reader is told."""
+        """Moves to the next target, or raises the error for the reader."""
         fault = self._failover.fault_of(error)
         if attempt.shown and not (self._failover.restart_streams and fault.turns_to_next):
             self._records.failed(self._span, "fault")
-            told = broken_off(self._records.operation, attempt.chunks, fault, error)
-            if told is error:
+            broken = broken_off(self._records.operation, attempt.chunks, fault, error)
+            if broken is error:
                 raise error
-            raise told from error
+            raise broken from error
         self._failover.advance(self._span, self._search, error, self._context)
         self._attempt = None
         await attempt.give_up(error)

@@ -1,4 +1,4 @@
-"""What follows from a failed attempt: another one after a wait, or the reason why there is none."""
+"""Decides after a failed attempt: another attempt after a wait, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RetryDecision:
     Args:
         max_attempts: attempts in all, >= 1.
         backoff: the waits between attempts.
-        budget: bounds the retries of all calls; None is no bound.
-        classifier: asked first what kind of fault an exception is.
+        budget: bounds the retries of all calls; None for no bound.
+        classifier: classifies an exception before the rules of `resilience.faults` do.
         record: of the primitive.
     """
 
@@ -37,19 +37,19 @@ class RetryDecision:
         self._classifier = classifier
 
     def fault_of(self, error: Exception) -> Fault:
-        """The kind of fault of an exception."""
+        """Classifies an exception."""
         return classify(error, self._classifier)
 
     def decide(self, error: Exception, attempts: int, context: WorkflowContext | None) -> tuple[Fault, float] | GaveUp:
-        """The fault and the wait before the next attempt, in seconds; or why there is none.
+        """Returns the fault and the wait before the next attempt, in seconds; or why there is no other attempt.
 
         Args:
-            error: what the attempt raised.
-            attempts: how many were made.
+            error: the error of the attempt.
+            attempts: the number of attempts made.
             context: of the call.
         """
         fault = self.fault_of(error)
-        self.record.note(error)
+        self.record.check_sdk_retries(error)
         if not fault.retries_same_target:
             return "not_retryable"
         mode = testing_mode.active()

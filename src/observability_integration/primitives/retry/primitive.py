@@ -1,4 +1,4 @@
-"""RetryPrimitive: asks the same target again when that may help, as long as there is time and budget."""
+"""RetryPrimitive: retries a call to the same target while time and budget allow."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from .decision import RetryDecision
 from .record import RetryRecord
 from .stream import RetryStream
 
-_SHARED: Any = object()
+_OWN_BUDGET: Any = object()
 
 
 class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
-    """Makes up to `max_attempts` attempts at a call, of faults that may pass: see the table in `resilience.faults`.
+    """Makes up to `max_attempts` attempts at a call that fails for a passing reason (the table in `resilience.faults`).
 
-    Between attempts it waits at random for an exponentially growing time (full jitter), never less than the provider's
-    Retry-After. A wait that would not end before the deadline is not begun: the last error passes at once, unchanged.
+    The wait between attempts is random and grows exponentially (full jitter). It is never shorter than the provider's
+    Retry-After. If the wait would not end before the deadline, the last error is raised at once, unchanged.
 
-    Place it around one target, outside of that target's circuit breaker, so that every attempt feeds the breaker. The
+    Place it around one target, outside of that target's circuit breaker, so that the breaker sees every attempt. The
     SDK inside should make no retries of its own (``max_retries=0``): they would multiply.
 
-    Args:
-        primitive: what to attempt.
-        max_attempts: attempts in all, the first included, >= 1.
-        backoff: the waits between them.
-        budget: bounds the retries of all calls together; share one between everything that leads to the same target.
-            By default each primitive has its own `RetryBudget`; None is no bound.
-        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
-        operation_name: label of the metrics; by default the wrapped primitive's name.
+    A stream is retried only before its first content: two answers are never spliced.
 
-    A stream is attempted again only until its first content: two answers are never spliced.
+    Args:
+        primitive: the step to attempt.
+        max_attempts: attempts in all, the first included, >= 1.
+        backoff: the waits between attempts.
+        budget: bounds the retries of all calls together; share one between all primitives that lead to the same target.
+            By default each primitive has its own `RetryBudget`; None for no bound.
+        classifier: classifies an exception before the rules do (see `resilience.faults.classify`).
+        operation_name: label of the metrics; by default the wrapped primitive's name.
 
     Raises:
         ConfigurationError: `max_attempts` is not a whole number >= 1.
@@ -54,7 +54,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         max_attempts: int = 3,
         *,
         backoff: Backoff | None = None,
-        budget: RetryBudget | None = _SHARED,
+        budget: RetryBudget | None = _OWN_BUDGET,
         classifier: Classifier | None = None,
         operation_name: str | None = None,
     ) -> None:
@@ -66,7 +66,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._call = call_of(self._step)
         self._operation = operation_name or self._step.name
         self._record = RetryRecord(self, self._operation)
-        self.budget = RetryBudget() if budget is _SHARED else budget
+        self.budget = RetryBudget() if budget is _OWN_BUDGET else budget
         if self.budget is not None:
             self.budget.watch(self._record.exhausted)
         self._decision = RetryDecision(self.max_attempts, self.backoff, self.budget, classifier, self._record)
@@ -77,17 +77,17 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return self._operation
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
-        """What is attempted."""
+        """The step that is attempted."""
         return [("", self._step)]
 
     def _label(self) -> str:
         return f"retry {self._operation} ({self.max_attempts} attempts)"
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Attempts the call until it succeeds, or until another attempt would not help or is not allowed.
+        """Attempts the call until it succeeds, or another attempt would be useless or is not allowed.
 
         Raises:
-            Exception: the last attempt's own error, unchanged.
+            Exception: the error of the last attempt, unchanged.
         """
         attempts = 1
         scope: BudgetScope | None = None
@@ -95,7 +95,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if budget is not None:
             if budget.is_shared:
                 scope = enter_scope(budget)
-            else:  # what `enter_scope` would do, at half the cost
+            else:  # as `enter_scope` does, at half the cost
                 budget.deposit()
         tracing = spans.tracing
         span, token = NO_SPAN, None
@@ -130,5 +130,5 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 span.end()
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
-        """Streams, and attempts again what fails before its first content."""
+        """Streams, and retries while no content has been returned."""
         return RetryStream(self._decision, lambda: self._step.stream(input_data, context), context)

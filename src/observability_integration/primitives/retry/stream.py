@@ -1,4 +1,4 @@
-"""A stream that is attempted again until its first content is handed out."""
+"""A stream that is retried until its first content is returned."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class RetryStream(ObservedStream):
 
     Args:
         decision: decides whether there is another attempt.
-        open_again: begins an attempt.
+        open_attempt: opens the stream of an attempt.
         context: of the call.
     """
 
     def __init__(
-        self, decision: RetryDecision, open_again: Callable[[], ChunkStream], context: WorkflowContext | None
+        self, decision: RetryDecision, open_attempt: Callable[[], ChunkStream], context: WorkflowContext | None
     ) -> None:
         self._decision = decision
         self._records = decision.record
-        self._open_again = open_again
+        self._open_attempt = open_attempt
         self._context = context
         self._attempts = 0
         self._attempt: FirstContent | None = None
@@ -44,14 +44,14 @@ class RetryStream(ObservedStream):
         return spans.begin(self._records.span_name, self._context)
 
     async def _open(self) -> None:
-        """The first chunk that is asked for opens the first attempt."""
+        """Opens nothing: the first attempt begins with the first chunk that is requested."""
 
     async def _next(self) -> Any:
         while True:
             if self._attempt is None:
                 if self._attempts == 0:
                     self._scope = open_scope(self._decision.budget)
-                self._attempt = FirstContent(self._open_again())
+                self._attempt = FirstContent(self._open_attempt())
                 self._attempts += 1
             attempt = self._attempt
             try:
@@ -61,10 +61,10 @@ class RetryStream(ObservedStream):
                 if isinstance(error, StopAsyncIteration):
                     raise
                 if attempt.shown:
-                    told = broken_off(self._records.operation, attempt.chunks, self._decision.fault_of(error), error)
-                    if told is error:
+                    broken = broken_off(self._records.operation, attempt.chunks, self._decision.fault_of(error), error)
+                    if broken is error:
                         raise
-                    raise told from error
+                    raise broken from error
                 decided = self._decision.decide(error, self._attempts, self._context)
                 if not isinstance(decided, tuple):
                     self._gave_up = decided
@@ -82,7 +82,7 @@ class RetryStream(ObservedStream):
         leave_scope(self._scope)
         attempts = self._attempts
         if attempts == 0:
-            return  # no chunk was asked for, so no attempt was made
+            return  # no chunk was requested, so no attempt was made
         if error is not None:
             self._records.failed(self._span, attempts, self._gave_up)
         elif outcome == "cancelled":

@@ -1,4 +1,4 @@
-"""Whether a test is running that does not want to wait for retries."""
+"""The testing mode of retries: fewer attempts, and no waits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from observability_integration.checks import check_count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestingMode:
-    """How retries go while a test says so.
+    """Overrides the configuration of retries in a test.
 
     Attributes:
-        attempts: how many attempts a call gets, the first included, >= 1; None is as many as are configured.
-        cap: `attempts` bounds what is configured instead of replacing it.
-        wait: whether the pauses between attempts are waited for.
+        attempts: attempts of a call, the first included, >= 1; None for the configured number.
+        cap: whether `attempts` bounds the configured number instead of replacing it.
+        wait: whether a retry waits for its backoff.
 
     Raises:
         ConfigurationError: a value out of range.
     """
 
-    # Its name begins as that of a test case does, and pytest collects whatever a test module imports.
+    # pytest collects classes with this prefix from the imports of a test module.
     __test__: ClassVar[bool] = False
 
     attempts: int | None = 1
@@ -33,7 +33,7 @@ class TestingMode:
         check_count("attempts", self.attempts, optional=True)
 
     def attempts_of(self, configured: int) -> int:
-        """How many attempts a call gets that is configured to get `configured`."""
+        """Returns the number of attempts of a call that is configured to make `configured`."""
         if self.attempts is None:
             return configured
         return min(self.attempts, configured) if self.cap else self.attempts
@@ -43,10 +43,10 @@ _mode: ContextVar[TestingMode | None] = ContextVar("observability_integration_te
 
 
 def active() -> TestingMode | None:
-    """The mode in force; None where retries go as they are configured."""
+    """Returns the current mode; None outside of a test that sets one."""
     return _mode.get()
 
 
 def install(mode: TestingMode | None) -> None:
-    """Puts a mode in force, or none: in this context, and in the tasks that are begun from it later."""
+    """Sets the mode, or none, in this context and in the tasks that start from it later."""
     _mode.set(mode)
