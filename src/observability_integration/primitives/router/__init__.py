@@ -1,4 +1,4 @@
-"""RouterPrimitive: which route a call takes."""
+"""Routing of calls: to named routes, or to one of two models."""
 
 from .model_choice import Route, RoutingDecision
 from .primitive import RouterPrimitive

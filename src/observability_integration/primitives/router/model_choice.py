@@ -1,4 +1,4 @@
-"""The model form of the router: one of two models, chosen by how complex a question is."""
+"""The model form of the router: chooses one of two models by the complexity of a question."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Route(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RoutingDecision:
-    """What the model form decided.
+    """The decision of the model form.
 
     Attributes:
         route: cheap or premium.
         model: the model's name.
         cost_savings: USD saved against the dearer of the two models, if the call succeeds.
         reason: ``complexity_below_threshold``, ``complexity_above_threshold`` or ``complexity_error_fallback``.
-        complexity_score: the score that decided, from 0 to 1; None if it could not be had.
+        complexity_score: the score that decided, from 0 to 1; None if `complexity_fn` failed.
     """
 
     route: Route
@@ -55,10 +55,10 @@ class ModelChoice:
     """Chooses between a cheap and a premium model.
 
     Args:
-        owner: the router; its series are shown as long as it lives.
+        owner: the router; its series are exported as long as it lives.
         models: name of the model of each route.
         costs: USD per call of each route.
-        threshold: from 0 to 1; a question that scores below goes to the cheap model.
+        threshold: from 0 to 1; a question with a lower score goes to the cheap model.
         complexity_fn: scores a question from 0 to 1; None for the heuristic of `routing.complexity`.
         span_name: of each call.
 
@@ -92,7 +92,7 @@ class ModelChoice:
         }
 
     def decide(self, query: str, complexity_score: float | None, span: OperationSpan = NO_SPAN) -> RoutingDecision:
-        """Decides, and counts the decision; see `RouterPrimitive.decide_route`."""
+        """Chooses a model, and counts the decision; see `RouterPrimitive.decide_route`."""
         score = complexity_score
         if score is None:
             score = self._score(query)
@@ -111,7 +111,7 @@ class ModelChoice:
     async def run(
         self, func: Callable[..., Awaitable[T]], query: str, complexity_score: float | None, given: dict[str, Any]
     ) -> T:
-        """Decides, and calls `func`; see `RouterPrimitive.execute_async`."""
+        """Chooses a model, and calls `func`; see `RouterPrimitive.execute_async`."""
         tracing = spans.tracing
         span = tracing.begin(self._span_name, {})
         token = tracing.activate(span)
@@ -121,7 +121,7 @@ class ModelChoice:
             record = self._records[decision.route]
             started = time.perf_counter()
             try:
-                value = await _begun(func, {"model": decision.model, "query": query}, given)
+                value = await _start(func, {"model": decision.model, "query": query}, given)
             except BaseException as error:
                 record.ended(span, started, error)
                 raise
@@ -148,19 +148,19 @@ class ModelChoice:
         return score
 
 
-def _begun(func: Callable[..., Awaitable[T]], offered: dict[str, Any], given: dict[str, Any]) -> Awaitable[T]:
-    result = func(**_accepted(func, offered), **given)
+def _start(func: Callable[..., Awaitable[T]], optional: dict[str, Any], given: dict[str, Any]) -> Awaitable[T]:
+    result = func(**_accepted(func, optional), **given)
     if not inspect.isawaitable(result):
         raise ConfigurationError("execute_async needs an async func; this one returned no awaitable")
     return result
 
 
-def _accepted(func: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def _accepted(func: Callable[..., Any], optional: dict[str, Any]) -> dict[str, Any]:
     try:
         parameters = inspect.signature(func).parameters
     except (TypeError, ValueError):
-        return offered
+        return optional
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return offered
+        return optional
     named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return {name: value for name, value in offered.items() if name in named}
+    return {name: value for name, value in optional.items() if name in named}

@@ -1,4 +1,4 @@
-"""RouterPrimitive: sends each call to one of several routes, and counts why and what it saved."""
+"""RouterPrimitive: sends each call to one of several routes, and counts the reason and the saving."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ _NO_ROUTES = "the model form of RouterPrimitive has execute_async(func, query); 
 
 
 class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
-    """Routes calls. Two forms, told apart by their keywords.
+    """Routes calls. The keywords select one of two forms.
 
-    *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` names the route; an
-    unknown name or an error in it leads to the default route, and is counted.
+    *Wrapper form*: ``RouterPrimitive(routes, router_fn, default_route="fast")``. `router_fn` returns the name of
+    the route. An unknown name or an error is counted, and the default route serves the call.
 
     *Model form*: ``RouterPrimitive(cheap_model=..., premium_model=...)`` with `decide_route` and `execute_async`.
 
     Args:
         routes: route name → primitive or async callable.
         router_fn: function of ``(input, context)`` or ``(input)``, synchronous or not, that returns a route name.
-        default_route: where to go when `router_fn` fails or names no route; ``default`` is the same.
-        cost_per_route: USD per call by route; the saving of a call is the dearest route's cost minus its own.
+        default_route: the route when `router_fn` fails or names no route; ``default`` is the same.
+        cost_per_route: USD per call by route; the saving of a call is the cost of the dearest route minus its own.
         name: shown in spans and descriptions.
         cheap_model: name of the cheap model.
         premium_model: name of the premium model.
-        complexity_threshold: from 0 to 1; a question that scores below goes to the cheap model.
+        complexity_threshold: from 0 to 1; a question with a lower score goes to the cheap model.
         cheap_cost_per_call: USD.
         premium_cost_per_call: USD.
-        complexity_fn: scores a question from 0 to 1; a heuristic of ours by default.
+        complexity_fn: scores a question from 0 to 1; by default the heuristic of `routing.complexity`.
 
     Raises:
         ConfigurationError: empty routes, an unknown default, a bad cost, or keywords of both forms.
@@ -105,16 +105,20 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         self._router_fn: Any = router_fn
         self._models: ModelChoice | None = None
         self._routes: dict[str, RouteRecord] = {}
-        wraps = routes is not None or router_fn is not None or cost_per_route is not None
-        wraps = wraps or default is not None or default_route != "fast"
-        chooses = cheap_model is not None or premium_model is not None or complexity_fn is not None
-        chooses = chooses or (complexity_threshold, cheap_cost_per_call, premium_cost_per_call) != (0.5, 0.001, 0.01)
-        if wraps and chooses:
+        is_wrapper_form = routes is not None or router_fn is not None or cost_per_route is not None
+        is_wrapper_form = is_wrapper_form or default is not None or default_route != "fast"
+        is_model_form = cheap_model is not None or premium_model is not None or complexity_fn is not None
+        is_model_form = is_model_form or (complexity_threshold, cheap_cost_per_call, premium_cost_per_call) != (
+            0.5,
+            0.001,
+            0.01,
+        )
+        if is_wrapper_form and is_model_form:
             raise ConfigurationError(
                 "RouterPrimitive takes either routes, router_fn, default_route, cost_per_route "
                 "or cheap_model, premium_model, complexity_threshold, complexity_fn, *_cost_per_call; not both"
             )
-        if chooses:
+        if is_model_form:
             self._models = ModelChoice(
                 self,
                 {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model},
@@ -142,7 +146,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
             route: RouteRecord(
                 self,
                 route,
-                # A route without a stated cost has an unknown saving, which is none.
+                # The saving of a route without a stated cost is unknown, and counts as none.
                 dearest - costs[route] if route in costs else 0.0,
                 [CHOSEN, INVALID, FAILED] if route == self._default_route else [CHOSEN],
                 lift(step),
@@ -152,7 +156,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
 
     @property
     def name(self) -> str:
-        """The name given, or ``router``."""
+        """The configured name, or ``router``."""
         return self._name
 
     def __repr__(self) -> str:
@@ -182,7 +186,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
             return self._failed(span, error)
         try:
             route = self._routes[chosen]
-        except (KeyError, TypeError):  # TypeError: what cannot be hashed names no route
+        except (KeyError, TypeError):  # TypeError: a value that cannot be hashed
             return self._wait(span, chosen) if inspect.isawaitable(chosen) else self._decided(span, INVALID)
         if span is not NO_SPAN or switch.on:
             route.decided(span, CHOSEN)
@@ -235,11 +239,11 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         return super().stream(input_data, context)
 
     def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
-        """Decides between the two models, and counts the decision.
+        """Chooses one of the two models, and counts the decision.
 
         Args:
             query: the question.
-            complexity_score: from 0 to 1, if you know better than `complexity_fn`.
+            complexity_score: from 0 to 1; overrides `complexity_fn`.
 
         Raises:
             ConfigurationError: the score is not a number from 0 to 1, or this is the wrapper form.
@@ -249,12 +253,12 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
     async def execute_async(
         self, func: Callable[..., Awaitable[T]], query: str, complexity_score: float | None = None, **kwargs: Any
     ) -> T:
-        """Decides, and calls ``func`` with the decision.
+        """Chooses a model, and calls ``func`` with it.
 
         Args:
-            func: async callable; gets ``model=`` and ``query=`` where its signature takes them.
+            func: async callable; receives ``model=`` and ``query=`` if its signature takes them.
             query: the question.
-            complexity_score: from 0 to 1, if you know better than `complexity_fn`.
+            complexity_score: from 0 to 1; overrides `complexity_fn`.
             **kwargs: passed on to `func`.
 
         Raises:
@@ -272,7 +276,7 @@ def _takes_context(func: Callable[..., Any]) -> bool:
     try:
         inspect.signature(func).bind(None, None)
     except TypeError:
-        return False  # it takes the input alone
+        return False  # the function takes the input alone
     except ValueError:
-        return True  # it has no signature; the contract is (input, context)
+        return True  # no signature; the contract is (input, context)
     return True

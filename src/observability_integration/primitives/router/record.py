@@ -1,4 +1,4 @@
-"""One route of a RouterPrimitive: how it is called, and what is counted for it."""
+"""A route of a RouterPrimitive and its metrics."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 
 class RouteRecord:
-    """A route and its counts.
+    """A route and its metrics.
 
     Args:
         owner: the router.
         name: of the route; a label.
         saving: USD that a call on this route saves.
-        reasons: for which it can be chosen; each is shown from the start at 0.
-        step: what runs on this route; None where the caller brings a function of their own.
+        reasons: the reasons for a decision; each series starts at 0.
+        step: the step of this route; None in the model form, where the caller brings a function.
     """
 
     __slots__ = ("_decisions", "_execution", "_savings", "call", "name", "saving", "step")
@@ -49,13 +49,13 @@ class RouteRecord:
         self._savings = ROUTER_COST_SAVINGS.declare(owner, name)
 
     def decided(self, span: OperationSpan, reason: str) -> None:
-        """Counts a decision for this route, and writes it on the span."""
+        """Counts a decision for this route, and sets it on the span."""
         self._decisions[reason].add()
         span.set_attribute("router.route", self.name)
         span.set_attribute("router.reason", reason)
 
     def ended(self, span: OperationSpan, started: float, error: BaseException | None) -> None:
-        """Counts how a call on this route ended; `started` is a reading of ``time.perf_counter``."""
+        """Counts the end of a call on this route; `started` is a reading of ``time.perf_counter``."""
         self._execution.record(time.perf_counter() - started, span)
         if error is None:
             if self.saving > 0:
