@@ -15,7 +15,7 @@ import pytest
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
-from observability_integration.primitives.concurrency.permits import Permit, Reason, Refused
+from observability_integration.primitives.concurrency.permits import ConcurrencyPermit, PermitRefused, Reason
 from observability_integration.primitives.concurrency.queue import Priority
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.testing.clock import FakeClockLoop
@@ -33,22 +33,26 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-def take(limiter: ConcurrencyLimit) -> Permit:
+def take(limiter: ConcurrencyLimit) -> ConcurrencyPermit:
     permit = limiter.try_acquire()
     assert permit is not None
     return permit
 
 
-async def waiting(limiter: ConcurrencyLimit, priority: Priority = "high", **options: Any) -> asyncio.Task[Permit]:
+async def waiting(
+    limiter: ConcurrencyLimit, priority: Priority = "high", **options: Any
+) -> asyncio.Task[ConcurrencyPermit]:
     """Somebody who waits for a permit by now."""
     task = asyncio.create_task(limiter.acquire(priority, **options))
     await asyncio.sleep(0)
     return task
 
 
-async def refusal(work: Coroutine[Any, Any, Permit] | asyncio.Task[Permit]) -> tuple[Reason, float]:
+async def refusal(
+    work: Coroutine[Any, Any, ConcurrencyPermit] | asyncio.Task[ConcurrencyPermit],
+) -> tuple[Reason, float]:
     """Why there was no permit, and after how long."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(PermitRefused) as caught:
         await work
     return caught.value.reason, caught.value.waited_seconds
 
@@ -471,7 +475,7 @@ async def test_a_permit_that_becomes_free_on_the_way_to_the_queue_is_taken() -> 
     permit = take(limiter)
     look, looks = limiter.try_acquire, []
 
-    def first_look() -> Permit | None:
+    def first_look() -> ConcurrencyPermit | None:
         looks.append(look())
         permit.release()
         return looks[0]
@@ -626,7 +630,7 @@ def test_who_waits_gets_what_another_loop_held_when_it_is_closed() -> None:
     """Within a second, though nobody else comes who could notice."""
     limiter = ConcurrencyLimit(2)
     other = FakeClockLoop()
-    kept: list[Permit] = []
+    kept: list[ConcurrencyPermit] = []
 
     async def hold() -> None:
         kept.extend((take(limiter), take(limiter)))
@@ -652,7 +656,7 @@ def test_a_loop_that_comes_later_is_watched_too() -> None:
     limiter = ConcurrencyLimit(1)
     other, third = FakeClockLoop(), FakeClockLoop()
 
-    async def begin(priority: Priority) -> asyncio.Task[Permit]:
+    async def begin(priority: Priority) -> asyncio.Task[ConcurrencyPermit]:
         return await waiting(limiter, priority)
 
     async def scenario() -> None:
@@ -711,7 +715,7 @@ def test_a_loop_with_nothing_under_way_is_forgotten() -> None:
 
     for loop in loops:
         loop.run_until_complete(use())
-    assert {loops[-1]} == set(limiter._shares)
+    assert {loops[-1]} == set(limiter._shares.by_loop)
     for loop in loops:
         loop.close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from observability_integration.primitives.concurrency.limit import ConcurrencyLimit
-from observability_integration.primitives.concurrency.permits import Outcome, Permit, Refused
+from observability_integration.primitives.concurrency.permits import ConcurrencyPermit, Outcome, PermitRefused
 from observability_integration.primitives.concurrency.queue import PRIORITIES, Priority
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.testing.clock import FakeClockLoop
@@ -31,9 +31,9 @@ class _Users(RuleBasedStateMachine):
         super().__init__()
         self.loop = FakeClockLoop()
         self.limiter = self.make()
-        self.asking: list[asyncio.Task[Permit]] = []
-        self.held: list[Permit] = []
-        self.released: list[Permit] = []
+        self.asking: list[asyncio.Task[ConcurrencyPermit]] = []
+        self.held: list[ConcurrencyPermit] = []
+        self.released: list[ConcurrencyPermit] = []
         self.refused = 0
         self.before = 0
 
@@ -102,7 +102,7 @@ class _Users(RuleBasedStateMachine):
             if error is None:
                 self.held.append(task.result())
             else:
-                assert isinstance(error, Refused)
+                assert isinstance(error, PermitRefused)
                 self.refused += 1
 
     @invariant()

@@ -1,12 +1,12 @@
-"""How many calls run at once in this process, and who waits for how long until there is room.
+"""Limits concurrent calls in this process. Excess calls wait in a bounded queue.
 
-One limit for all event loops and threads. A lock, held for some microseconds at the most, guards its numbers; whoever
-waits is woken in the loop where the waiting is done. Giving back never waits for the lock: a coroutine may be thrown
-away, and give its permit back, in a garbage collection that runs while this very thread holds it. Then it is noted, and
-done by the holder.
+One limit serves all event loops and threads. A lock, held for some microseconds at most, guards the numbers; a waiter
+is woken in its own loop. A release never waits for the lock: the garbage collector may close a coroutine, which
+releases its permit, while this very thread holds the lock. Such a release is deferred, and the holder of the lock
+performs it afterwards.
 
-What a closed event loop still held or waited for no longer counts. While somebody waits and other loops are in use,
-this is looked into once a second. A loop that has stopped without being closed counts: it may be run again.
+Permits and waiters of a closed event loop no longer count. Closed loops are looked for once a second while calls wait
+and several loops are in use. A loop that has stopped without being closed still counts: it may run again.
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ from observability_integration.context import Deadline, current_deadline, earlie
 from observability_integration.resilience.aimd import Aimd
 from observability_integration.tasks import wait_done
 
-from .permits import Outcome, Permit, Reason, Refused, Share, Waiter, call_in, wake
+from .permits import ConcurrencyPermit, Outcome, PermitRefused, Reason, Waiter, wake
 from .queue import AdmissionQueue, Priority, tier_of
-
-_WATCH_SECONDS = 1.0  # how long a permit that a closed loop held may keep the others waiting
+from .shares import LoopShare, LoopShares
 
 
 class LimitWatcher(Protocol):
-    """Who wants to know when a limit changes."""
+    """A callback for changes of a limit."""
 
     def limit_changed(self) -> None:
-        """Told after each change; what holds is the limiter's `limit`. Must return at once and must not raise."""
+        """Called after each change; reads the limiter's `limit`. Must return at once and must not raise."""
 
 
 class ConcurrencyLimit:
-    """Lets so many calls run at once; more wait, in four tiers (see `admission_queue`), and not too many nor too long.
+    """Limits concurrent calls. Excess calls wait in a queue of four tiers (see `Priority`), bounded in length and time.
 
     ==================================  ================================================================================
-    a permit is free                    it is given at once, whatever the priority, and whatever time is left
-    the queue is full                   who comes is refused (``queue_full``), unless somebody of a lower tier waits:
-                                        then the youngest of the lowest tier is (``shed``)
-    time is up                          refused (``queue_timeout``, ``deadline``); at once when there was none
-    cancelled while waiting             gone from the queue; a permit that had just been given goes to the next one
-    the limit falls below what is used  nobody is let in until enough calls have ended
-    the limit rises                     as many are let in as there is room for now
+    moment                              what happens
+    ==================================  ================================================================================
+    a permit is free                    the call gets it at once, whatever its priority and the time left
+    the queue is full                   the new call is refused (``queue_full``); but if a call of a lower tier waits,
+                                        the youngest of the lowest tier is refused instead (``shed``)
+    time is up                          refused (``queue_timeout``, ``deadline``); at once if there was no time
+    cancelled while waiting             removed from the queue; a permit that was just given goes to the next waiter
+    the limit falls below the calls     no waiter is admitted until enough calls have ended
+    the limit rises                     as many waiters are admitted as there are permits now
     ==================================  ================================================================================
 
     Args:
-        limit: calls at once, >= 1; an `Aimd`, for this limit alone, adapts it to what the other side bears.
-        max_queued: how many may wait, >= 0.
-        max_wait_seconds: how long each may wait, >= 0; None for as long as its deadline allows.
+        limit: concurrent calls, >= 1; an `Aimd`, for this limit alone, adapts it to the provider's load.
+        max_queued: the most waiters, >= 0.
+        max_wait_seconds: the longest wait, >= 0; None for as long as the deadline of a call allows.
 
     Raises:
         ConfigurationError: a knob out of its range.
@@ -80,47 +81,48 @@ class ConcurrencyLimit:
         self._max_wait_seconds = max_wait_seconds
         self._watchers: tuple[weakref.ref[LimitWatcher], ...] = ()
         self._lock = threading.Lock()
-        # Read and written by the holder of the lock alone. While it is free, nobody waits unless all permits are taken.
+        # Only the holder of the lock reads and writes these. While the lock is free, calls wait only if all permits are
+        # taken.
         self._in_flight = 0
         self._queue: AdmissionQueue[Waiter] = AdmissionQueue()
-        self._shares: dict[asyncio.AbstractEventLoop, Share] = {}
-        self._latest: Share | None = None
-        # What could not be done because somebody held the lock (see `_settle`).
-        self._steps: deque[Callable[[], bool]] = deque()
+        self._shares = LoopShares()
+        self._latest_share: LoopShare | None = None
+        # Steps that could not be done because the lock was held (see `_run_deferred`).
+        self._deferred: deque[Callable[[], bool]] = deque()
 
     @property
     def limit(self) -> int:
-        """How many calls may run at once."""
+        """The limit of concurrent calls."""
         return self._limit
 
     @property
     def adapts(self) -> bool:
-        """Whether the limit learns from how calls end."""
+        """Whether the limit adapts to the outcomes of calls."""
         return self._aimd is not None
 
     @property
     def in_flight(self) -> int:
-        """How many run now."""
+        """The number of calls that run now."""
         with self._lock:
-            self._bury_closed()
+            self._free_closed_loops()
             in_flight = self._in_flight
-        self._settle()
+        self._run_deferred()
         return in_flight
 
     @property
     def queued(self) -> dict[Priority, int]:
-        """How many wait now, by tier."""
+        """The number of calls that wait now, by priority."""
         with self._lock:
-            self._bury_closed()
+            self._free_closed_loops()
             depths = self._queue.depths()
-        self._settle()
+        self._run_deferred()
         return depths
 
     def set_limit(self, limit: int) -> None:
-        """Changes the limit; an adaptive one goes on from there.
+        """Sets the limit; an adaptive limit adapts from there.
 
         Raises:
-            ConfigurationError: it is less than 1, or outside the bounds of the adaptive limit.
+            ConfigurationError: `limit` is less than 1, or outside the bounds of the adaptive limit.
         """
         if self._aimd is None:
             check_count("limit", limit)
@@ -128,37 +130,37 @@ class ConcurrencyLimit:
             with self._lock:
                 if self._aimd is not None:
                     self._aimd.move_to(limit)
-                changed = self._change_to(limit)
-                self._hand_out()
+                changed = self._change_limit(limit)
+                self._admit_waiters()
         finally:
-            self._settle()
+            self._run_deferred()
         if changed:
-            self._tell()
+            self._notify_watchers()
 
     def watch(self, watcher: LimitWatcher) -> None:
-        """Tells `watcher` of every change from now on, in whatever thread makes it; does not keep it alive."""
+        """Registers a watcher of changes, called in the thread that makes the change; referenced weakly."""
         with self._lock:
             alive = [watching for watching in self._watchers if watching() is not None]
             self._watchers = (*alive, weakref.ref(watcher))
-        self._settle()
+        self._run_deferred()
 
-    def try_acquire(self) -> Permit | None:
-        """A permit if one is free, to be released in the end. Needs a running event loop."""
+    def try_acquire(self) -> ConcurrencyPermit | None:
+        """Returns a permit if one is free; the caller releases it. Needs a running event loop."""
         loop = asyncio.get_running_loop()
         permit = None
         self._lock.acquire()  # at half the cost of a with statement
         try:
-            if self._in_flight < self._limit or self._bury_closed():
-                share = self._latest
+            if self._in_flight < self._limit or self._free_closed_loops():
+                share = self._latest_share
                 if share is None or share.loop is not loop:
                     share = self._share_of(loop)
-                permit = Permit(share, self._round)
+                permit = ConcurrencyPermit(share, self._round)
                 share.in_flight += 1
                 self._in_flight += 1
         finally:
             self._lock.release()
-        if self._steps:
-            self._settle()
+        if self._deferred:
+            self._run_deferred()
         return permit
 
     async def acquire(
@@ -166,45 +168,45 @@ class ConcurrencyLimit:
         priority: Priority = "high",
         max_wait_seconds: float | None = None,
         deadline: Deadline | None = None,
-    ) -> Permit:
-        """A permit, to be released in the end; waits for one if need be.
+    ) -> ConcurrencyPermit:
+        """Returns a permit, waiting for one if necessary; the caller releases it.
 
         Args:
             priority: the tier to wait in.
-            max_wait_seconds: for how long at the most, >= 0; None for the limiter's own `max_wait_seconds`.
-            deadline: one to obey in addition to the one in force.
+            max_wait_seconds: the longest wait, >= 0; None for the limiter's own `max_wait_seconds`.
+            deadline: a deadline in addition to the current one.
 
         Raises:
-            Refused: there is none in time, or no place in the queue.
-            ConfigurationError: an unknown priority, or no number of seconds.
+            PermitRefused: no permit became free in time, or the queue is full.
+            ConfigurationError: an unknown priority, or a number of seconds below 0.
         """
         tier = tier_of(priority)
         return self.try_acquire() or await self._wait(tier, max_wait_seconds, deadline)
 
-    async def _wait(self, tier: int, max_wait_seconds: float | None, deadline: Deadline | None) -> Permit:
-        limit_seconds, too_late = self._patience(max_wait_seconds, deadline)
+    async def _wait(self, tier: int, max_wait_seconds: float | None, deadline: Deadline | None) -> ConcurrencyPermit:
+        limit_seconds, timeout_reason = self._time_limit(max_wait_seconds, deadline)
         if limit_seconds is not None and limit_seconds <= 0:
-            raise Refused(too_late, 0.0)
+            raise PermitRefused(timeout_reason, 0.0)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        waiter = self._enter(loop, tier)
+        waiter = self._enqueue(loop, tier)
         if waiter.refusal is not None:
-            raise Refused(waiter.refusal, 0.0)
+            raise PermitRefused(waiter.refusal, 0.0)
         if waiter.permit is not None:
             return waiter.permit
         try:
-            await wait_done(waiter.turn, limit_seconds, waiter.turn)
-        except BaseException:  # cancelled, or thrown away: in a garbage collection perhaps
-            self._steps.append(partial(self._leave, waiter))
-            self._settle()
+            await wait_done(waiter.woken, limit_seconds, waiter.woken)
+        except BaseException:  # cancelled, or closed by the garbage collector
+            self._deferred.append(partial(self._abandon, waiter))
+            self._run_deferred()
             raise
-        permit = waiter.permit or self._give_up(waiter)
+        permit = waiter.permit or self._dequeue(waiter)
         if permit is None:
-            raise Refused(waiter.refusal or too_late, loop.time() - began)
+            raise PermitRefused(waiter.refusal or timeout_reason, loop.time() - began)
         return permit
 
-    def _patience(self, max_wait_seconds: float | None, deadline: Deadline | None) -> tuple[float | None, Reason]:
-        """How long to wait, and what it is called when that is over."""
+    def _time_limit(self, max_wait_seconds: float | None, deadline: Deadline | None) -> tuple[float | None, Reason]:
+        """Returns how long to wait, and the reason of the refusal after that."""
         if max_wait_seconds is None:
             max_wait_seconds = self._max_wait_seconds
         else:
@@ -215,11 +217,11 @@ class ConcurrencyLimit:
             return left, "deadline"
         return max_wait_seconds, "queue_timeout"
 
-    def _enter(self, loop: asyncio.AbstractEventLoop, tier: int) -> Waiter:
+    def _enqueue(self, loop: asyncio.AbstractEventLoop, tier: int) -> Waiter:
         with self._lock:
             share = self._share_of(loop)
             waiter = Waiter(share, tier)
-            if self._in_flight < self._limit:  # another thread gave one back just now
+            if self._in_flight < self._limit:  # another thread released one just now
                 waiter.permit = self._grant(share)
             elif self._queue.size < self._max_queued:
                 self._queue.push(waiter, tier)
@@ -229,71 +231,72 @@ class ConcurrencyLimit:
                 self._queue.push(waiter, tier)
             else:
                 waiter.refusal = "queue_full"
-            self._watch_if_needed(share)
-        self._settle()
+            if self._queue.size:
+                self._shares.schedule_check(share)
+        self._run_deferred()
         return waiter
 
-    def _give_up(self, waiter: Waiter) -> Permit | None:
-        """Takes a waiter without time, or one that was refused, out of the queue; returns the permit if one came."""
+    def _dequeue(self, waiter: Waiter) -> ConcurrencyPermit | None:
+        """Removes a waiter whose time is up, or that was refused; returns its permit if one was given meanwhile."""
         with self._lock:
             self._queue.remove(waiter, waiter.tier)
-        self._settle()
+        self._run_deferred()
         return waiter.permit
 
-    def give_back(self, permit: Permit, outcome: Outcome) -> None:
-        """What `Permit.release` does."""
+    def give_back(self, permit: ConcurrencyPermit, outcome: Outcome) -> None:
+        """Implements `ConcurrencyPermit.release`."""
         changed = False
         if self._lock.acquire(False):
             try:
                 share = permit.share
-                # A fixed limit for which nobody waits is most of them, so it costs no further call.
+                # The common case, a fixed limit without waiters, costs no further call.
                 if permit.held and self._aimd is None and not self._queue.size and not share.ended:
                     permit.held = False
                     share.in_flight -= 1
                     self._in_flight -= 1
                 else:
-                    changed = self._end(permit, outcome)
+                    changed = self._release(permit, outcome)
             finally:
                 self._lock.release()
         else:
-            self._steps.append(partial(self._end, permit, outcome))
-        if self._steps:
-            self._settle()
+            self._deferred.append(partial(self._release, permit, outcome))
+        if self._deferred:
+            self._run_deferred()
         if changed:
-            self._tell()
+            self._notify_watchers()
 
-    def _settle(self) -> None:
-        """Does what could not be done while the lock was held. Whoever held it calls this afterwards."""
+    def _run_deferred(self) -> None:
+        """Does the steps that were deferred while the lock was held. Each holder of the lock calls this afterwards."""
         changed = False
-        while self._steps and self._lock.acquire(False):
+        while self._deferred and self._lock.acquire(False):
             try:
-                while self._steps:
-                    changed |= self._steps.popleft()()
+                while self._deferred:
+                    changed |= self._deferred.popleft()()
             finally:
                 self._lock.release()
         if changed:
-            self._tell()
+            self._notify_watchers()
 
-    def _tell(self) -> None:
+    def _notify_watchers(self) -> None:
         for watching in self._watchers:
             watcher = watching()
             if watcher is not None:
                 watcher.limit_changed()
 
-    # What follows is called by the holder of the lock.
+    # The caller of the following methods holds the lock.
 
-    def _grant(self, share: Share) -> Permit:
-        permit = Permit(share, self._round)
+    def _grant(self, share: LoopShare) -> ConcurrencyPermit:
+        permit = ConcurrencyPermit(share, self._round)
         share.in_flight += 1
         self._in_flight += 1
         return permit
 
-    def _leave(self, waiter: Waiter) -> bool:
+    def _abandon(self, waiter: Waiter) -> bool:
         self._queue.remove(waiter, waiter.tier)
-        return waiter.permit is not None and self._end(waiter.permit, "neutral")
+        return waiter.permit is not None and self._release(waiter.permit, "neutral")
 
-    def _end(self, permit: Permit, outcome: Outcome) -> bool:
-        """Ends what the permit was for; says whether the limit has changed by that."""
+    def _release(self, permit: ConcurrencyPermit, outcome: Outcome) -> bool:
+        """Releases a permit; returns whether that changed the limit."""
         if not permit.held:
             return False
         permit.held = False
@@ -302,74 +305,63 @@ class ConcurrencyLimit:
             return False
         changed = False
         if self._aimd is not None and outcome != "neutral":
-            changed = self._learn(self._aimd, outcome, permit.began)
+            changed = self._adapt(self._aimd, outcome, permit.round)
         share.in_flight -= 1
         self._in_flight -= 1
         if self._queue.size:
-            self._hand_out()
+            self._admit_waiters()
         return changed
 
-    def _learn(self, aimd: Aimd, outcome: Outcome, began: int) -> bool:
+    def _adapt(self, aimd: Aimd, outcome: Outcome, began: int) -> bool:
         if outcome == "success":
             aimd.success(self._in_flight, began)
         else:
             aimd.overload(began)
             self._round = aimd.round
-        return self._change_to(aimd.limit)
+        return self._change_limit(aimd.limit)
 
-    def _change_to(self, limit: int) -> bool:
+    def _change_limit(self, limit: int) -> bool:
         before, self._limit = self._limit, limit
         return before != limit
 
-    def _hand_out(self) -> None:
-        """Lets in those whose turn it is, as long as there is room."""
+    def _admit_waiters(self) -> None:
+        """Gives free permits to the next waiters."""
         while self._in_flight < self._limit:
-            waiter = self._queue.pop(Waiter.still_waits)
+            waiter = self._queue.pop(Waiter.is_waiting)
             if waiter is None:
                 return
             waiter.permit = self._grant(waiter.share)
             if not wake(waiter):
-                self._bury(waiter.share)
+                self._free(waiter.share)
 
-    def _share_of(self, loop: asyncio.AbstractEventLoop) -> Share:
-        share = self._shares.get(loop)
+    def _share_of(self, loop: asyncio.AbstractEventLoop) -> LoopShare:
+        share = self._shares.by_loop.get(loop)
         if share is None:
-            self._bury_closed()
-            if self._queue.size:
-                for other in self._shares.values():
-                    if not other.watches:
-                        other.watches = call_in(other.loop, self._watch, other)
-            else:  # a loop that has nothing under way is forgotten, or it could never be collected
-                self._shares = {used: share for used, share in self._shares.items() if share.in_flight}
-            share = self._shares[loop] = Share(self, loop)
-        self._latest = share
+            self._free_closed_loops()
+            share = self._shares.add(self, loop, has_waiters=self._queue.size > 0)
+        self._latest_share = share
         return share
 
-    def _bury_closed(self) -> bool:
-        """Stops counting what closed loops had; says whether a permit is free."""
-        closed = [share for loop, share in self._shares.items() if loop.is_closed()]
+    def _free_closed_loops(self) -> bool:
+        """Frees the permits of closed loops; returns whether a permit is free."""
+        closed = self._shares.closed()
         for share in closed:
-            self._bury(share)
+            self._free(share)
         if closed:
-            self._hand_out()
+            self._admit_waiters()
         return self._in_flight < self._limit
 
-    def _bury(self, share: Share) -> None:
-        share.ended = True
-        self._in_flight -= share.in_flight
-        share.in_flight = 0
-        self._shares.pop(share.loop, None)
+    def _free(self, share: LoopShare) -> None:
+        self._in_flight -= self._shares.end(share)
         self._queue.drop(lambda waiter: waiter.share is share)
 
-    def _watch_if_needed(self, share: Share) -> None:
-        if self._queue.size and len(self._shares) > 1 and not share.watches:
-            share.watches = True
-            share.loop.call_later(_WATCH_SECONDS, self._watch, share)
+    # Called by an event loop, without the lock.
 
-    def _watch(self, share: Share) -> None:
-        """In the share's own loop, not holding the lock."""
+    def check_closed_loops(self, share: LoopShare) -> None:
+        """Frees the permits of closed loops; called in the loop of `share`, and again while calls wait."""
         with self._lock:
-            share.watches = False
-            self._bury_closed()
-            self._watch_if_needed(share)
-        self._settle()
+            share.checks = False
+            self._free_closed_loops()
+            if self._queue.size:
+                self._shares.schedule_check(share)
+        self._run_deferred()

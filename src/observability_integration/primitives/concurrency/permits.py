@@ -1,27 +1,25 @@
-"""What one event loop has of a concurrency limit: permits, and those who wait for one. Used by `concurrency_limit`."""
+"""Permits of a concurrency limit, the calls that wait for one, and the refusal."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from observability_integration.tasks import announce
 
-if TYPE_CHECKING:
-    from .limit import ConcurrencyLimit
+from .shares import LoopShare, call_in
 
 Outcome = Literal["success", "overload", "neutral"]
 Reason = Literal["queue_full", "queue_timeout", "deadline", "shed"]
 
 
-class Refused(Exception):  # noqa: N818 - the primitive makes it an error
-    """No permit.
+class PermitRefused(Exception):  # noqa: N818 - the primitive makes it an error
+    """The limit gave no permit.
 
     Attributes:
-        reason: ``queue_full``; ``queue_timeout`` or ``deadline``, whichever of the two limits was the nearer one, also
-            when nothing was left of it to begin with; ``shed`` when it made room in the queue for a higher tier.
-        waited_seconds: how long it waited in the queue.
+        reason: ``queue_full``; ``queue_timeout`` or ``deadline``, whichever of the two times was the shorter, also when
+            it was 0 to begin with; ``shed`` when the waiter made room in the queue for a higher tier.
+        waited_seconds: the time in the queue.
     """
 
     def __init__(self, reason: Reason, waited_seconds: float) -> None:
@@ -30,93 +28,65 @@ class Refused(Exception):  # noqa: N818 - the primitive makes it an error
         super().__init__(reason)
 
 
-class Share:
-    """What one event loop has of the limit.
+class ConcurrencyPermit:
+    """The permit of one call, to be released when the call has ended.
 
     Attributes:
-        in_flight: how many permits it holds.
-        ended: whether it no longer counts, because its loop is closed.
-        watches: whether it looks after other loops that may be closed.
+        held: whether it has not been released.
+        round: the `Aimd.round` in which it was given.
+        share: the share of the event loop that it counts to.
     """
 
-    __slots__ = ("ended", "in_flight", "limiter", "loop", "watches")
+    __slots__ = ("held", "round", "share")
 
-    def __init__(self, limiter: ConcurrencyLimit, loop: asyncio.AbstractEventLoop) -> None:
-        self.limiter = limiter
-        self.loop = loop
-        self.in_flight = 0
-        self.ended = False
-        self.watches = False
-
-
-class Permit:
-    """Leave to make one call, to be released when it has ended.
-
-    Attributes:
-        held: whether it has not been released yet.
-        began: the adaptive limit's `round` in which it was given.
-        share: what it counts to.
-    """
-
-    __slots__ = ("began", "held", "share")
-
-    def __init__(self, share: Share, began: int) -> None:
+    def __init__(self, share: LoopShare, aimd_round: int) -> None:
         self.share = share
-        self.began = began
+        self.round = aimd_round
         self.held = True
 
     def release(self, outcome: Outcome = "neutral") -> None:
-        """Gives it back, from any thread; a second time does nothing. Never waits and never raises.
+        """Releases the permit, from any thread; a second release does nothing. Never waits and never raises.
 
         Args:
-            outcome: what an adaptive limit learns from: ``success``, ``overload`` (see `aimd.OVERLOAD_FAULTS`), or
-                ``neutral`` for what says nothing about the load.
+            outcome: adapts an adaptive limit: ``success``, ``overload`` (see `aimd.OVERLOAD_FAULTS`), or ``neutral``
+                for an outcome that says nothing about the load.
         """
         self.share.limiter.give_back(self, outcome)
 
 
 class Waiter:
-    """One who waits.
+    """A call that waits for a permit.
 
     Attributes:
-        turn: done when there is a permit, a refusal, or no time left.
-        share: what a permit will count to.
-        tier: the one to wait in.
-        permit: what was given, if anything was.
-        refusal: why nothing will be, if that is so.
+        woken: done when there is a permit, a refusal, or no time left.
+        share: the share that a permit will count to.
+        tier: the tier of the queue.
+        permit: the permit, if one was given.
+        refusal: the reason of a refusal, if it was refused.
     """
 
-    __slots__ = ("permit", "refusal", "share", "tier", "turn")
+    __slots__ = ("permit", "refusal", "share", "tier", "woken")
 
-    def __init__(self, share: Share, tier: int) -> None:
-        self.turn: asyncio.Future[None] = share.loop.create_future()
+    def __init__(self, share: LoopShare, tier: int) -> None:
+        self.woken: asyncio.Future[None] = share.loop.create_future()
         self.share = share
         self.tier = tier
-        self.permit: Permit | None = None
+        self.permit: ConcurrencyPermit | None = None
         self.refusal: Reason | None = None
 
-    def still_waits(self) -> bool:
-        """Whether neither has come, and there is time."""
-        return not self.turn.done()
+    def is_waiting(self) -> bool:
+        """Whether there is neither a permit nor a refusal yet, and time is left."""
+        return not self.woken.done()
 
 
 def wake(waiter: Waiter) -> bool:
-    """Ends the wait; False if there is nobody left to wake, because the loop is closed."""
+    """Ends the wait, from any thread; False if the waiter's loop is closed."""
     loop = waiter.share.loop
     try:
         here = asyncio.get_running_loop()
     except RuntimeError:
         here = None
     if loop is here:
-        announce(waiter.turn)
+        announce(waiter.woken)
         return True
-    return call_in(loop, announce, waiter.turn)
-
-
-def call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> bool:
-    """Calls it in another loop; False if that is closed."""
-    try:
-        loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
-        return False
-    return True
+    return call_in(loop, announce, waiter.woken)

@@ -1,4 +1,4 @@
-"""ConcurrencyLimitPrimitive: no more calls at once than the other side bears; the rest wait, but not for ever."""
+"""ConcurrencyLimitPrimitive: limits concurrent calls. Excess calls wait in a bounded queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .limit import ConcurrencyLimit
-from .permits import Outcome, Permit, Refused
+from .permits import ConcurrencyPermit, Outcome, PermitRefused
 from .queue import Priority, tier_of
 from .record import ConcurrencyRecord
 
@@ -28,34 +28,33 @@ PriorityFunction = Callable[[Any, WorkflowContext], Priority] | Callable[[Any], 
 _MAX_QUEUED = 1000
 
 
-class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
-    """Lets so many calls run at once; more wait for their turn, by priority (see `ConcurrencyLimit`).
+class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, ConcurrencyPermit]):
+    """Limits concurrent calls; excess calls wait by priority (see `ConcurrencyLimit`).
 
-    A limit is counted in this process, over all its threads and event loops. A stream counts from its opening until it
-    has ended, was left, or is collected.
+    The limit counts the calls of this process, in all threads and event loops. A stream counts from its opening until
+    it has ended, was closed, or is garbage-collected.
 
-    With an `Aimd` the limit finds its own height: a little up while calls succeed, a tenth down when one shows that the
-    other side has too much to do, which is a rate limit, an overload or a timeout (`OVERLOAD_FAULTS`). Nothing is
-    learned from a call that was cancelled, that failed in another way, whose quota is used up, or that ran into a
-    deadline from further out: the wait for its turn may have used up the time.
+    With an `Aimd` the limit adapts: it rises by a step while calls succeed, and falls by a tenth at a rate limit, an
+    overload or a timeout (`OVERLOAD_FAULTS`). Calls that were cancelled, that failed in another way, whose quota is
+    used up, or that reached a deadline from outside change nothing: the wait in the queue may have used up the time.
 
-    A call that has to wait takes its priority from ``context.tags["priority"]``, else from the knob.
+    A call that has to wait takes its priority from ``context.tags["priority"]``, else from `priority`.
 
     Args:
-        primitive: what to limit.
-        limit: calls at once, >= 1; an `Aimd`, for this limit alone, adapts it.
-        max_queued: how many may wait, >= 0.
-        max_wait_seconds: how long each may wait, >= 0; None for as long as its deadline allows.
+        primitive: the step to limit.
+        limit: concurrent calls, >= 1; an `Aimd`, for this limit alone, adapts it.
+        max_queued: the most waiters, >= 0.
+        max_wait_seconds: the longest wait, >= 0; None for as long as the deadline of a call allows.
         priority: ``critical``, ``high``, ``low`` or ``best_effort``, or a synchronous function of ``(input, context)``
-            or ``(input)`` that tells it. If the function fails, or there is no such priority, that is counted and
-            ``high`` is taken.
-        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`); only where the
-            limit adapts.
+            or ``(input)`` that returns it. An error of the function or an unknown priority is counted, and ``high``
+            is used.
+        classifier: classifies an exception before the rules do (see `resilience.faults.classify`); used only where
+            the limit adapts.
         operation_name: label of the metrics; by default the wrapped primitive's name.
-        limiter: a limit to be shared with other primitives, instead of one of its own.
+        limiter: a limit that is shared with other primitives, instead of a limit of its own.
 
     Raises:
-        ConfigurationError: a knob out of its range, or `limiter` together with `limit` or `max_queued`.
+        ConfigurationError: an argument out of range, or `limiter` together with `limit` or `max_queued`.
     """
 
     @overload
@@ -103,13 +102,13 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         check_callable("classifier", classifier, optional=True)
         self._priority_fn: Callable[..., Any] | None = priority if callable(priority) else None
         self._priority_with_context = callable(priority) and _takes_context(priority)
-        self._fixed: Priority = "high" if callable(priority) else _known(priority)
+        self._default_priority: Priority = "high" if callable(priority) else _known(priority)
         self.limiter = limiter or ConcurrencyLimit(cast("int | Aimd", limit), max_queued=max_queued)
         self.max_wait_seconds = max_wait_seconds
         self._classifier = classifier
         step = lift(primitive)
         self._operation = operation_name or step.name
-        self._record = ConcurrencyRecord(self._operation, self.limiter, self._fixed)
+        self._record = ConcurrencyRecord(self._operation, self.limiter, self._default_priority)
         self._in_flight = self._record.in_flight
         super().__init__(step, self._record.span_name)
 
@@ -124,11 +123,11 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
 
     def enter(
         self, span: OperationSpan, input_data: Any, context: WorkflowContext | None
-    ) -> Permit | Coroutine[Any, Any, Permit]:
-        """Takes a permit, or waits for one.
+    ) -> ConcurrencyPermit | Coroutine[Any, Any, ConcurrencyPermit]:
+        """Acquires a permit, or waits for one.
 
         Raises:
-            ConcurrencyLimitError: no permit in time, or no place in the queue.
+            ConcurrencyLimitError: no permit became free in time, or the queue is full.
         """
         permit = self.limiter.try_acquire()
         if permit is None:
@@ -138,21 +137,21 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
 
     def leave(
         self,
-        ticket: Permit,
+        ticket: ConcurrencyPermit,
         span: OperationSpan,
         error: BaseException | None,
         began: float,
         answer: Any = None,
         seen: Any = None,
     ) -> None:
-        """Gives the permit back; an adaptive limit learns from the outcome."""
+        """Releases the permit; an adaptive limit adapts to the outcome."""
         self._in_flight.add(-1)
         outcome: Outcome = "success"
         if error is not None:
             outcome = self._outcome_of(error) if isinstance(error, Exception) else "neutral"
         self.limiter.give_back(ticket, outcome)
 
-    async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> Permit:
+    async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> ConcurrencyPermit:
         tier = self._record.tier(self._priority_of(input_data, context))
         deadline = None if context is None else context.deadline
         loop = asyncio.get_running_loop()
@@ -160,9 +159,9 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         tier.queued.add(1)
         try:
             permit = await self.limiter.acquire(tier.priority, self.max_wait_seconds, deadline)
-        except Refused as refused:
-            tier.refused(span, refused.reason, refused.waited_seconds)
-            error = ConcurrencyLimitError(self._operation, refused.reason, refused.waited_seconds, self.limiter.limit)
+        except PermitRefused as refusal:
+            tier.refused(span, refusal.reason, refusal.waited_seconds)
+            error = ConcurrencyLimitError(self._operation, refusal.reason, refusal.waited_seconds, self.limiter.limit)
         else:
             tier.admitted(span, loop.time() - began)
             self._in_flight.add(1)
@@ -176,9 +175,9 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
             return "neutral"
         fault = classify(error, self._classifier)
         exhausted = fault.kind == "rate_limited" and fault.should_retry is False
-        # A lower limit would make the wait longer, and the wait is what may have left too little time.
-        impatient = isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited"
-        return "neutral" if fault.kind not in OVERLOAD_FAULTS or exhausted or impatient else "overload"
+        # A lower limit would make the wait longer, and the wait may be what used up the time.
+        outer_deadline = isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited"
+        return "neutral" if fault.kind not in OVERLOAD_FAULTS or exhausted or outer_deadline else "overload"
 
     def _priority_of(self, input_data: Any, context: WorkflowContext | None) -> Priority:
         try:
@@ -187,14 +186,14 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, Permit]):
         except Exception as error:  # noqa: BLE001 - what a request carries must not fail the user's call
             note_fault("concurrency.priority_tag", error)
         if self._priority_fn is None:
-            return self._fixed
+            return self._default_priority
         try:
             if self._priority_with_context:
                 return _known(self._priority_fn(input_data, WorkflowContext() if context is None else context))
             return _known(self._priority_fn(input_data))
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
             note_fault("concurrency.priority", error)
-            return self._fixed
+            return self._default_priority
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:

@@ -1,12 +1,12 @@
-"""Who is next: four tiers that share what becomes free by weight, in the order of arrival within each.
+"""Selects the next waiter: four tiers share the free permits by weight; each tier is first in, first out.
 
-While all tiers wait, of 85 turns 64 go to ``critical``, 16 to ``high``, 4 to ``low`` and 1 to ``best_effort``: four
-times as many from tier to tier (our own choice; strict priority would leave the lowest waiting for ever). A tier that
-nobody waits in gives its share to the others and saves nothing up. It is stride scheduling (Waldspurger and Weihl,
-1995): each turn moves its tier on by a stride, and the tier that is least far on is next; of two that are equally far,
-the higher one.
+While all tiers have waiters, 64 of 85 permits go to ``critical``, 16 to ``high``, 4 to ``low`` and 1 to
+``best_effort``: each tier gets four times as many as the next (our own choice; strict priority would starve the lowest
+tier). An empty tier leaves its share to the others and saves nothing. This is stride scheduling (Waldspurger and Weihl,
+1995): each permit advances the pass of its tier by a stride, and the tier with the lowest pass is next; of equal
+passes, the higher tier.
 
-So the first of a tier waits for a bounded number of turns of others, whatever these do: `LONGEST_WAIT` says how many.
+So the first waiter of a tier waits for a bounded number of permits of other tiers: `LONGEST_WAIT`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 _TIERS = {priority: tier for tier, priority in enumerate(PRIORITIES)}
 _STRIDES = (1, 4, 16, 64)
 
-# Turns that others get at the most before the first of a tier: those that fit into one stride of it.
+# The most permits that other tiers get before the first waiter of a tier: those that fit into one stride of it.
 LONGEST_WAIT: dict[Priority, int] = {
     priority: sum(own // other + 1 for other in _STRIDES if other != own)
     for priority, own in zip(PRIORITIES, _STRIDES, strict=True)
@@ -32,10 +32,10 @@ LONGEST_WAIT: dict[Priority, int] = {
 
 
 def tier_of(priority: Priority) -> int:
-    """The number of a priority's tier, 0 for the highest.
+    """Returns the tier of a priority, 0 for the highest.
 
     Raises:
-        ConfigurationError: there is no such priority.
+        ConfigurationError: an unknown priority.
     """
     tier = _TIERS.get(priority)
     if tier is None:
@@ -44,41 +44,41 @@ def tier_of(priority: Priority) -> int:
 
 
 class AdmissionQueue(Generic[Waiter]):
-    """Those who wait, by tier. Each operation takes the same time however many wait, but for `drop`."""
+    """The waiters, by tier. Each operation but `drop` takes constant time."""
 
     def __init__(self) -> None:
         self._tiers: list[OrderedDict[Waiter, None]] = [OrderedDict() for _ in PRIORITIES]
-        self._reached = [0] * len(PRIORITIES)
-        self._turn_at = 0
+        self._passes = [0] * len(PRIORITIES)
+        self._current_pass = 0
         self.size = 0
-        """How many wait."""
+        """The number of waiters."""
 
     def depths(self) -> dict[Priority, int]:
-        """How many wait in each tier."""
+        """Returns the number of waiters by priority."""
         return {priority: len(waiting) for priority, waiting in zip(PRIORITIES, self._tiers, strict=True)}
 
     def push(self, waiter: Waiter, tier: int) -> None:
-        """Lets somebody wait, who does not yet, behind the others of the tier."""
+        """Adds a new waiter at the end of its tier."""
         waiting = self._tiers[tier]
         if not waiting:
-            self._reached[tier] = max(self._reached[tier], self._turn_at)
+            self._passes[tier] = max(self._passes[tier], self._current_pass)
         waiting[waiter] = None
         self.size += 1
 
-    def pop(self, still_waits: Callable[[Waiter], bool]) -> Waiter | None:
-        """Takes out whose turn it is; who waits no longer is taken out on the way, which costs the tier no turn."""
+    def pop(self, is_waiting: Callable[[Waiter], bool]) -> Waiter | None:
+        """Removes and returns the next waiter. Waiters that no longer wait are removed at no cost to their tier."""
         while self.size:
-            tier = min((tier for tier, waiting in enumerate(self._tiers) if waiting), key=self._reached.__getitem__)
+            tier = min((tier for tier, waiting in enumerate(self._tiers) if waiting), key=self._passes.__getitem__)
             waiter, _ = self._tiers[tier].popitem(last=False)
             self.size -= 1
-            if still_waits(waiter):
-                self._turn_at = self._reached[tier]
-                self._reached[tier] += _STRIDES[tier]
+            if is_waiting(waiter):
+                self._current_pass = self._passes[tier]
+                self._passes[tier] += _STRIDES[tier]
                 return waiter
         return None
 
     def shed_below(self, tier: int) -> Waiter | None:
-        """Takes out the youngest of the lowest tier that somebody waits in, if that is lower than `tier`."""
+        """Removes and returns the youngest waiter of the lowest tier in use, if that tier is lower than `tier`."""
         for waiting in reversed(self._tiers[tier + 1 :]):
             if waiting:
                 waiter, _ = waiting.popitem(last=True)
@@ -87,14 +87,14 @@ class AdmissionQueue(Generic[Waiter]):
         return None
 
     def remove(self, waiter: Waiter, tier: int) -> None:
-        """Takes somebody out who may be out already."""
+        """Removes a waiter, if it is in the queue."""
         waiting = self._tiers[tier]
         if waiter in waiting:
             del waiting[waiter]
             self.size -= 1
 
     def drop(self, is_gone: Callable[[Waiter], bool]) -> None:
-        """Takes out all who are gone."""
+        """Removes all waiters for which `is_gone` is true."""
         for tier, waiting in enumerate(self._tiers):
             for waiter in [waiter for waiter in waiting if is_gone(waiter)]:
                 self.remove(waiter, tier)

@@ -1,4 +1,4 @@
-"""What a ConcurrencyLimitPrimitive counts and writes on its span."""
+"""The metrics and span attributes of a ConcurrencyLimitPrimitive."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .queue import Priority
 
 
 class Tier:
-    """Those of one priority who have to wait.
+    """The metrics of the waiters of one priority.
 
     Args:
-        record: what they belong to, and how long they are shown.
+        record: of the operation; the series are exported as long as it lives.
         priority: a label.
     """
 
@@ -35,13 +35,13 @@ class Tier:
         self._refusals = {reason: CONCURRENCY_REFUSALS.declare(record, *labels, reason) for reason in reasons}
 
     def admitted(self, span: OperationSpan, waited_seconds: float) -> None:
-        """Somebody waited, and got a permit."""
+        """Records a waiter that got a permit."""
         self._wait.record(waited_seconds, span)
         span.set_attribute("concurrency.priority", self.priority)
         span.set_attribute("concurrency.waited_seconds", waited_seconds)
 
     def refused(self, span: OperationSpan, reason: Reason, waited_seconds: float) -> None:
-        """Somebody got none."""
+        """Records a call that got no permit."""
         self._refusals[reason].add()
         span.set_attribute("concurrency.priority", self.priority)
         span.set_attribute("concurrency.waited_seconds", waited_seconds)
@@ -49,10 +49,10 @@ class Tier:
 
 
 class ConcurrencyRecord:
-    """Levels and counts of one operation.
+    """The metrics of one operation.
 
     Attributes:
-        in_flight: how many of the operation's calls hold a permit.
+        in_flight: the number of the operation's calls that hold a permit.
     """
 
     def __init__(self, operation: str, limiter: ConcurrencyLimit, priority: Priority) -> None:
@@ -61,17 +61,17 @@ class ConcurrencyRecord:
         self.in_flight = CONCURRENCY_IN_FLIGHT.declare(self, operation)
         self._limiter = limiter
         self._limit = CONCURRENCY_LIMIT.declare(self, operation)
-        # The other priorities are shown once somebody has had to wait in them: most operations use one.
+        # The series of another priority appear with its first waiter: most operations use one priority.
         self._tiers: dict[Priority, Tier] = {priority: Tier(self, priority)}
         limiter.watch(self)
         self.limit_changed()
 
     def limit_changed(self) -> None:
-        """Shows the limit that holds."""
+        """Exports the current limit."""
         self._limit.set(self._limiter.limit)
 
     def tier(self, priority: Priority) -> Tier:
-        """The counts of a priority."""
+        """Returns the metrics of a priority."""
         tier = self._tiers.get(priority)
         if tier is None:
             tier = self._tiers[priority] = Tier(self, priority)
