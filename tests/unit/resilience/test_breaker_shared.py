@@ -706,18 +706,18 @@ def test_a_word_that_comes_while_the_courier_holds_the_lock(holds: Callable[...,
     class Interrupted(SharedBreaker):
         ends: Permit | None = None
 
-        def _left(self, now: float) -> float:
+        def _pause_left(self, now: float) -> float:
             ends, self.ends = self.ends, None
             if ends is not None:
                 ends.failure()  # as a finaliser may
-            return super()._left(now)
+            return super()._pause_left(now)
 
     breaker = Interrupted("t", _Store(), POLICY, clock=lambda: 0.0)
     fail(breaker)
     breaker.ends = breaker.force_probe()  # type: ignore[assignment]
     breaker._state = "open"
     holds(breaker, _Unpublished("id", True, False, False) if holds is SharedBreaker._verdict else 0.0, 0.0)
-    assert not breaker._unheard
+    assert not breaker._pending_outcomes
     assert not breaker.counts().probing
 
 

@@ -1,4 +1,4 @@
-"""Circuit breakers, alone or shared by processes."""
+"""Circuit breakers, for one process or shared by processes."""
 
 from .breaker import Breaker
 from .policy import BreakerPolicy

@@ -1,4 +1,4 @@
-"""A circuit breaker for one target: calls that would fail are refused, and one at a time finds out when they would not.
+"""A circuit breaker for one target: refuses calls while the target fails, and probes for its recovery.
 
 ::
 
@@ -6,13 +6,13 @@
     open       the pause is over, or a probe is forced    half_open, with one probe out
     half_open  the probe succeeded                        closed
     half_open  the probe failed                           open, for longer
-    half_open  a forced probe failed, or was cancelled    open, as if nothing had been
+    half_open  a forced probe failed, or was cancelled    open, with the same pause
     any        `Breaker.force_open`                       open
     any        `Breaker.reset`                            closed
-    any        another process says so                    open or closed (see `breaker_shared`)
+    any        the verdict of another process             open or closed (see `shared`)
 
-It decides and counts, and does nothing else: whoever calls the target asks `Breaker.admit` first and tells the `Permit`
-afterwards how the call went. Of calls that began before the state last changed nothing is believed any more.
+The breaker only decides and counts: the caller asks `Breaker.admit` before the call, and reports the outcome to the
+`Permit` afterwards. Outcomes of calls that began before the last change of state are ignored.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ Why = Literal[
 ]
 OnTransition = Callable[[State, State, Why], None]
 
-_ASK_AGAIN_SECONDS = 1.0  # nobody knows when a probe will end
+_PROBE_RETRY_AFTER_SECONDS = 1.0  # told to callers while a probe is out: its end is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The target must not be called.
+    """The breaker refuses the call.
 
     Attributes:
-        retry_after_seconds: before which it is no use to ask again, > 0.
+        retry_after_seconds: the time after which a call may be admitted, > 0.
     """
 
     retry_after_seconds: float
 
 
 class Counts(NamedTuple):
-    """What a breaker has counted since its state last changed, and whether a probe is out.
+    """The counts of a breaker since its last change of state.
 
     Attributes:
         calls: calls in the window that succeeded or failed; 0 unless closed.
-        failures: those that failed.
+        failures: calls in the window that failed.
         consecutive_failures: failures since the last success, in the window or before it.
         probing: whether a probe is out.
     """
@@ -77,9 +77,9 @@ class Counts(NamedTuple):
 
 
 class Permit:
-    """Leave to call the target once, for callers without a primitive: they say how the call went.
+    """Admits one call of the target; the caller reports the outcome.
 
-    Only the first of `success`, `failure` and `ignore` counts, in whichever thread.
+    Only the first of `success`, `failure` and `ignore` counts, in any thread.
 
     Attributes:
         probe: whether the call decides on the state.
@@ -89,39 +89,39 @@ class Permit:
 
     def __init__(self, breaker: Breaker, ticket: int) -> None:
         self._breaker = breaker
-        self._ticket = [ticket]  # taken out by the first word: `pop` is atomic
+        self._ticket = [ticket]  # removed by the first outcome: `pop` is atomic
         self.probe = ticket < 0
 
     @property
     def settled(self) -> bool:
-        """Whether the word was said."""
+        """Whether an outcome was reported."""
         return not self._ticket
 
     def success(self) -> None:
-        """The target answered as it should."""
-        self._say(False)
+        """Reports that the target served the call."""
+        self._report(False)
 
     def failure(self) -> None:
-        """The target failed, or did not answer in time."""
-        self._say(True)
+        """Reports that the target failed, or did not answer in time."""
+        self._report(True)
 
     def ignore(self) -> None:
-        """The call was cancelled, or ended in a way that says nothing about the target."""
-        self._say(None)
+        """Reports a call that was cancelled, or whose end says nothing about the target."""
+        self._report(None)
 
-    def _say(self, failed: bool | None) -> None:
+    def _report(self, failed: bool | None) -> None:
         with suppress(IndexError):
             self._breaker.leave(self._ticket.pop(), failed)
 
 
 class Breaker:
-    """The breaker of one target, shared by all who call it, in any thread and event loop.
+    """The breaker of one target, shared by all its callers, in any thread and event loop.
 
     Args:
         policy: when it opens, and for how long.
-        on_transition: told (old state, new state, why) of each change, in order and outside of every lock, in the
-            thread of one of those who call; must return at once. What it raises is counted and logged.
-        clock: seconds that only go forward. One that is set back lengthens a pause at the most once.
+        on_transition: called with (old state, new state, why) at each change, in order and without a lock, in the
+            thread of a caller; must return at once. An error that it raises is counted and logged.
+        clock: monotonic seconds. A clock that is set back lengthens a pause once at most.
         random: numbers from 0 to below 1.
     """
 
@@ -141,41 +141,45 @@ class Breaker:
         self._state: State = "closed"
         self._generation = 0
         self._window = FailureWindow(self.policy.window_seconds, clock())
-        self._in_a_row = 0
-        self._longest = self.policy.open_seconds
+        self._consecutive_failures = 0
+        self._full_pause_seconds = self.policy.open_seconds
         self._paused_at = 0.0
         self._pause_seconds = 0.0
         self._probe: int | None = None
-        self._probes = 0
-        self._probed_at = 0.0
+        self._probe_count = 0
+        self._probe_began = 0.0
         self._early = False
         self._successes = 0
-        self._untold: deque[tuple[State, State, Why]] = deque()
-        self._telling = False
-        self._unheard: deque[tuple[int, bool | None, float]] = deque()
+        self._pending_transitions: deque[tuple[State, State, Why]] = deque()
+        self._notifying = False
+        self._pending_outcomes: deque[tuple[int, bool | None, float]] = deque()
 
     @property
     def state(self) -> State:
-        """``closed``, ``open`` or ``half_open``; an open one stays open until somebody asks after its pause."""
+        """``closed``, ``open`` or ``half_open``; an open breaker stays open until the first call after its pause."""
         return self._state
 
     def watch(self, on_transition: OnTransition) -> None:
-        """Has one more told of each change, as the constructor has."""
+        """Registers another callback like `on_transition` of the constructor."""
         with self._lock:
             self._watchers = (*self._watchers, on_transition)
         self._catch_up()
 
     def counts(self, now: float | None = None) -> Counts:
-        """What has been counted."""
+        """Returns the counts.
+
+        Args:
+            now: the clock's time, for a caller that has just read it.
+        """
         with self._lock:
             window = self._window
             window.move(self._clock() if now is None else now)
-            counts = Counts(window.calls, window.failures, self._in_a_row, self._probe is not None)
+            counts = Counts(window.calls, window.failures, self._consecutive_failures, self._probe is not None)
         self._catch_up()
         return counts
 
     def admit(self, now: float | None = None) -> Permit | Refusal:
-        """Asks for leave to call the target.
+        """Asks for admission of one call.
 
         Args:
             now: the clock's time, for a caller that has just read it.
@@ -184,29 +188,29 @@ class Breaker:
         return answer if isinstance(answer, Refusal) else Permit(self, answer)
 
     def force_probe(self, now: float | None = None) -> Permit | Refusal:
-        """Asks for leave for the last target that is left: when open, one probe is let through ahead of time.
+        """Asks for admission of a call to the last target that is left: an open breaker admits a probe ahead of time.
 
-        A forced probe that fails neither lengthens the pause nor begins it anew. Still only one probe is out at a time.
+        A forced probe that fails neither lengthens nor restarts the pause. Still only one probe is out at a time.
         """
         answer = self.enter(now, forced=True)
         return answer if isinstance(answer, Refusal) else Permit(self, answer)
 
     def enter(self, now: float | None = None, *, forced: bool = False) -> int | Refusal:
-        """The same for a guard, which says how the call went by `leave`, exactly once.
+        """As `admit`, or `force_probe` if `forced`, for a guard that reports the outcome by `leave`, exactly once.
 
         Returns:
             A ticket: the number of changes of state so far, or a negative number for a probe. Else the refusal.
         """
-        # Without the lock: at worst the state changes meanwhile, and then what this ticket's holder says is ignored.
+        # Without the lock: if the state changes meanwhile, the outcome of this ticket is ignored.
         if self._state == "closed" and not forced:
             return self._generation
-        return self._ask(now, forced=forced)
+        return self._enter_locked(now, forced=forced)
 
     def force_open(self, seconds: float | None = None) -> None:
-        """Opens it by hand, whatever was counted. What is under way goes on, and is not listened to.
+        """Opens the breaker by hand. Calls under way go on; their outcomes are ignored.
 
         Args:
-            seconds: the pause, finite and > 0; by default as long as if it had opened by itself.
+            seconds: the pause, finite and > 0; by default that of the policy.
 
         Raises:
             ConfigurationError: `seconds` is not such a number.
@@ -220,82 +224,82 @@ class Breaker:
         self._catch_up()
 
     def reset(self) -> None:
-        """Closes it by hand, with a clean slate: the target is known to be well."""
+        """Closes the breaker by hand, and clears its counts."""
         with self._lock:
             self._close("by_hand")
         self._catch_up()
 
-    def _ask(self, now: float | None, *, forced: bool) -> int | Refusal:
+    def _enter_locked(self, now: float | None, *, forced: bool) -> int | Refusal:
         if now is None:
             now = self._clock()
         with self._lock:
-            answer = self._admit(now, forced)
-        if self._untold or self._unheard:
+            answer = self._admit_or_refuse(now, forced)
+        if self._pending_transitions or self._pending_outcomes:
             self._catch_up()
         return answer
 
-    def _admit(self, now: float, forced: bool) -> int | Refusal:
+    def _admit_or_refuse(self, now: float, forced: bool) -> int | Refusal:
         if self._state == "closed":
             return self._generation
         if self._state == "open":
-            left = self._left(now)
+            left = self._pause_left(now)
             if left > 0 and not forced:
                 return Refusal(left)
             if left <= 0 and not forced and not self._may_probe(now):
-                return Refusal(_ASK_AGAIN_SECONDS)
+                return Refusal(_PROBE_RETRY_AFTER_SECONDS)
             self._early = left > 0
             self._successes = 0
-            self._turn("half_open", "forced" if left > 0 else "due")
+            self._change_state("half_open", "forced" if left > 0 else "due")
         elif self._probe is not None:
-            self._probed_at = min(self._probed_at, now)
-            left = self._probed_at + self.policy.probe_seconds - now
+            self._probe_began = min(self._probe_began, now)
+            left = self._probe_began + self.policy.probe_seconds - now
             if left > 0:
-                return Refusal(min(left, _ASK_AGAIN_SECONDS))
+                return Refusal(min(left, _PROBE_RETRY_AFTER_SECONDS))
         elif not forced and not self._may_probe(now):
-            return Refusal(_ASK_AGAIN_SECONDS)
-        self._probed_at = now
-        self._probes += 1
-        self._probe = -self._probes
+            return Refusal(_PROBE_RETRY_AFTER_SECONDS)
+        self._probe_began = now
+        self._probe_count += 1
+        self._probe = -self._probe_count
         return self._probe
 
-    def _left(self, now: float) -> float:
-        # A clock that was set back has a pause begin anew, at the most: it must not last until the clock has caught up.
+    def _pause_left(self, now: float) -> float:
+        # A clock that was set back restarts the pause at most: the pause must not last until the clock has caught up.
         self._paused_at = min(self._paused_at, now)
         return self._paused_at + self._pause_seconds - now
 
     def _may_probe(self, now: float) -> bool:
-        """Whether a probe that is due may be let through; asked under the lock."""
+        """Whether a probe that is due may be admitted; the caller holds the lock."""
         return True
 
     def leave(self, ticket: int, failed: bool | None) -> None:
-        """Says how the call of a ticket went.
+        """Reports the outcome of an admitted call.
 
         Args:
             ticket: from `enter`.
-            failed: whether the target failed; None for an ending that says nothing about it.
+            failed: whether the target failed; None for an outcome that says nothing about it.
         """
         now = self._clock()
-        # A finaliser may speak for a stream that was dropped, in a thread that is in the middle of this class.
+        # The garbage collector may close a stream, which reports here, in a thread that holds the lock.
         if not self._lock.acquire(False):
-            self._unheard.append((ticket, failed, now))
+            self._pending_outcomes.append((ticket, failed, now))
             self._catch_up()
             return
         try:
-            # A success while it is closed is most of what there is to hear, so it costs no further calls.
+            # The common case, a success while closed, costs no further calls.
             if failed is False and ticket == self._generation and self._state == "closed":
                 self._window.add(now, False)
-                self._in_a_row = 0
+                self._consecutive_failures = 0
             else:
-                self._hear(ticket, failed, now)
+                self._count_outcome(ticket, failed, now)
         finally:
             self._lock.release()
-        if self._untold or self._unheard:
+        if self._pending_transitions or self._pending_outcomes:
             self._catch_up()
 
-    def _hear(self, ticket: int, failed: bool | None, now: float) -> None:
+    def _count_outcome(self, ticket: int, failed: bool | None, now: float) -> None:
         if ticket == self._probe:
             self._probe = None
-            self._judge(failed, now)
+            self._settle_probe(failed, now)
         elif failed is not None and ticket == self._generation and self._state == "closed":
             self._count(failed, now)
 
@@ -303,26 +307,27 @@ class Breaker:
         window = self._window
         window.add(now, failed)
         if not failed:
-            self._in_a_row = 0
+            self._consecutive_failures = 0
             return
-        self._in_a_row += 1
+        self._consecutive_failures += 1
         policy = self.policy
         if window.calls >= policy.minimum_calls and window.failures / window.calls >= policy.failure_ratio:
-            self._longest = policy.first_open_seconds(window.calls)
+            self._full_pause_seconds = policy.first_open_seconds(window.calls)
             self._open("failure_ratio", now, now)
-        elif self._in_a_row >= policy.consecutive_failures and (
-            window.calls - self._in_a_row < policy.minimum_calls or self._in_a_row >= policy.minimum_calls
+        elif self._consecutive_failures >= policy.consecutive_failures and (
+            window.calls - self._consecutive_failures < policy.minimum_calls
+            or self._consecutive_failures >= policy.minimum_calls
         ):
-            self._longest = policy.first_open_seconds(window.calls)
+            self._full_pause_seconds = policy.first_open_seconds(window.calls)
             self._open("consecutive_failures", now, now)
 
-    def _judge(self, failed: bool | None, now: float) -> None:
+    def _settle_probe(self, failed: bool | None, now: float) -> None:
         policy = self.policy
-        if self._early and failed is not False and self._left(now) > 0:
-            self._turn("open", "probe_ignored" if failed is None else "probe_failed")
+        if self._early and failed is not False and self._pause_left(now) > 0:
+            self._change_state("open", "probe_ignored" if failed is None else "probe_failed")
         elif failed:
-            self._longest = min(policy.max_open_seconds, self._longest * policy.growth)
-            self._open("probe_failed", self._probed_at, now)
+            self._full_pause_seconds = min(policy.max_open_seconds, self._full_pause_seconds * policy.growth)
+            self._open("probe_failed", self._probe_began, now)
         elif failed is not None:
             self._early = False
             self._successes += 1
@@ -330,48 +335,48 @@ class Breaker:
                 self._close("probe_succeeded")
 
     def _open(self, why: Why, since: float, now: float) -> None:
-        self._pause_seconds = self._longest * (1 - self.policy.jitter * self._random())
-        # From when the probe began: a target that hangs is found again as soon as one that refuses. But at least half
-        # of the pause is one, or those who call would take turns in waiting for it.
+        self._pause_seconds = self._full_pause_seconds * (1 - self.policy.jitter * self._random())
+        # The pause counts from the start of the probe: a target that hung is found again as soon as one that refused.
+        # At least half of the pause follows the probe, else one caller after the other would wait for a hanging target.
         self._paused_at = max(since, now - self._pause_seconds / 2)
         self._early = False
-        self._turn("open", why)
+        self._change_state("open", why)
 
     def _close(self, why: Why) -> None:
-        self._longest = self.policy.open_seconds
+        self._full_pause_seconds = self.policy.open_seconds
         self._early = False
-        self._turn("closed", why)
+        self._change_state("closed", why)
 
-    def _turn(self, state: State, why: Why) -> None:
+    def _change_state(self, state: State, why: Why) -> None:
         old, self._state = self._state, state
         self._generation += 1
         self._window.clear()
-        self._in_a_row = 0
+        self._consecutive_failures = 0
         self._probe = None
         if state != old:
-            self._untold.append((old, state, why))
+            self._pending_transitions.append((old, state, why))
 
     def _catch_up(self) -> None:
-        """Does what came up while the lock was held: by whoever held it, as the first thing without it.
+        """Does what was deferred while the lock was held. Each holder of the lock calls this afterwards.
 
-        One tells at a time, and tells what comes up meanwhile: so it is in order, and the lock is free.
+        One thread at a time notifies, also of transitions that come meanwhile: so they are in order, without the lock.
         """
-        while self._unheard or (self._untold and not self._telling):
+        while self._pending_outcomes or (self._pending_transitions and not self._notifying):
             if not self._lock.acquire(blocking=False):
                 return
-            turn = None
+            transition = None
             try:
-                while self._unheard:
-                    self._hear(*self._unheard.popleft())
-                if self._untold and not self._telling:
-                    self._telling = True
-                    turn = self._untold.popleft()
+                while self._pending_outcomes:
+                    self._count_outcome(*self._pending_outcomes.popleft())
+                if self._pending_transitions and not self._notifying:
+                    self._notifying = True
+                    transition = self._pending_transitions.popleft()
             finally:
                 self._lock.release()
-            if turn is not None:
-                self._tell(*turn)
+            if transition is not None:
+                self._notify(*transition)
 
-    def _tell(self, old: State, new: State, why: Why) -> None:
+    def _notify(self, old: State, new: State, why: Why) -> None:
         try:
             for watcher in self._watchers:
                 try:
@@ -379,7 +384,7 @@ class Breaker:
                 except Exception as error:  # noqa: BLE001 - a hook's fault is not the caller's
                     note_fault("breaker.on_transition", error)
         finally:
-            self._telling = False
+            self._notifying = False
 
 
 __all__ = ["Breaker", "BreakerPolicy", "Counts", "OnTransition", "Permit", "Refusal", "State", "Why"]

@@ -13,33 +13,35 @@ _BUSY_SHARE = 0.25
 class BreakerPolicy:
     """When a breaker opens, and for how long.
 
-    The defaults are chosen together. A target that fails at once for 60 s, and is asked every 4 s with up to three
-    attempts, sees at most five of them: three that open the breaker, then two probes, because the shortest pauses (18.9
-    s, then 21.15 s twice) add up to more than 60 s. Down for longer, it sees one more every 21.15 s. And it is used
-    again at most 23.5 + 4 s after it is back; with pauses shorter than six times those 4 s, the third probe, which
-    finds it well, is never later than the nineteenth call. One that hangs sees also what was under way when it opened.
+    The defaults are chosen together. A target that fails at once for 60 s, called every 4 s with up to three attempts,
+    gets at most five attempts: three that open the breaker, then two probes, because the shortest pauses (18.9 s, then
+    21.15 s twice) add up to more than 60 s. If it is down for longer, it gets one more every 21.15 s. It is used again
+    at most 23.5 + 4 s after its recovery. With pauses shorter than six times those 4 s, the third probe, which finds
+    the recovery, is never later than the nineteenth call. A target that hangs also gets the calls that were under way
+    when the breaker opened.
 
     Attributes:
-        failure_ratio: share of the calls in the window at which it opens, above 0, at most 1. A half, as in
+        failure_ratio: share of failures in the window at which the breaker opens, above 0, at most 1. A half, as in
             resilience4j and Hystrix: a provider with fewer faults is still worth its retries.
-        minimum_calls: calls in the window below which the ratio says nothing, >= 1. With ten calls, a target of which a
-            tenth of the calls fails shows half of them failing once in 600 windows.
-        window_seconds: how far back the ratio looks (it moves on in tenths), > 0. 30 as in Polly and Finagle.
-        consecutive_failures: failures in a row at which it opens while the window holds fewer than `minimum_calls`
-            others, so that a target with little traffic trips too; as many as one call with two retries makes. At least
-            1. With more traffic, as many failures in a row as `minimum_calls` open it: three would come by chance, with
-            a twentieth of faults once in 8,000 calls.
+        minimum_calls: calls in the window from which on the ratio counts, >= 1. With ten calls, a target that fails a
+            tenth of its calls shows half of them failing once in 600 windows.
+        window_seconds: length of the window, which moves in tenths, > 0. 30 as in Polly and Finagle.
+        consecutive_failures: consecutive failures at which the breaker opens while the window holds fewer than
+            `minimum_calls` other calls, so that it also opens with little traffic; as many as one call with two retries
+            makes. At least 1. With more traffic, `minimum_calls` consecutive failures open it: three would occur by
+            chance, with a twentieth of faults once in 8,000 calls.
         open_seconds: the first pause, > 0.
-        busy_open_seconds: the first pause of a busy target, which is one that would be called `minimum_calls` times or
-            more meanwhile, > 0; None for a quarter of `open_seconds`. Among so many calls a probe more is nothing, and
-            an overload that is over must be found out soon. It grows as the other does.
-        growth: by how much the pause grows each time a probe fails, >= 1.
-        max_open_seconds: the longest pause, >= `open_seconds`. A higher one spares a target that is down for long and
-            is paid for with the time until it is used again.
-        jitter: up to which fraction a pause is cut at random, 0 to below 1, so that replicas do not probe together.
-        probe_seconds: after which time a probe that was not heard of is given up for lost, and another one is let
-            through, > 0. Longer than a call should take: twice the 30 s that are usual for a whole call.
-        successes_to_close: probes in a row that must succeed, >= 1.
+        busy_open_seconds: the first pause of a busy target, which would be called `minimum_calls` times or more during
+            that pause, > 0; None for a quarter of `open_seconds`. Among so many calls one more probe is negligible, and
+            the end of an overload must be noticed soon. It grows as `open_seconds` does.
+        growth: factor of the pause each time a probe fails, >= 1.
+        max_open_seconds: the longest pause, >= `open_seconds`. A longer one spares a target that is down for long, and
+            delays its use after the recovery.
+        jitter: the largest fraction by which a pause is shortened at random, 0 to below 1, so that replicas do not
+            probe together.
+        probe_seconds: the time after which a probe without an outcome counts as lost, and another one is admitted, > 0.
+            Longer than a call should take: twice the 30 s that are usual for a whole call.
+        successes_to_close: consecutive probes that must succeed, >= 1.
 
     Raises:
         ConfigurationError: a value out of range.
@@ -71,7 +73,7 @@ class BreakerPolicy:
 
     @property
     def least_open_seconds(self) -> float:
-        """The shorter one of the first pauses, in seconds, before it is cut at random."""
+        """The shorter of the two first pauses, in seconds, before jitter."""
         return min(self.open_seconds, self._busy_seconds)
 
     @property
@@ -79,7 +81,7 @@ class BreakerPolicy:
         return _BUSY_SHARE * self.open_seconds if self.busy_open_seconds is None else self.busy_open_seconds
 
     def first_open_seconds(self, calls: int) -> float:
-        """The first pause, in seconds, before it is cut at random.
+        """Returns the first pause, in seconds, before jitter.
 
         Args:
             calls: calls in the window.

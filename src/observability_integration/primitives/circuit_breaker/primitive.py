@@ -1,4 +1,4 @@
-"""CircuitBreakerPrimitive: refuses at once the calls that would fail, and finds out when they would not."""
+"""CircuitBreakerPrimitive: refuses calls to a target that fails, and probes for its recovery."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ logger = logging.getLogger("observability_integration")
 
 
 class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
-    """Stops asking a target that fails, and asks it again, one call at a time, after a pause.
+    """Refuses calls to a target that fails, and lets one probe through after a pause.
 
     ===============================  ===================================================================================
     moment                           what happens
     ===============================  ===================================================================================
-    closed                           calls pass; each that ends is counted
-    too many have failed             it opens (see `BreakerPolicy`)
+    closed                           calls pass, and their outcomes are counted
+    too many have failed             the breaker opens (see `BreakerPolicy`)
     open                             calls raise `CircuitOpenError` at once, with the time until the next probe
     the pause is over                half-open: one call is the probe, all others are refused
     the probe succeeds, or fails     closed again; or open, for longer
-    open, and no other target left   a fallback's last target is asked all the same, one call at a time
+    open, and no other target left   the last target of a fallback is asked all the same, one call at a time
     ===============================  ===================================================================================
 
-    What counts against the target is in the table of `resilience.faults`: a wrong key, a content filter, a rate limit
-    and a call that its caller cancelled do not. A deadline from further out counts only against a target that had
-    `hang_seconds` to answer: somebody who is in a hurry must not close a healthy target to all others. So put the
+    The table of `resilience.faults` says what counts against the target: a wrong key, a content filter, a rate limit
+    and a call that its caller cancelled do not. A deadline from outside counts only against a target that had
+    `hang_seconds` to answer: a caller with a short deadline must not open the breaker of a healthy target. So put the
     timeout of an attempt *inside*, and retries outside, so that every attempt is counted.
 
     Args:
-        primitive: what to guard: the calls of one target.
-        policy: when it opens, and for how long.
-        classifier: asked first what kind of fault an exception is (see `resilience.faults.classify`).
-        target: name of the target, a label; by default the wrapped primitive's name. Processes that share a Redis find
-            each other by it.
-        hang_seconds: how long a target may go without having answered before a deadline from further out that ends the
-            call counts against it, > 0.
+        primitive: the calls of one target.
+        policy: when the breaker opens, and for how long.
+        classifier: classifies an exception before the rules do (see `resilience.faults.classify`).
+        target: name of the target, a label; by default the wrapped primitive's name. Processes that share a Redis share
+            the breaker of this name.
+        hang_seconds: the time that a target must have had to answer before a deadline from outside counts against it,
+            > 0.
         breaker: the breaker of another primitive that leads to the same target, to share it; excludes `policy`.
-        redis_url: of a Redis over which processes share the verdict: where one opens, the others follow within a second
-            or so, and one of them probes for all. No call ever waits for it, and without it each goes on by itself.
-        redis_client: the same, with a client of yours, asynchronous or not.
+        redis_url: of a Redis over which processes share the verdict: when one opens, the others follow within a second
+            or so, and one of them probes for all. No call waits for Redis; without Redis each process decides alone.
+        redis_client: the same, through a client of the caller, asynchronous or not.
 
     Raises:
         ConfigurationError: arguments that exclude each other, or a Redis without a `target`.
@@ -125,14 +125,14 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
 
     @property
     def state(self) -> State:
-        """``closed``, ``open`` or ``half_open``; an open one stays open until somebody calls after its pause."""
+        """``closed``, ``open`` or ``half_open``; an open breaker stays open until the first call after its pause."""
         return self.breaker.state
 
     def _label(self) -> str:
         return f"circuit breaker {self._target}{' (shared)' if self._shared else ''}"
 
     def force_open(self, seconds: float | None = None) -> None:
-        """Opens it by hand, for as many seconds; by default for its first pause. Then it probes, as ever.
+        """Opens the breaker by hand, for this many seconds; by default for its first pause. Then it probes as usual.
 
         Raises:
             ConfigurationError: `seconds` is not a finite number > 0.
@@ -140,23 +140,23 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
         self.breaker.force_open(seconds)
 
     def reset(self) -> None:
-        """Closes it by hand, with a clean slate."""
+        """Closes the breaker by hand, and clears its counts."""
         self.breaker.reset()
 
     async def aclose(self) -> None:
-        """Ends the exchange with other processes over Redis, if this primitive began it; it goes on by itself."""
+        """Ends the exchange over Redis, if this primitive began it; the breaker goes on in this process alone."""
         if self._shared:
             from .shared import SharedBreaker
 
             await cast("SharedBreaker", self.breaker).aclose()
 
     def began(self, context: WorkflowContext | None) -> float:
-        """The time of the event loop, where a deadline may end the call; else infinity."""
+        """Returns the time of the event loop if a deadline may end the call; else infinity."""
         bounded = current_deadline() is not None or (context is not None and context.deadline is not None)
         return get_running_loop().time() if bounded else math.inf
 
     def enter(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> int:
-        """Asks the breaker; the last target that is left gets a probe ahead of time.
+        """Asks the breaker for admission. Allows a probe ahead of time if this is the last target.
 
         Raises:
             CircuitOpenError: the call is refused.
@@ -180,11 +180,11 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
         answer: Any = None,
         seen: Any = None,
     ) -> None:
-        """Counts the call: as a success also where the reader of a stream left after content."""
+        """Counts the call; a stream that its reader closed after content is a success."""
         if error is None or (seen and isinstance(error, GeneratorExit)):
             self.breaker.leave(ticket, False)
             self._record.succeeded()
-        elif self._blames(error, began):
+        elif self._counts_against_target(error, began):
             self.breaker.leave(ticket, True)
             self._record.failed(span)
         else:
@@ -192,14 +192,14 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
             self._record.ignored()
 
     def see(self, seen: Any, chunk: Any) -> bool:
-        """Whether content was seen."""
+        """Returns whether content was seen."""
         return seen or is_content(chunk)
 
-    def _blames(self, error: BaseException, began: float) -> bool:
+    def _counts_against_target(self, error: BaseException, began: float) -> bool:
         if isinstance(error, CancelledError):
             deadline = current_deadline()
-            hurried = deadline is not None and deadline.remaining() <= 0
-            return hurried and get_running_loop().time() - began >= self.hang_seconds
+            expired = deadline is not None and deadline.remaining() <= 0
+            return expired and get_running_loop().time() - began >= self.hang_seconds
         if not isinstance(error, Exception) or not classify(error, self._classifier).counts_against_target:
             return False
         if isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited":

@@ -1,4 +1,4 @@
-"""What a circuit breaker counts, logs and tells, and what its calls write on their spans."""
+"""The metrics, logs, events and span attributes of a circuit breaker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVENTS: dict[State, str] = {
     "half_open": "circuit_breaker.half_opened",
     "open": "circuit_breaker.opened",
 }
-_TURNS: dict[State, tuple[Why, ...]] = {
+_TRANSITIONS: dict[State, tuple[Why, ...]] = {
     "open": ("failure_ratio", "consecutive_failures", "probe_failed"),
     "half_open": ("due",),
     "closed": ("probe_succeeded",),
@@ -33,7 +33,7 @@ _gauges: WeakValueDictionary[GaugeSeries, _Gauge] = WeakValueDictionary()
 
 
 class _Gauge:
-    """The level that is shown for a target: of all breakers which go by its name, that of the worst one."""
+    """The state gauge of a target: the worst state of all breakers of that name."""
 
     def __init__(self, series: GaugeSeries) -> None:
         self._series = series
@@ -50,11 +50,11 @@ class _Gauge:
 
     def add(self, breaker: Breaker) -> None:
         self._breakers = *(known for known in self._breakers if known() is not None), ref(breaker)
-        # One that is collected while it is open must not leave the level where it was.
-        finalize(breaker, self.show).atexit = False
+        # A breaker that is collected while open must not keep the gauge at its level.
+        finalize(breaker, self.update).atexit = False
 
-    def show(self) -> None:
-        # A finaliser may come in the middle of this, in this very thread: then it is done once more, never waited for.
+    def update(self) -> None:
+        # A finaliser may run in the middle of this, in this very thread: then the loop runs once more, without a wait.
         self._stale = True
         while self._stale and self._lock.acquire(blocking=False):
             try:
@@ -66,7 +66,7 @@ class _Gauge:
 
 
 class BreakerRecord:
-    """One breaker under the name of one target. Each call ends in exactly one of the four methods that say so."""
+    """Records the calls of a breaker under a target's name: `succeeded`, `failed`, `ignored` or `refused`."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -76,46 +76,46 @@ class BreakerRecord:
         self._failures = BREAKER_CALLS.declare(self, target, "failure")
         self._ignored = BREAKER_CALLS.declare(self, target, "ignored")
         self._refused = BREAKER_CALLS.declare(self, target, "refused")
-        for state, reasons in _TURNS.items():
+        for state, reasons in _TRANSITIONS.items():
             for reason in reasons:
                 BREAKER_TRANSITIONS.declare(self, target, state, reason)
 
     @classmethod
     def of(cls, breaker: Breaker, target: str) -> BreakerRecord:
-        """The record of this breaker under this name: one, however many primitives share them."""
+        """Returns the record of this breaker under this name, which all primitives share."""
         with _lock:
             known = _records.setdefault(breaker, {})
             record = known.get(target)
             if record is None:
                 record = known[target] = cls(target)
                 record.gauge.add(breaker)
-                breaker.watch(record.turned)
-                record.gauge.show()
+                breaker.watch(record.transitioned)
+                record.gauge.update()
         return record
 
     def succeeded(self) -> None:
-        """The target has served."""
+        """Counts a call that the target served."""
         self._successes.add()
 
     def failed(self, span: OperationSpan) -> None:
-        """The target has failed."""
+        """Counts a call that the target failed."""
         self._failures.add()
         span.set_attribute("circuit_breaker.counted", True)
 
     def ignored(self) -> None:
-        """The call ended in a way that says nothing about the target."""
+        """Counts a call whose end says nothing about the target."""
         self._ignored.add()
 
     def refused(self, span: OperationSpan) -> None:
-        """The call was never made."""
+        """Counts a call that the breaker refused."""
         self._refused.add()
         span.set_attribute("circuit_breaker.refused", True)
 
-    def turned(self, old: State, new: State, why: Why) -> None:
-        """The state has changed."""
-        self.gauge.show()
+    def transitioned(self, old: State, new: State, why: Why) -> None:
+        """Records a change of state."""
+        self.gauge.update()
         BREAKER_TRANSITIONS.series(self.target, new, why).add()
-        # What a person should know of is that it opened and that it is well again; probes come every few seconds.
+        # A person should know when it opens and when it closes; probes come every few seconds.
         level = logging.WARNING if new == "closed" or old == "closed" else logging.INFO
         logger.log(level, "Circuit of '%s': %s, was %s (%s)", self.target, new, old, why)
         events.emit(_EVENTS[new], target=self.target, reason=why)

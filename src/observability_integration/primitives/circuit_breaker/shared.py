@@ -165,8 +165,8 @@ class SharedBreaker(Breaker):
         keep = why in ("failure_ratio", "consecutive_failures")
         self._unpublished = _Unpublished(f"{_random.getrandbits(64):016x}", opened, keep, why == "by_hand")
 
-    def _turn(self, state: State, why: Why) -> None:
-        super()._turn(state, why)
+    def _change_state(self, state: State, why: Why) -> None:
+        super()._change_state(state, why)
         try:
             sync_task = self._sync_tasks.get(asyncio.get_running_loop())
         except RuntimeError:
@@ -251,7 +251,7 @@ class SharedBreaker(Breaker):
         """Returns how urgently the lease is wanted: 3 for a probe that is out, 2 called just now, 1 lately, else 0."""
         with self._lock:
             probing = self._probe is not None
-            left = 0.0 if self._state == "half_open" else math.inf if self._state == "closed" else self._left(now)
+            left = 0.0 if self._state == "half_open" else math.inf if self._state == "closed" else self._pause_left(now)
         self._catch_up()
         if probing:
             return 3
@@ -262,15 +262,15 @@ class SharedBreaker(Breaker):
     def _is_unclaimed(self, now: float) -> bool:
         # While the pause lasts no process probes; so where none holds the lease, none has to see who takes it.
         with self._lock:
-            paused = self._state == "open" and self._left(now) > 0
+            paused = self._state == "open" and self._pause_left(now) > 0
         self._catch_up()
         return paused and self._free
 
     def _verdict(self, unpublished: _Unpublished, now: float) -> Verdict | None:
         with self._lock:
             # One that says closed is kept until all who opened before have probed by themselves.
-            left = self._left(now) if unpublished.open else self.policy.max_open_seconds
-            longest = self._longest
+            left = self._pause_left(now) if unpublished.open else self.policy.max_open_seconds
+            longest = self._full_pause_seconds
         self._catch_up()
         if left + self.policy.probe_seconds <= 0:
             return None
@@ -297,11 +297,13 @@ class SharedBreaker(Breaker):
                 super()._close("shared")
         elif self._probe is None or verdict.by_hand:  # else our own probe will tell, and is more recent
             policy = self.policy
-            self._longest = min(policy.max_open_seconds, max(policy.least_open_seconds, verdict.longest_seconds))
+            self._full_pause_seconds = min(
+                policy.max_open_seconds, max(policy.least_open_seconds, verdict.longest_seconds)
+            )
             self._paused_at, self._pause_seconds = now, max(0.0, verdict.left_seconds)
             self._early = False
             if self._state != "open":
-                self._turn("open", "shared")
+                self._change_state("open", "shared")
 
     def _lost(self, error: Exception) -> None:
         self._answered_at = self._leads_until = -math.inf

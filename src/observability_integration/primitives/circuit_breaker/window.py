@@ -1,20 +1,20 @@
-"""Calls and failures of the last seconds, in a ring of buckets."""
+"""A sliding window of calls and failures, in a ring of buckets."""
 
 from __future__ import annotations
 
-_BUCKETS = 10  # the window moves on by a tenth of its length
+_BUCKETS = 10  # the window moves by a tenth of its length
 
 
 class FailureWindow:
-    """Counts over the last seconds.
+    """Counts the calls and failures of the last seconds.
 
     Args:
-        seconds: how far back it looks.
-        now: the time on whichever clock is read.
+        seconds: length of the window.
+        now: seconds on the caller's clock.
 
     Attributes:
-        calls: how many there were.
-        failures: how many of them failed.
+        calls: calls in the window.
+        failures: failed calls in the window.
     """
 
     __slots__ = ("_calls", "_failures", "_index", "_width", "calls", "failures")
@@ -25,7 +25,7 @@ class FailureWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Empties the window."""
         self._calls = [0] * _BUCKETS
         self._failures = [0] * _BUCKETS
         self.calls = 0
@@ -43,13 +43,13 @@ class FailureWindow:
             self.failures += 1
 
     def move(self, now: float) -> None:
-        """Drops what is too old by now."""
+        """Moves the window to `now`, and drops older buckets."""
         index = int(now // self._width)
         steps = index - self._index
         if steps == 0:
             return
         if steps < 0:
-            # Two threads may come in the wrong order. A clock set back by more than the window is another clock.
+            # Two threads may report in the wrong order. A clock set back by more than the window is another clock.
             if steps <= -_BUCKETS:
                 self.clear()
                 self._index = index
