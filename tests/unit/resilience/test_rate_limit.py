@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from observability_integration.primitives.rate_limit.headers import Standing, Told
+from observability_integration.primitives.rate_limit.headers import LimitState, ProviderLimits
 from observability_integration.primitives.rate_limit.learning import LONGEST_GATE_SECONDS
 from observability_integration.primitives.rate_limit.limiter import RateLimit
-from observability_integration.primitives.rate_limit.wait_queue import Refused, Reservation
+from observability_integration.primitives.rate_limit.wait_queue import Reservation, ReservationRefused
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -31,7 +31,7 @@ async def turns(count: int = 5) -> None:
 
 async def refusal(work: Coroutine[Any, Any, Reservation]) -> tuple[str, float | None, float]:
     """Why, when to come back, and after how long."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ReservationRefused) as caught:
         await work
     return caught.value.limit, caught.value.retry_after_seconds, caught.value.waited_seconds
 
@@ -203,7 +203,7 @@ async def test_a_pause_turns_away_who_cannot_wait_so_long_and_keeps_the_others()
     short = asyncio.create_task(refusal(limit.reserve(0, 10.0)))
     patient = asyncio.create_task(limit.reserve(0, 60.0))
     await turns()
-    limit.learn(Told(limited=True, retry_after_seconds=20.0))
+    limit.adapt(ProviderLimits(limited=True, retry_after_seconds=20.0))
     assert ("provider", 20.0, 0.0) == pytest.approx(await short)
     assert ("provider", 20.0, 0.0) == pytest.approx(await refusal(limit.reserve(0, 5.0)))
     assert 20.0 == pytest.approx((await patient).waited_seconds)
@@ -212,44 +212,44 @@ async def test_a_pause_turns_away_who_cannot_wait_so_long_and_keeps_the_others()
 async def test_after_a_429_there_is_no_burst() -> None:
     """What was saved up here, the provider has not: all at once would only be refused again."""
     limit = RateLimit(60, 6000)
-    limit.learn(Told(limited=True))
+    limit.adapt(ProviderLimits(limited=True))
     assert (0, 0) == limit.left()
-    limit.learn(Told(limited=True, retry_after_seconds=1e6))
+    limit.adapt(ProviderLimits(limited=True, retry_after_seconds=1e6))
     assert ("provider", LONGEST_GATE_SECONDS) == pytest.approx((await refusal(limit.reserve(0, 5.0)))[:2])
 
 
 async def test_what_the_provider_has_left_lowers_what_is_left_here() -> None:
     """Others may use the same key. More than there is here changes nothing: it may be old news."""
     limit = RateLimit(60, 6000)
-    limit.learn(Told(Standing(remaining=10), Standing(remaining=1e9)))
+    limit.adapt(ProviderLimits(LimitState(remaining=10), LimitState(remaining=1e9)))
     assert (10, 6000) == limit.left()
     reservation = await limit.reserve(0, 0)
     for _ in range(3):
         await limit.reserve(0, 0)
     await asyncio.sleep(2.0)
     # It said so when the call arrived: since then two came back and three were taken.
-    limit.learn(Told(Standing(remaining=5)), reservation)
+    limit.adapt(ProviderLimits(LimitState(remaining=5)), reservation)
     assert 4 == pytest.approx(limit.left()[0])
 
 
 async def test_limits_are_learned_and_never_raised_above_those_given() -> None:
     """The provider's word sets what was not given, and lowers what was; what is no minute's limit is none."""
     limit = RateLimit(None, 600)
-    limit.learn(Told(Standing(limit=100), Standing(limit=1000)))
+    limit.adapt(ProviderLimits(LimitState(limit=100), LimitState(limit=1000)))
     assert (100, 600) == limit.limits
-    limit.learn(Told(Standing(limit=120), Standing(limit=300)))
+    limit.adapt(ProviderLimits(LimitState(limit=120), LimitState(limit=300)))
     assert (120, 300) == limit.limits
-    limit.learn(Told(Standing(limit=14400, remaining=14370, reset_seconds=179.56)))
+    limit.adapt(ProviderLimits(LimitState(limit=14400, remaining=14370, reset_seconds=179.56)))
     assert (None, 300) == limit.limits
     stubborn = RateLimit(None, 600, learn=False)
-    stubborn.learn(Told(Standing(limit=1, remaining=0), limited=True, retry_after_seconds=9.0))
+    stubborn.adapt(ProviderLimits(LimitState(limit=1, remaining=0), limited=True, retry_after_seconds=9.0))
     assert ((None, 600), (None, 600)) == (stubborn.limits, stubborn.left())
 
 
 async def test_nothing_left_of_a_day_pauses_until_one_has_come_back() -> None:
     """A limit of a day is no rate to follow, but what is used up is used up."""
     limit = RateLimit(60)
-    limit.learn(Told(Standing(limit=200, remaining=0, reset_seconds=86400.0)))
+    limit.adapt(ProviderLimits(LimitState(limit=200, remaining=0, reset_seconds=86400.0)))
     assert ("provider", 432.0) == pytest.approx((await refusal(limit.reserve(0, 1.0)))[:2])
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from observability_integration.primitives.rate_limit.headers import (
-    Standing,
-    Told,
-    told_by_answer,
-    told_by_error,
-    told_by_headers,
+    LimitState,
+    ProviderLimits,
+    limits_from_answer,
+    limits_from_error,
+    limits_from_headers,
 )
 
 pytestmark = pytest.mark.once
@@ -40,12 +40,12 @@ ANTHROPIC = {
 
 def test_openai() -> None:
     """Names in any case, durations of several parts."""
-    assert Told(Standing(60, 59, 1), Standing(150000, 149984, 360)) == told_by_headers(OPENAI)
+    assert ProviderLimits(LimitState(60, 59, 1), LimitState(150000, 149984, 360)) == limits_from_headers(OPENAI)
 
 
 def test_anthropic() -> None:
     """Moments, counted from the response's own date: the clock here may differ."""
-    assert Told(Standing(50, 49, 1), Standing(40000, 0, 30)) == told_by_headers(ANTHROPIC)
+    assert ProviderLimits(LimitState(50, 49, 1), LimitState(40000, 0, 30)) == limits_from_headers(ANTHROPIC)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_anthropic() -> None:
 )
 def test_resets(said: str, seconds: float | None) -> None:
     """A duration, a number of seconds or a moment; what is none, or beyond a day, was not said."""
-    told = told_by_headers({"x-ratelimit-reset-tokens": said, "x-ratelimit-remaining-tokens": "1", "date": DATE})
+    told = limits_from_headers({"x-ratelimit-reset-tokens": said, "x-ratelimit-remaining-tokens": "1", "date": DATE})
     assert told is not None
     assert seconds == told.tokens.reset_seconds
 
@@ -82,8 +82,8 @@ def test_resets(said: str, seconds: float | None) -> None:
 @pytest.mark.parametrize("said", ["-5", "NaN", "inf", "", "many", "1e9", "9" * 40, True, 7, None, b"\xff", object()])
 def test_numbers_that_are_none(said: Any) -> None:
     """What a gateway made of a header must not become a limit; a limit of 0 would stop everything for good."""
-    assert told_by_headers({"x-ratelimit-limit-requests": said, "x-ratelimit-remaining-requests": said}) is None
-    assert told_by_headers({"x-ratelimit-limit-requests": "0"}) is None
+    assert limits_from_headers({"x-ratelimit-limit-requests": said, "x-ratelimit-remaining-requests": said}) is None
+    assert limits_from_headers({"x-ratelimit-limit-requests": "0"}) is None
 
 
 class Loud:
@@ -126,9 +126,9 @@ class Parsed:
 )
 def test_found_on_answers(answer: Any) -> None:
     """Wherever SDKs and wrappers keep them."""
-    told = told_by_answer(answer)
+    told = limits_from_answer(answer)
     assert told is not None
-    assert Standing(60, 59, 1) == told.requests
+    assert LimitState(60, 59, 1) == told.requests
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_found_on_answers(answer: Any) -> None:
 )
 def test_answers_that_say_nothing(answer: Any) -> None:
     """Most answers carry no headers, and some objects raise when they are asked."""
-    assert told_by_answer(answer) is None
+    assert limits_from_answer(answer) is None
 
 
 class Limited(Exception):
@@ -155,27 +155,29 @@ class Limited(Exception):
 
 def test_a_429_closes_the_gate_for_as_long_as_it_says() -> None:
     """Also when it says nothing else; and what it says of the limits is taken along."""
-    assert Told(limited=True, retry_after_seconds=7.0) == told_by_error(Limited(429, {"retry-after": "7"}))
-    assert Told(limited=True) == told_by_error(Limited(429, {}))
-    told = told_by_error(Limited(429, {**OPENAI, "retry-after-ms": "1500"}))
-    assert told == Told(Standing(60, 59, 1), Standing(150000, 149984, 360), True, 1.5)
+    assert ProviderLimits(limited=True, retry_after_seconds=7.0) == limits_from_error(
+        Limited(429, {"retry-after": "7"})
+    )
+    assert ProviderLimits(limited=True) == limits_from_error(Limited(429, {}))
+    told = limits_from_error(Limited(429, {**OPENAI, "retry-after-ms": "1500"}))
+    assert told == ProviderLimits(LimitState(60, 59, 1), LimitState(150000, 149984, 360), True, 1.5)
 
 
 def test_other_errors_close_no_gate() -> None:
     """An overloaded provider is a breaker's affair, and a used-up quota does not come back by waiting."""
-    assert told_by_error(Limited(529, {"retry-after": "7"})) is None
-    assert told_by_error(ValueError()) is None
-    assert told_by_error(Limited(429, {"retry-after": "7"}, body={"error": {"code": "insufficient_quota"}})) is None
-    told = told_by_error(Limited(500, OPENAI))
+    assert limits_from_error(Limited(529, {"retry-after": "7"})) is None
+    assert limits_from_error(ValueError()) is None
+    assert limits_from_error(Limited(429, {"retry-after": "7"}, body={"error": {"code": "insufficient_quota"}})) is None
+    told = limits_from_error(Limited(500, OPENAI))
     assert told is not None
     assert not told.limited
 
 
 def test_what_is_left_of_a_longer_time() -> None:
     """Only a minute's limit is lowered by it; for another one there is a pause when nothing is left."""
-    day = Standing(14400, 0, 86400.0)
+    day = LimitState(14400, 0, 86400.0)
     assert (False, None, 6.0) == (day.is_per_minute, day.left_by_now(5.0), day.pause_seconds)
-    minute = Standing(60, 3, 57.0)
+    minute = LimitState(60, 3, 57.0)
     assert (True, 8.0, 0.0) == (minute.is_per_minute, minute.left_by_now(5.0), minute.pause_seconds)
     assert 0.0 == minute.left_by_now(-9.0)
-    assert Standing(60, None, 1.0).left_by_now(1.0) is None
+    assert LimitState(60, None, 1.0).left_by_now(1.0) is None

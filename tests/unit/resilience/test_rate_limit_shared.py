@@ -10,10 +10,10 @@ import pytest
 from observability_integration import events
 from observability_integration.primitives.rate_limit.buckets import Ledger
 from observability_integration.primitives.rate_limit.guard import GuardedLedger
-from observability_integration.primitives.rate_limit.headers import Standing, Told
+from observability_integration.primitives.rate_limit.headers import LimitState, ProviderLimits
 from observability_integration.primitives.rate_limit.limiter import RateLimit, WithoutBackend
 from observability_integration.primitives.rate_limit.shared import Answer, LedgerUpdate, Limits
-from observability_integration.primitives.rate_limit.wait_queue import Refused
+from observability_integration.primitives.rate_limit.wait_queue import ReservationRefused
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -122,7 +122,7 @@ async def test_refused_at_once_by_what_the_ledger_says() -> None:
     limit, other = process(remote), process(remote)
     await limit.reserve(0, 0)
     began = now()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ReservationRefused) as caught:
         await other.reserve(0, 0.5)
     assert ("requests", True) == (caught.value.limit, 0.9 < (caught.value.retry_after_seconds or 0) <= 1.0)
     assert 0.01 > now() - began
@@ -149,11 +149,11 @@ async def test_what_one_learns_all_know() -> None:
     """A 429 in one process is a pause for every process."""
     remote = Remote()
     limit, other = process(remote), process(remote)
-    limit.learn(Told(Standing(remaining=0), limited=True, retry_after_seconds=30.0))
-    with pytest.raises(Refused):
+    limit.adapt(ProviderLimits(LimitState(remaining=0), limited=True, retry_after_seconds=30.0))
+    with pytest.raises(ReservationRefused):
         await limit.reserve(0, 5.0)
     await asyncio.sleep(0.1)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ReservationRefused) as caught:
         await other.reserve(0, 5.0)
     assert "provider" == caught.value.limit
     assert 29.0 < (await other.reserve(0, 60.0)).waited_seconds <= 30.0
@@ -176,7 +176,7 @@ async def test_a_ledger_at_fault_costs_one_budget_and_fails_no_call(how: str, ca
     began = now()
     await asyncio.gather(*(limit.reserve(0, 0) for _ in range(10)))
     assert now() - began <= BUDGET + 0.01
-    with pytest.raises(Refused):
+    with pytest.raises(ReservationRefused):
         await limit.reserve(0, 0)
     assert now() - began <= BUDGET + 0.01
     assert [{"silent": "TimeoutError", "refused": "ConnectionRefusedError"}[how]] == errors
@@ -227,12 +227,12 @@ async def test_without_the_ledger_all_may_be_refused() -> None:
     remote = Remote()
     remote.error = ConnectionRefusedError()
     limit = process(remote, "refuse")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ReservationRefused) as caught:
         await limit.reserve(0, 60.0)
     assert ("requests", 1.0) == (caught.value.limit, caught.value.retry_after_seconds)
     remote.error = None
     await asyncio.sleep(1.0)
-    with pytest.raises(Refused):
+    with pytest.raises(ReservationRefused):
         await limit.reserve(0, 60.0)
     await asyncio.sleep(0.1)
     assert 0.0 == (await limit.reserve(0, 60.0)).waited_seconds

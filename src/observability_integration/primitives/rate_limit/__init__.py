@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, in one process or through Redis."""
+"""Limits of requests and tokens per minute, in one process or through Redis."""
 
 from .primitive import RateLimitPrimitive, RateLimitStats
 

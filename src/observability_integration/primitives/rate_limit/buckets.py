@@ -1,14 +1,13 @@
-"""What is left of the requests and tokens of a minute: two token buckets that time fills, and a gate.
+"""Token buckets for the requests and tokens of a minute, and a gate that a provider's pause closes.
 
-A bucket, and no window: OpenAI and Anthropic refill continually, a window that ends at a full minute lets twice as much
-through around its end, and one that moves has to remember every call. The rules hold here and in Redis alike (see
-`rate_limit_script`):
+Buckets rather than windows: OpenAI and Anthropic refill continually; a fixed window admits twice the limit around its
+end; a sliding window has to remember every call. The same rules hold here and in Redis (see `redis_script`):
 
 * A call takes one request and its tokens from both buckets, or nothing from either.
 * In any minute no more is taken than the limit and one full bucket, which is `burst_seconds` of the limit.
 * A call that needs more tokens than a bucket holds goes when the bucket is full, and leaves a debt that time pays.
-* Several lines of waiting calls may draw on the same buckets. Each says who is first in it and since when; nobody who
-  came later, in whatever line, takes what that one needs.
+* Several queues of waiting calls may draw on the same buckets. Each queue claims what its first call needs, with the
+  time since when that call waits. No later call, in any queue, takes what an earlier claim needs.
 """
 
 from __future__ import annotations
@@ -21,21 +20,22 @@ from typing import Literal, NamedTuple
 
 Limit = Literal["requests", "tokens", "provider"]
 
-#: A wait this short is none: it is what rounding leaves of one that is over.
+#: Shorter waits count as none: they are rounding errors of a wait that is over.
 TOLERANCE_SECONDS = 1e-6
-#: How long a claim stands that is not renewed: whoever waits asks again once a second.
+#: How long a claim lasts without a renewal: a waiting queue asks again once a second.
 CLAIM_SECONDS = 2.0
 
-_OTHER_CLOCK_SECONDS = 60.0  # two loops of a process may differ by some milliseconds; what is so far back is no lag
+# The clocks of two loops of a process may differ by some milliseconds; a clock this far back is another clock.
+_OTHER_CLOCK_SECONDS = 60.0
 
 
 class Verdict(NamedTuple):
-    """What came of asking for some calls.
+    """The result of a request for a batch of calls.
 
     Attributes:
-        granted: how many of them may go, from the first on.
-        wait_seconds: before which it is no use to ask for the next one again.
-        limit: what that one has to wait for: ``requests``, ``tokens``, or ``provider``, which has closed the gate.
+        granted: how many of the calls may go, from the first on.
+        wait_seconds: the time after which the next call may go.
+        limit: what the next call waits for: ``requests``, ``tokens``, or ``provider``, which has closed the gate.
     """
 
     granted: int
@@ -48,16 +48,17 @@ class Bucket:
 
     Args:
         per_minute: the limit, > 0.
-        burst_seconds: of how many seconds the allowance may be saved up.
-        least: what fits in at the least.
-        level: what is in it at first; None for all that fits in.
+        burst_seconds: the seconds of allowance that may be saved up.
+        least: the smallest capacity.
+        level: the level at first; None for the capacity.
 
     Attributes:
-        rate: what each second brings.
-        capacity: what fits in.
+        per_minute: the limit.
+        rate: the limit per second.
+        capacity: the highest level.
         most: the largest amount that may be taken at once.
-        level: what is in it; less than 0 is a debt.
-        slack: what rounding may have lost of it.
+        level: what is left; less than 0 is a debt.
+        slack: the rounding error of the level.
         taken: the sum of all that was taken.
     """
 
@@ -73,11 +74,11 @@ class Bucket:
         self.taken = 0.0
 
     def wait_for(self, amount: float, held: float = 0.0) -> float:
-        """Seconds until `amount` is there besides what is `held` for others; 0 or less if it is."""
+        """Returns the seconds until `amount` is left besides what is `held` for others; 0 or less if it is now."""
         return (min(amount, self.capacity) + held - self.level) / self.rate
 
     def take(self, amount: float) -> None:
-        """Takes it, whatever is left."""
+        """Takes the amount, even if less is left."""
         self.level -= amount
         self.taken += amount
 
@@ -91,13 +92,13 @@ class _Claim(NamedTuple):
 class Ledger:
     """The buckets of one process, for all its event loops and threads.
 
-    A lock, held for some microseconds, guards the numbers. `give_back` does without it: a coroutine may be thrown away
-    in a garbage collection that runs while this very thread holds the lock.
+    A lock, held for some microseconds, guards the numbers. `give_back` does not take it: the garbage collector may
+    close a coroutine, which gives back its reservation, while this very thread holds the lock.
 
     Args:
         requests_per_minute: > 0, or None for no limit.
         tokens_per_minute: > 0, or None for no limit.
-        burst_seconds: of how many seconds the allowance may be saved up, >= 0. One request always fits.
+        burst_seconds: the seconds of allowance that may be saved up, >= 0. The capacity is at least one request.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._returned: deque[tuple[float, float]] = deque()
         self._claims: dict[Hashable, _Claim] = {}
-        self._at = -math.inf
+        self._refilled_at = -math.inf
         self._closed_until = -math.inf
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
@@ -116,17 +117,17 @@ class Ledger:
 
     @property
     def taken(self) -> tuple[float, float]:
-        """The sums of the requests and of the tokens that were taken, while there was a limit of them."""
+        """The sums of the requests and tokens that were taken while they were limited."""
         requests, tokens = self.requests, self.tokens
         return 0.0 if requests is None else requests.taken, 0.0 if tokens is None else tokens.taken
 
     def set_requests(self, per_minute: float | None) -> None:
-        """Changes the limit of requests; what has been saved up stays, as far as it fits in."""
+        """Changes the limit of requests; the level stays, up to the new capacity."""
         with self._lock:
             self.requests = self._changed(self.requests, per_minute, 1.0)
 
     def set_tokens(self, per_minute: float | None) -> None:
-        """Changes the limit of tokens."""
+        """Changes the limit of tokens, as `set_requests`."""
         with self._lock:
             self.tokens = self._changed(self.tokens, per_minute, 0.0)
 
@@ -140,21 +141,21 @@ class Ledger:
         return changed
 
     def take_one(self, tokens: float, now: float) -> tuple[float, float] | None:
-        """Takes one call for which nobody has to wait; None if somebody does, or there is not enough.
+        """Takes one call if no other call waits and enough is left; else returns None.
 
         Args:
-            tokens: what it needs besides one request.
+            tokens: what the call needs besides one request.
             now: seconds on the event loop's clock.
 
         Returns:
-            What `taken` says then.
+            The value of `taken` afterwards.
         """
         self._lock.acquire()  # at half the cost of a with statement
         try:
             if self._claims or now < self._closed_until:
                 return None
-            if now != self._at or self._returned:
-                self._catch_up(now)
+            if now != self._refilled_at or self._returned:
+                self._refill(now)
             needed, spent = self.requests, self.tokens
             if needed is not None and needed.level < 1.0 - needed.slack:
                 return None
@@ -172,17 +173,19 @@ class Ledger:
         finally:
             self._lock.release()
 
-    def take(self, line: Hashable, calls: Iterable[tuple[float, float]], now: float) -> Verdict:
-        """Takes as many calls of a line as there is enough for, in their order; claims what the next one needs.
+    def take(self, queue: Hashable, calls: Iterable[tuple[float, float]], now: float) -> Verdict:
+        """Takes as many calls of a queue as there is enough for, in their order, and claims what the next one needs.
 
         Args:
-            line: who asks.
-            calls: of each the tokens and since when it waits, on the event loop's clock. None withdraws the claim.
+            queue: name of the queue.
+            calls: of each the tokens and since when it waits, on the event loop's clock. No calls withdraw the claim.
             now: seconds on the event loop's clock.
         """
         with self._lock:
-            self._catch_up(now)
-            self._claims = {who: claim for who, claim in self._claims.items() if claim.until > now and who != line}
+            self._refill(now)
+            self._claims = {
+                other: claim for other, claim in self._claims.items() if claim.until > now and other != queue
+            }
             ahead = deque(sorted(self._claims.values()))
             held_requests = held_tokens = 0.0
             granted = 0
@@ -192,7 +195,7 @@ class Ledger:
                     held_tokens += ahead.popleft().tokens
                 verdict = self._verdict(granted, held_requests, held_tokens, tokens, now)
                 if verdict.wait_seconds > TOLERANCE_SECONDS:
-                    self._claims[line] = _Claim(since, tokens, now + CLAIM_SECONDS)
+                    self._claims[queue] = _Claim(since, tokens, now + CLAIM_SECONDS)
                     return verdict
                 if self.requests is not None:
                     self.requests.take(1.0)
@@ -202,34 +205,34 @@ class Ledger:
             return Verdict(granted)
 
     def estimate(self, requests_ahead: int, tokens_ahead: float, tokens: float, now: float) -> Verdict:
-        """How long a call has to wait at the least behind so many others, and for what."""
+        """Returns how long a call has to wait at least behind the calls ahead of it, and for what."""
         with self._lock:
-            self._catch_up(now)
+            self._refill(now)
             return self._verdict(0, requests_ahead, tokens_ahead, tokens, now)
 
     def give_back(self, requests: float, tokens: float) -> None:
-        """Puts back what was not used, or charges what was used above it (negative). Never waits, in any thread."""
+        """Puts back what was not used, or charges what was used in excess (negative). Never waits, in any thread."""
         self._returned.append((requests, tokens))
 
     def lower(self, requests: float | None, tokens: float | None, now: float) -> None:
-        """Leaves no more in the buckets than this; None leaves a bucket as it is."""
+        """Lowers the levels to these at most; None leaves a level as it is."""
         with self._lock:
-            self._catch_up(now)
+            self._refill(now)
             for bucket, most in ((self.requests, requests), (self.tokens, tokens)):
                 if bucket is not None and most is not None:
                     bucket.level = min(bucket.level, most)
 
     def adopt(self, requests: float | None, tokens: float | None, closed_seconds: float, now: float) -> None:
-        """Takes over from a shared ledger what is left, and for how long the gate is closed."""
+        """Adopts the levels of a shared ledger, and for how long its gate is closed."""
         with self._lock:
-            self._catch_up(now)
+            self._refill(now)
             for bucket, level in ((self.requests, requests), (self.tokens, tokens)):
                 if bucket is not None and level is not None:
                     bucket.level = min(bucket.capacity, level)
             self._closed_until = now + closed_seconds
 
     def note_taken(self, tokens: float) -> None:
-        """Counts a call that was granted elsewhere to what was taken, not to what is left."""
+        """Adds a call that the shared ledger granted to `taken`; the levels stay."""
         with self._lock:
             if self.requests is not None:
                 self.requests.taken += 1
@@ -237,25 +240,25 @@ class Ledger:
                 self.tokens.taken += tokens
 
     def close_until(self, when: float) -> None:
-        """Lets nobody through before `when`, on the event loop's clock; an earlier moment changes nothing."""
+        """Closes the gate until `when`, on the event loop's clock; never earlier than before."""
         with self._lock:
             self._closed_until = max(self._closed_until, when)
 
     def closed_seconds(self, now: float) -> float:
-        """For how long the gate is closed yet."""
+        """Returns for how long the gate is still closed."""
         return max(0.0, self._closed_until - now)
 
     def left(self, now: float) -> tuple[float | None, float | None]:
-        """What is left of requests and tokens, 0 or more; None without a limit."""
+        """Returns what is left of requests and tokens, 0 or more; None without a limit."""
         with self._lock:
-            self._catch_up(now)
+            self._refill(now)
             requests, tokens = self.requests, self.tokens
             return (
                 None if requests is None else max(0.0, requests.level),
                 None if tokens is None else max(0.0, tokens.level),
             )
 
-    # What follows is called by the holder of the lock.
+    # The caller of the following methods holds the lock.
 
     def _verdict(self, granted: int, held_requests: float, held_tokens: float, tokens: float, now: float) -> Verdict:
         wait, limit = self._closed_until - now, "provider"
@@ -269,12 +272,12 @@ class Ledger:
                     wait, limit = needed, name
         return Verdict(granted, max(0.0, wait), limit)  # type: ignore[arg-type]
 
-    def _catch_up(self, now: float) -> None:
-        passed = now - self._at
+    def _refill(self, now: float) -> None:
+        passed = now - self._refilled_at
         if passed > 0:
-            self._at = now
+            self._refilled_at = now
         elif passed < -_OTHER_CLOCK_SECONDS:  # another event loop, with a clock of its own
-            self._at = now
+            self._refilled_at = now
             self._closed_until = -math.inf
         requests, tokens = self.requests, self.tokens
         if passed > 0:

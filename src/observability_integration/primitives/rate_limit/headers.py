@@ -1,15 +1,17 @@
-"""What a provider says about its limits in the headers of an answer or an error, found by shape and read with care.
+"""Reads what a provider states about its limits in the headers of an answer or an error.
 
 =====================  ===============================================  ===========================================
 what                   OpenAI, Azure, Groq, Fireworks, xAI, ...         Anthropic
 =====================  ===============================================  ===========================================
 the limit              ``x-ratelimit-limit-{requests,tokens}``          ``anthropic-ratelimit-{...}-limit``
-what is left of it     ``x-ratelimit-remaining-{requests,tokens}``      ``anthropic-ratelimit-{...}-remaining``
-when it is whole again ``x-ratelimit-reset-{...}``: ``6m0s``, ``20ms``   ``anthropic-ratelimit-{...}-reset``: RFC 3339
+what is left           ``x-ratelimit-remaining-{requests,tokens}``      ``anthropic-ratelimit-{...}-remaining``
+when it is full again  ``x-ratelimit-reset-{...}``: ``6m0s``, ``20ms``   ``anthropic-ratelimit-{...}-reset``: RFC 3339
 =====================  ===============================================  ===========================================
 
-The names do not say per what time. It is taken for a minute, unless the limit is whole again only after more than one
-and a half: Groq's requests, and those of OpenAI's first tier, are those of a day.
+The names do not say the period of a limit. It is taken for a minute, unless the limit is full again only after more
+than a minute and a half: the requests of Groq, and of OpenAI's first tier, are limited by the day.
+
+Answers and errors are read by shape; no SDK is imported.
 """
 
 from __future__ import annotations
@@ -27,34 +29,34 @@ from typing import Any, NamedTuple, cast
 from observability_integration.resilience.faults import classify
 from observability_integration.resilience.faults.shapes import MOST_SECONDS, read
 
-_MINUTE_SECONDS = 90.0  # from here on it is the limit of a longer time
-_MOST_HEADERS = 256
-_MOST_CHARS = 64  # the longest that means anything is a moment of some 35 characters
+_MINUTE_SECONDS = 90.0  # a limit with a later reset has a longer period
+_MAX_HEADERS = 256
+_MAX_CHARS = 64  # the longest value with a meaning is a time of some 35 characters
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _DURATION = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ms|[dhms]))+", re.ASCII)
 _DURATION_PART = re.compile(r"([\d.]+)(ms|[dhms])", re.ASCII)
 _SECONDS_OF = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
-# Of each limit: the names of what it is, of what is left, and of when it is whole again.
+# The headers of each limit: the limit, what is left, and when it is full again.
 _NAMES = {
     kind: tuple(
         (f"x-ratelimit-{part}-{kind}", f"anthropic-ratelimit-{kind}-{part}") for part in ("limit", "remaining", "reset")
     )
     for kind in ("requests", "tokens")
 }
-_KNOWN = frozenset({"date"} | {name for parts in _NAMES.values() for names in parts for name in names})
-# Where an answer, or an exception, has the response that it came with, or the headers of it.
+_LIMIT_HEADERS = frozenset({"date"} | {name for parts in _NAMES.values() for names in parts for name in names})
+# The attributes of an answer or an exception that hold its response, or the headers of the response.
 _HEADERS = frozenset({"headers", "_response_headers"})
 _PLACES = ("headers", "_response_headers", "response", "_response", "http_response")
 
 
-class Standing(NamedTuple):
-    """How one limit stands.
+class LimitState(NamedTuple):
+    """The state of one limit.
 
     Attributes:
-        limit: requests or tokens; None if nothing was said.
-        remaining: what is left.
-        reset_seconds: after how many seconds the limit is whole again.
+        limit: requests or tokens; None if not stated.
+        remaining: what is left; None if not stated.
+        reset_seconds: the seconds until the limit is full again; None if not stated.
     """
 
     limit: float | None = None
@@ -63,128 +65,128 @@ class Standing(NamedTuple):
 
     @property
     def is_per_minute(self) -> bool:
-        """Whether it is the limit of a minute, as far as can be told."""
+        """Whether the limit is per minute, as far as can be stated."""
         return self.reset_seconds is None or self.reset_seconds <= _MINUTE_SECONDS
 
     @property
     def pause_seconds(self) -> float:
-        """For how long to pause where nothing is left of the limit of a longer time: until one more has come back."""
+        """The pause if nothing is left of a limit with a longer period: until one more request or token is left."""
         if self.is_per_minute or self.reset_seconds is None or self.remaining != 0:
             return 0.0
         return self.reset_seconds / (self.limit or 1.0)
 
     def left_by_now(self, gained: float) -> float | None:
-        """What is left of the limit of a minute, 0 or more, with what it gained (or lost) since; None if unknown."""
+        """Returns what is left of a limit per minute, 0 or more, with what it gained or lost since; None if unknown."""
         return max(0.0, self.remaining + gained) if self.remaining is not None and self.is_per_minute else None
 
 
-class Told(NamedTuple):
-    """What a provider says.
+class ProviderLimits(NamedTuple):
+    """What a provider states about its limits.
 
     Attributes:
-        requests: how its limit of requests stands.
-        tokens: how its limit of tokens stands.
-        limited: whether it refused the call for one of them.
-        retry_after_seconds: how long it asks to wait; None if it does not.
+        requests: the state of its limit of requests.
+        tokens: the state of its limit of tokens.
+        limited: whether it refused the call because of a limit.
+        retry_after_seconds: how long it asks to wait; None if not stated.
     """
 
-    requests: Standing = Standing()
-    tokens: Standing = Standing()
+    requests: LimitState = LimitState()
+    tokens: LimitState = LimitState()
     limited: bool = False
     retry_after_seconds: float | None = None
 
 
-def told_by_headers(headers: object) -> Told | None:
-    """What headers say: a mapping or pairs, names in any case; None if it is nothing about limits."""
-    known = _known(headers)
-    requests, tokens = _standing(known, "requests"), _standing(known, "tokens")
-    return Told(requests, tokens) if any(part is not None for part in (*requests, *tokens)) else None
+def limits_from_headers(headers: object) -> ProviderLimits | None:
+    """Reads headers, a mapping or pairs with names in any case; None if they state nothing about limits."""
+    known = _limit_headers(headers)
+    requests, tokens = _limit_state(known, "requests"), _limit_state(known, "tokens")
+    return ProviderLimits(requests, tokens) if any(part is not None for part in (*requests, *tokens)) else None
 
 
-def told_by_answer(answer: object) -> Told | None:
-    """What the headers say that an answer carries along; None if it carries none, or they say nothing.
+def limits_from_answer(answer: object) -> ProviderLimits | None:
+    """Reads the headers that an answer carries; None if it carries none, or they state nothing about limits.
 
-    Looked at are ``headers`` and ``_response_headers`` of the answer, and those of its ``response``, ``_response`` and
-    ``http_response``: attributes, or items of a mapping.
+    They are looked for in ``headers`` and ``_response_headers`` of the answer, and in its ``response``, ``_response``
+    and ``http_response``: attributes, or items of a mapping.
     """
     if answer is None or isinstance(answer, str | bytes | int | float | list | tuple):
         return None
-    there = _there(answer)
-    if not there:
+    places = _places_of(answer)
+    if not places:
         return None
-    for name in there:
-        part = _part(answer, name)
-        told = told_by_headers(part if name in _HEADERS else _part(part, "headers"))
-        if told is not None:
-            return told
+    for name in places:
+        part = _item(answer, name)
+        stated = limits_from_headers(part if name in _HEADERS else _item(part, "headers"))
+        if stated is not None:
+            return stated
     return None
 
 
-def told_by_error(error: BaseException) -> Told | None:
-    """What a failed call says; None if it is nothing about limits.
+def limits_from_error(error: BaseException) -> ProviderLimits | None:
+    """Reads the error of a failed call; None if it states nothing about limits.
 
-    A quota that is used up is no rate: waiting does not bring it back, so it closes no gate.
+    A used-up quota does not come back with time, so it causes no pause.
     """
     response = read(error, "response")
-    told = told_by_headers(read(response, "headers")) or told_by_headers(read(error, "headers"))
+    stated = limits_from_headers(read(response, "headers")) or limits_from_headers(read(error, "headers"))
     fault = classify(error)
     if fault.kind != "rate_limited" or fault.should_retry is False:
-        return told
-    return (told or Told())._replace(limited=True, retry_after_seconds=fault.retry_after_seconds)
+        return stated
+    return (stated or ProviderLimits())._replace(limited=True, retry_after_seconds=fault.retry_after_seconds)
 
 
-def _there(answer: object) -> list[str]:
-    """Which of the names an answer really has: to ask a model of pydantic's for others is slow."""
+def _places_of(answer: object) -> list[str]:
+    """Returns which of `_PLACES` an answer has: to ask a model of pydantic for others is slow."""
     kind = type(answer)
     if kind is dict or issubclass(kind, Mapping):
         own: Any = answer
     else:
         own = getattr(answer, "__dict__", None)
-    named = _named_by(cast("Any", kind))
+    named = _places_of_class(cast("Any", kind))
     if type(own) is dict and not named and own.keys().isdisjoint(_PLACES):
         return []
     return [name for name in _PLACES if name in named or (own is not None and name in own)]
 
 
 @lru_cache(maxsize=256)
-def _named_by(kind: type[Any]) -> frozenset[str]:
+def _places_of_class(kind: type[Any]) -> frozenset[str]:
     return frozenset(name for name in _PLACES if hasattr(kind, name))
 
 
-def _part(value: object, name: str) -> Any:
+def _item(value: object, name: str) -> Any:
     if not issubclass(type(value), Mapping):
         return read(value, name)
     try:
         return value.get(name)  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001 - it is somebody else's mapping
+    except Exception:  # noqa: BLE001 - a foreign mapping may raise
         return None
 
 
-def _known(headers: Any) -> dict[str, str]:
+def _limit_headers(headers: Any) -> dict[str, str]:
     if headers is None:
         return {}
     found: dict[str, str] = {}
     try:
-        for name, value in islice(headers.items() if hasattr(headers, "items") else headers, _MOST_HEADERS):
+        for name, value in islice(headers.items() if hasattr(headers, "items") else headers, _MAX_HEADERS):
             name = _text(name).lower()
-            if name in _KNOWN:
+            if name in _LIMIT_HEADERS:
                 found.setdefault(name, _text(value).strip())
-    except Exception:  # noqa: BLE001 - whatever it is, it is no headers
+    except Exception:  # noqa: BLE001 - not headers
         return {}
     return found
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str | bytes) or len(value) > _MOST_CHARS:
+    if not isinstance(value, str | bytes) or len(value) > _MAX_CHARS:
         return ""
     return value if isinstance(value, str) else value.decode("latin-1")
 
 
-def _standing(headers: Mapping[str, str], kind: str) -> Standing:
+def _limit_state(headers: Mapping[str, str], kind: str) -> LimitState:
     if not headers:
-        return Standing()
+        return LimitState()
     limit, remaining, reset = (next((headers[name] for name in names if name in headers), "") for names in _NAMES[kind])
-    return Standing(_number(limit) or None, _number(remaining), _reset_seconds(reset, headers.get("date", "")))
+    return LimitState(_number(limit) or None, _number(remaining), _reset_seconds(reset, headers.get("date", "")))
 
 
 def _number(value: str) -> float | None:
@@ -208,7 +210,7 @@ def _seconds_until(moment: str, date: str) -> float | None:
         when = datetime.fromisoformat(moment)
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
-        # Counted from the response's own date where there is one, because clocks differ.
+        # Counted from the response's own date if it has one, because clocks differ.
         now = parsedate_to_datetime(date).timestamp() if date else time.time()
         return max(0.0, when.timestamp() - now)
     except (ValueError, TypeError, OverflowError, IndexError):

@@ -1,4 +1,4 @@
-"""RateLimitPrimitive: no more requests and tokens a minute than a provider allows, in this process or in all."""
+"""RateLimitPrimitive: limits requests and tokens per minute, in one process or across processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .guard import GuardedLedger
-from .headers import told_by_answer, told_by_error, told_by_headers
+from .headers import limits_from_answer, limits_from_error, limits_from_headers
 from .limiter import RateLimit
 from .record import RateLimitRecord
 from .redis import shared_ledger
-from .wait_queue import Refused, Reservation
+from .wait_queue import Reservation, ReservationRefused
 
-_WAIT_SECONDS = 60.0  # after a minute all that may be used in a minute has come back
+_WAIT_SECONDS = 60.0  # after a minute the whole allowance has come back
 
 
 class RateLimitStats(TypedDict):
-    """What `RateLimitPrimitive.get_stats` returns: calls by outcome, and tokens that were charged."""
+    """The result of `RateLimitPrimitive.get_stats`: calls by outcome, and charged tokens."""
 
     operation: str
     admitted: int
@@ -40,34 +40,34 @@ class RateLimitStats(TypedDict):
 
 
 class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
-    """Keeps calls within so many requests and tokens a minute.
+    """Limits calls to a number of requests and tokens per minute.
 
-    Before a call, one request and the tokens that it is expected to use are reserved; who finds too little waits, first
-    come first served, or is refused. After it, what the answer reports as used is settled: the rest is put back, and
-    more is charged. A call that fails or is cancelled stays charged with what was reserved, because the provider counts
-    it too; one that a primitive further in refused was never made, and all is put back.
+    Before a call, one request and the estimated tokens are reserved. If too little is left, the call waits, first come
+    first served, or is refused. After the call, the reservation is settled by the usage that the answer reports: the
+    rest is put back, and more is charged. A call that fails or is cancelled stays charged with its reservation, because
+    the provider counts it too. A call that a primitive inside refused was never made: its reservation is put back.
 
-    Time fills the allowance continually, as it does at OpenAI and Anthropic. **In any minute, at most the limit and one
-    full burst are used**, and in the long run the limit.
+    The allowance refills continually, as at OpenAI and Anthropic. **In any minute, at most the limit and one full burst
+    are used**, and in the long run the limit.
 
     Args:
-        primitive: what to limit.
+        primitive: the step to limit.
         requests_per_minute: > 0; None for no limit, until the provider states one.
         tokens_per_minute: input and output together, > 0; None for no limit, until the provider states one.
-        estimate_tokens: what a call will use, given its input: a number >= 0, at once. By default a token for every
-            four characters of text, and the most that the request lets the model answer with.
-        max_wait_seconds: how long a call may wait, >= 0; None for as long as its deadline allows, and 60 s without one.
-            A deadline always bounds it.
+        estimate_tokens: synchronous function of the input that returns the tokens of a call, >= 0. By default a token
+            for every four characters of text, plus the output limit of the request.
+        max_wait_seconds: the longest wait, >= 0; None for as long as the call's deadline allows, or 60 s without a
+            deadline. A deadline always bounds the wait.
         operation_name: label of the metrics and, in Redis, name of the limit; by default the wrapped primitive's name.
         redis_url: a Redis in which all processes share the limit.
-        redis_client: the same through a redis-py client of any kind, also of a cluster; the caller keeps it.
-        without_redis: while Redis is away, ``local`` (the default) lets each process limit by itself, and ``refuse``
-            refuses all calls.
-        redis_budget_seconds: how long Redis may take to answer, > 0. It costs one budget to find out that it is away.
-        burst_seconds: of how many seconds the allowance may be saved up, >= 0. 60 is what OpenAI and Anthropic allow.
-            For a provider that counts by the minute, 6 keeps any minute within 1.1 times the limit.
-        learn: let what the provider says (headers of its limits, a 429 with ``retry-after``) lower what is left, set
-            limits that are not given, and keep everybody waiting.
+        redis_client: the same through a redis-py client of any kind, also of a cluster; the caller keeps it open.
+        without_redis: while Redis is out of use, ``local`` (the default) lets each process limit by itself, and
+            ``refuse`` refuses all calls.
+        redis_budget_seconds: how long Redis may take to answer, > 0. An outage costs one budget, once.
+        burst_seconds: the seconds of allowance that may be saved up, >= 0. OpenAI and Anthropic allow 60. For a
+            provider that counts by the minute, 6 keeps any minute within 1.1 times the limit.
+        learn: whether the provider's headers about its limits, and a 429 with ``retry-after``, lower what is left, set
+            limits that are not given, and pause all calls.
 
     Raises:
         ConfigurationError: a value out of range, or both a `redis_url` and a `redis_client`.
@@ -132,17 +132,17 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
 
     @property
     def requests_per_minute(self) -> float | None:
-        """The limit in force, whether given or learned; None for none."""
+        """The current limit, configured or stated by the provider; None for no limit."""
         return self._limit.limits[0]
 
     @property
     def tokens_per_minute(self) -> float | None:
-        """The limit in force, whether given or learned; None for none."""
+        """The current limit, configured or stated by the provider; None for no limit."""
         return self._limit.limits[1]
 
     @property
     def waiting(self) -> int:
-        """How many calls wait now, in this process."""
+        """The number of calls that wait now, in this process."""
         return self._limit.waiting
 
     def _label(self) -> str:
@@ -167,20 +167,20 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
         }
 
     def learn_from(self, headers: object) -> None:
-        """Takes in the headers of a response that was received just now.
+        """Adapts to the headers of a response that was received just now.
 
-        For clients whose answers do not carry them along, such as the plain calls of the OpenAI SDK: a response hook of
-        the HTTP client hands them over. Needs a running event loop.
+        For clients whose answers do not carry the headers, such as the plain calls of the OpenAI SDK: call this from a
+        response hook of the HTTP client. Needs a running event loop.
 
         Args:
-            headers: a mapping, or pairs; what is not about limits is passed over.
+            headers: a mapping, or pairs; headers that are not about limits are ignored.
         """
-        told = told_by_headers(headers)
-        if told is not None:
-            self._limit.learn(told)
+        stated = limits_from_headers(headers)
+        if stated is not None:
+            self._limit.adapt(stated)
 
     async def aclose(self) -> None:
-        """Closes the connections that were opened for the running loop; a `redis_client` stays open."""
+        """Closes the Redis connections of the running loop; a `redis_client` stays open."""
         await self._limit.aclose()
 
     def enter(
@@ -189,7 +189,7 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
         """Reserves a request and its estimated tokens, or waits for them.
 
         Raises:
-            RateLimitExceededError: there is no room in time, or there can never be.
+            RateLimitExceededError: there is not enough in time, or the call needs more than the limit.
         """
         limit = self._limit
         tokens = estimated(self._estimate, input_data) if limit.counts_tokens else 0.0
@@ -208,11 +208,11 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
         answer: Any = None,
         seen: Any = None,
     ) -> None:
-        """Settles the reservation by the tokens that were reported, and learns from what the provider said."""
+        """Settles the reservation by the reported tokens, and adapts to what the provider stated."""
         if isinstance(error, CallRefusedError):
             self._limit.cancel(ticket)
             return
-        tokens, told = None, None
+        tokens, stated = None, None
         try:
             if seen is not None:
                 tokens = _reported(seen, ticket, whole=error is None)
@@ -220,18 +220,18 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
                 tokens = total_tokens_of(answer) or None
             if self._learns:
                 if isinstance(error, Exception):
-                    told = told_by_error(error)
+                    stated = limits_from_error(error)
                 elif error is None:
-                    told = told_by_answer(answer)
+                    stated = limits_from_answer(answer)
         except Exception as fault:  # noqa: BLE001 - reading an odd answer must not fail the call
             note_fault("rate_limit.usage", fault)
         self._limit.settle(ticket, tokens)
         self._record.settled(ticket.tokens if tokens is None else tokens)
-        if told is not None:
-            self._limit.learn(told, ticket)
+        if stated is not None:
+            self._limit.adapt(stated, ticket)
 
     def see(self, seen: Usage | None, chunk: Any) -> Usage | None:
-        """The usage that was reported so far."""
+        """Returns the usage that was reported so far."""
         if isinstance(chunk, str | bytes):
             return seen
         try:
@@ -242,14 +242,14 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
 
     async def _wait(self, span: OperationSpan, tokens: float, context: WorkflowContext | None) -> Reservation:
         try:
-            reservation = await self._limit.reserve(tokens, self._patience(context))
-        except Refused as refusal:
+            reservation = await self._limit.reserve(tokens, self._max_wait(context))
+        except ReservationRefused as refusal:
             self._record.refused(span, refusal)
             raise RateLimitExceededError(self._operation, refusal.limit, refusal.retry_after_seconds) from None
         self._record.admitted(span, reservation)
         return reservation
 
-    def _patience(self, context: WorkflowContext | None) -> float:
+    def _max_wait(self, context: WorkflowContext | None) -> float:
         left = remaining() if context is None else context.remaining()
         if self._max_wait_seconds is None:
             return _WAIT_SECONDS if left is None else left
@@ -257,7 +257,7 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
 
 
 def _reported(usage: Usage, reservation: Reservation, *, whole: bool) -> int | None:
-    # A report before the end is not yet all: a stream that was left keeps at least what was reserved.
+    # The usage may not be complete before the end: a stream that was closed early keeps at least its reservation.
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
     return None if tokens == 0 or (not whole and tokens < reservation.tokens) else tokens
 

@@ -1,4 +1,4 @@
-"""What a RateLimitPrimitive counts and writes on its span."""
+"""The metrics and span attributes of a RateLimitPrimitive."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from observability_integration.telemetry.tracing.spans import OperationSpan
 
     from .limiter import RateLimit
-    from .wait_queue import Refused, Reservation
+    from .wait_queue import Reservation, ReservationRefused
 
 _REFRESH_SECONDS = 1.0
 
 
 class RateLimitRecord:
-    """Outcomes of one operation.
+    """Records the calls of one operation.
 
     Each call is `admitted` or `refused`, or was cancelled before; a call that was made is `settled`.
     """
@@ -43,11 +43,11 @@ class RateLimitRecord:
         self._refresh_due = -math.inf
 
     def watch(self, limit: RateLimit) -> None:
-        """Shows from now on what is left of a limit."""
+        """Exports from now on what is left of a limit."""
         self._limit = limit
 
     def admitted(self, span: OperationSpan, reservation: Reservation) -> None:
-        """A call may go."""
+        """Counts an admitted call and its wait."""
         waited = reservation.waited_seconds
         outcome = "waited" if waited > 0 else "admitted"
         self._count(outcome)
@@ -57,19 +57,19 @@ class RateLimitRecord:
         if reservation.began >= self._refresh_due:
             self._refresh_later(asyncio.get_running_loop())
 
-    def refused(self, span: OperationSpan, refusal: Refused) -> None:
-        """A call may not go."""
+    def refused(self, span: OperationSpan, refusal: ReservationRefused) -> None:
+        """Counts a refused call."""
         self._count("refused")
         span.set_attribute("rate_limit.wait_seconds", refusal.waited_seconds)
         span.set_attribute("rate_limit.limit", refusal.limit)
 
     def settled(self, tokens: float) -> None:
-        """A call has used so many tokens, or is taken to have."""
+        """Counts the tokens of a call, as reported or as reserved."""
         self.tokens += tokens
         self._tokens.add(tokens)
 
     def backend_failed(self, error_type: str) -> None:
-        """An access to the shared limit failed."""
+        """Counts a failed access to the shared limit."""
         RATE_LIMIT_BACKEND_ERRORS.series(self.operation, error_type).add()
 
     def _count(self, outcome: str) -> None:
@@ -77,7 +77,7 @@ class RateLimitRecord:
         self._calls[outcome].add()
 
     def _refresh_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Time fills the buckets while nobody calls, so what is left is looked at once a second until they are full.
+        # The buckets refill without calls, so what is left is exported once a second until they are full.
         self._refresh_due = loop.time() + _REFRESH_SECONDS
         loop.call_later(_REFRESH_SECONDS, self._refresh, loop)
 
