@@ -19,7 +19,7 @@ T = TypeVar("T")
 _owned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
 
-def announce(waiter: asyncio.Future[None], _: object = None) -> None:
+def set_done(waiter: asyncio.Future[None], _: object = None) -> None:
     """Completes a future that somebody may be waiting for, or has waited for."""
     if not waiter.done():
         waiter.set_result(None)
@@ -36,16 +36,16 @@ async def wait_done(
     Args:
         task: what is waited for.
         timeout_seconds: for how long; None for as long as it takes.
-        ending: to be used once: a future that the last step of the work completes (see `announce`), which is a turn of
+        ending: to be used once: a future that the last step of the work completes (see `set_done`), which is a turn of
             the loop before the task's own callbacks.
     """
     if task.done():
         return True
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future() if ending is None else ending
-    timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, announce, waiter)
+    timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, set_done, waiter)
     # Also where there is an `ending`: a task that is cancelled before it began has no last step.
-    callback = functools.partial(announce, waiter)
+    callback = functools.partial(set_done, waiter)
     task.add_done_callback(callback)
     try:
         await waiter
@@ -70,7 +70,7 @@ def _settled(task: asyncio.Task[Any]) -> None:
         task.exception()  # marks it as retrieved: whoever cared has been told by other means
 
 
-def own(task: asyncio.Task[T]) -> asyncio.Task[T]:
+def keep_alive(task: asyncio.Task[T]) -> asyncio.Task[T]:
     """Keeps a strong reference to a task until it ends, and retrieves its error so that asyncio does not log it.
 
     A task whose event loop was closed under it is let go of as soon as another loop has one to be kept.
@@ -102,11 +102,11 @@ def drop_left(task: asyncio.Task[Any]) -> None:
 
 
 def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Starts a background task that is owned (see `own`)."""
-    return own(asyncio.get_running_loop().create_task(work, name=name))
+    """Starts a background task that is owned (see `keep_alive`)."""
+    return keep_alive(asyncio.get_running_loop().create_task(work, name=name))
 
 
-def begin_apart(
+def spawn_detached(
     loop: asyncio.AbstractEventLoop,
     work: Coroutine[Any, Any, T],
     *,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from observability_integration.tasks import (
-    begin_apart,
     cancel_until_done,
-    own,
+    keep_alive,
     spawn,
+    spawn_detached,
     wait_done,
 )
 from observability_integration.testing import FakeClockLoop
@@ -96,7 +96,7 @@ async def test_owned_tasks_live_and_fail_quietly() -> None:
         raise LookupError
 
     spawn(work("spawned"), name="spawned")
-    own(asyncio.ensure_future(work("owned")))
+    keep_alive(asyncio.ensure_future(work("owned")))
     held = weakref.ref(spawn(work("held"), name="held"))
     gc.collect()
     await asyncio.sleep(2.0)
@@ -173,7 +173,10 @@ async def test_a_task_apart_knows_nothing_of_the_call() -> None:
     for factory in (None, lambda loop, work: asyncio.Task(work, loop=loop)):
         loop.set_task_factory(factory)  # type: ignore[arg-type]
         try:
-            tasks = begin_apart(loop, work(), name="apart"), begin_apart(loop, work(), name="apart", context=given)
+            tasks = (
+                spawn_detached(loop, work(), name="apart"),
+                spawn_detached(loop, work(), name="apart", context=given),
+            )
         finally:
             loop.set_task_factory(None)
         assert ["apart"] * 2 == [task.get_name() for task in tasks]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 from observability_integration import events
-from observability_integration.tasks import announce, cancel_until_done, own, spawn, wait_done
+from observability_integration.tasks import cancel_until_done, keep_alive, set_done, spawn, wait_done
 from observability_integration.telemetry.tracing import spans
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ async def _task_in_time(work: Awaitable[T], budget_seconds: float, name: str) ->
     loop = asyncio.get_running_loop()
     began = loop.time()
     ending: asyncio.Future[None] = loop.create_future()
-    task = own(loop.create_task(_run(work, ending), name=name))
+    task = keep_alive(loop.create_task(_run(work, ending), name=name))
     try:
         ended = await wait_done(task, budget_seconds, ending)
         if not ended and loop.time() - began > _LATE * budget_seconds:
@@ -243,7 +243,7 @@ async def _run(work: Awaitable[T], ending: asyncio.Future[None]) -> T:
         return await work
     finally:
         # From in here: a callback on the task would cost every access one more turn of the loop.
-        announce(ending)
+        set_done(ending)
 
 
 async def _future_in_time(future: asyncio.Future[T], budget_seconds: float) -> T:

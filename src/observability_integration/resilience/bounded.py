@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from observability_integration.errors import Cleanup
-from observability_integration.tasks import own, wait_done
+from observability_integration.tasks import keep_alive, wait_done
 from observability_integration.telemetry.catalogue.timeout import TIMEOUT_ABANDONED, TIMEOUT_ABANDONED_ACTIVE
 from observability_integration.threads import left_in_thread
 
@@ -150,7 +150,7 @@ async def _end(task: asyncio.Task[Any], grace_seconds: float | None) -> None:
 
 def _is_abandoned(task: asyncio.Task[Any], abandoned: Abandoned) -> bool:
     """Whether the task, or a thread that works for it, is left running; if so, calls `abandoned`."""
-    left = left_in_thread(task) if task.done() else own(task)
+    left = left_in_thread(task) if task.done() else keep_alive(task)
     if left is None:
         return False
     abandoned(left)

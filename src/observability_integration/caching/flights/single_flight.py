@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from observability_integration.caching.entry import Entry
-from observability_integration.tasks import begin_apart, cancel_until_done
+from observability_integration.tasks import cancel_until_done, spawn_detached
 
 
 class Flight(msgspec.Struct, eq=False):
@@ -108,7 +108,7 @@ class SingleFlight:
             if context is None:
                 task = loop.create_task(work, name="cache flight")
             else:
-                task = begin_apart(loop, work, name="cache flight", context=context)
+                task = spawn_detached(loop, work, name="cache flight", context=context)
             flight.task = task
         except BaseException:
             self.finish(flight)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 from observability_integration.checks import check_callable, check_choice, check_count, check_positive, check_share
 from observability_integration.context import remaining
 from observability_integration.errors import ConfigurationError
-from observability_integration.tasks import cancel_until_done, own, wait_done
+from observability_integration.tasks import cancel_until_done, keep_alive, wait_done
 from observability_integration.telemetry.guard import note_fault
 
 from .embedding import BoundedEmbedder, EmbedderBusy
@@ -289,7 +289,7 @@ class SemanticLookup:
     async def _within_budget(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         left = remaining()
         budget = self._budget_seconds if left is None else min(self._budget_seconds, left)
-        task = own(asyncio.get_running_loop().create_task(start(), name="observability-semantic"))
+        task = keep_alive(asyncio.get_running_loop().create_task(start(), name="observability-semantic"))
         try:
             in_time = await wait_done(task, budget)
         except asyncio.CancelledError:

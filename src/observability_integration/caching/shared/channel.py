@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from observability_integration.caching.stores.shared import SharedStore, Subscription
-from observability_integration.tasks import begin_apart, cancel_until_done, own, wait_done
+from observability_integration.tasks import cancel_until_done, keep_alive, spawn_detached, wait_done
 from observability_integration.telemetry.guard import note_fault
 
 Action = Literal["set", "delete", "failed", "free", "unshared", "tag", "clear"]
@@ -182,8 +182,8 @@ class Channel:
         opening = here.opening
         if opening is None or (opening.done() and _subscription(opening) is None and loop.time() >= here.retry_at):
             here.retry_at = loop.time() + _RETRY_SECONDS
-            opening = begin_apart(loop, self._listen(here), name="cache channel")
-            here.opening = own(opening)
+            opening = spawn_detached(loop, self._listen(here), name="cache channel")
+            here.opening = keep_alive(opening)
         return opening
 
     def _state(self, loop: asyncio.AbstractEventLoop) -> _Listening:

@@ -19,7 +19,7 @@ from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
-from observability_integration.tasks import begin_apart, own, wait_done
+from observability_integration.tasks import keep_alive, spawn_detached, wait_done
 from observability_integration.telemetry.tracing.spans import error_type
 
 from .channel import Action, Channel, Waiter
@@ -244,4 +244,4 @@ class Leases:
 
 def _in_background(work: Coroutine[Any, Any, None]) -> None:
     # In an empty context: the deadline of the call is not for what must be done after it.
-    own(begin_apart(asyncio.get_running_loop(), work, name="cache lease"))
+    keep_alive(spawn_detached(asyncio.get_running_loop(), work, name="cache lease"))

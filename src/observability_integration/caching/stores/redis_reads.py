@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from observability_integration.redis_backend.clients import cut
-from observability_integration.tasks import begin_apart, cancel_until_done, drop_left, own, wait_done
+from observability_integration.tasks import cancel_until_done, drop_left, keep_alive, spawn_detached, wait_done
 
 from .redis_subscription import make_connection
 from .shared import Place, Reading
@@ -59,7 +59,7 @@ _CONNECTION_PARTS: dict[str, tuple[str, ...]] = {
 
 _reported: set[str] = set()  # parts that are missing, of which the log has a line
 _lines: WeakKeyDictionary[Any, dict[asyncio.AbstractEventLoop, ReadLine]] = WeakKeyDictionary()
-# Event loops hold their tasks weakly. Not `own`: tasks of a loop that was closed can be dropped from here.
+# Event loops hold their tasks weakly. Not `keep_alive`: tasks of a loop that was closed can be dropped from here.
 _running: dict[asyncio.Task[None], ReadLine] = {}
 
 
@@ -195,7 +195,7 @@ class ReadLine:
             return
         client = self._client()
         if has_line(client):
-            task = self._task = begin_apart(self._loop, self._run(client.connection_pool), name="cache reads")
+            task = self._task = spawn_detached(self._loop, self._run(client.connection_pool), name="cache reads")
             _running[task] = self
             task.add_done_callback(_ended)
 
@@ -230,7 +230,7 @@ class ReadLine:
                 if self._closed:
                     unanswered.answer.set_exception(ConnectionError("closed"))
                 else:
-                    reading = own(self._loop.create_task(_fall_back(unanswered), name="cache reads"))
+                    reading = keep_alive(self._loop.create_task(_fall_back(unanswered), name="cache reads"))
                     # It ends when the caller leaves: a client may wait and retry for long.
                     unanswered.answer.add_done_callback(partial(_end, reading))
             await connection.disconnect(nowait=True)

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from observability_integration.redis_backend.backend import threads
 from observability_integration.redis_backend.clients import cut, without_driver_info
 from observability_integration.redis_backend.guard import backoff_seconds
-from observability_integration.tasks import announce, begin_apart, cancel_until_done, drop_left, wait_done
+from observability_integration.tasks import cancel_until_done, drop_left, set_done, spawn_detached, wait_done
 
 from .plain import Silence
 from .shared import Subscription
@@ -109,7 +109,7 @@ class _Hub:
         self._asked: set[str] = set()  # channels asked for on this connection
         self._confirmed: set[str] = set()  # and those that Redis has confirmed
         self._loop = asyncio.get_running_loop()
-        self._task = begin_apart(self._loop, self._run(), name="cache channel")  # kept by `_hubs`
+        self._task = spawn_detached(self._loop, self._run(), name="cache channel")  # kept by `_hubs`
         self._task.add_done_callback(self._ended)
 
     def _ended(self, _: object = None) -> None:
@@ -275,7 +275,7 @@ class _ThreadedWire:
 
     def _take(self, item: Any) -> None:
         self._came.append(item)
-        announce(self._coming)
+        set_done(self._coming)
 
     async def send(self, *command: str) -> None:
         await threads.run(self._connection.send_command, *command)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from observability_integration.redis_backend import Guard, Notice
-from observability_integration.tasks import announce, begin_apart, cancel_until_done, own, wait_done
+from observability_integration.tasks import cancel_until_done, keep_alive, set_done, spawn_detached, wait_done
 
 from .breaker import Breaker, BreakerPolicy, OnTransition, Refusal, State, Why
 from .verdict import Answer, Link, Verdict, VerdictStore
@@ -66,7 +66,7 @@ class _SyncTask:
         self._woken: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> None:
-        announce(self._woken)
+        set_done(self._woken)
 
     async def rest(self, seconds: float) -> None:
         """Sleeps, or returns at once if it was woken since it last returned."""
@@ -190,7 +190,7 @@ class SharedBreaker(Breaker):
         sync_task = self._sync_tasks[loop] = _SyncTask(loop)
         work = self._run(loop, sync_task)
         try:
-            sync_task.task = own(begin_apart(loop, work, name="circuit breaker sync"))
+            sync_task.task = keep_alive(spawn_detached(loop, work, name="circuit breaker sync"))
         except Exception as error:  # noqa: BLE001 - a loop that takes no task of ours still makes its calls
             work.close()
             self._lost(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from observability_integration.tasks import announce
+from observability_integration.tasks import set_done
 
 from .shares import LoopShare, call_in
 
@@ -87,6 +87,6 @@ def wake(waiter: Waiter) -> bool:
     except RuntimeError:
         here = None
     if loop is here:
-        announce(waiter.woken)
+        set_done(waiter.woken)
         return True
-    return call_in(loop, announce, waiter.woken)
+    return call_in(loop, set_done, waiter.woken)

@@ -11,7 +11,7 @@ from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import In, Out, WorkflowPrimitive
 from observability_integration.primitives.lifting import lift
-from observability_integration.tasks import own
+from observability_integration.tasks import keep_alive
 from observability_integration.telemetry.tracing import spans
 
 
@@ -96,6 +96,6 @@ async def _until_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Task[No
     try:
         return await outcome
     finally:
-        unfinished = [own(task) for task in tasks if task.cancel()]
+        unfinished = [keep_alive(task) for task in tasks if task.cancel()]
         if unfinished:
             await asyncio.wait(unfinished)

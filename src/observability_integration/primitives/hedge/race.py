@@ -19,7 +19,7 @@ from observability_integration.primitives.lifting import Call, call_of
 from observability_integration.resilience.bounded import cancel_bounded, wait_cancelled
 from observability_integration.resilience.faults import Classifier, classify
 from observability_integration.resilience.retry_budget import RetryBudget, leave_scope, open_scope
-from observability_integration.tasks import announce, spawn, wait_done
+from observability_integration.tasks import set_done, spawn, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .delay import HedgeDelay
@@ -116,7 +116,7 @@ class HedgeTarget:
         async with stream as chunks:
             async for chunk in chunks:
                 received.append(chunk)
-                announce(answer)
+                set_done(answer)
         return self._join_chunks(received)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
 from observability_integration.primitives.streams import ObservedStream, Outcome
-from observability_integration.tasks import own, wait_done
+from observability_integration.tasks import keep_alive, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .race import Attempt, BufferedStream, HedgeRace
@@ -26,7 +26,7 @@ class _StreamedAttempt(Attempt):
         self.rendezvous = Rendezvous(loop)
         answer = self.rendezvous.ask()
         stream = BufferedStream(open_stream)
-        task = own(loop.create_task(run_pump(stream, self.rendezvous), name=f"hedge: {role}"))
+        task = keep_alive(loop.create_task(run_pump(stream, self.rendezvous), name=f"hedge: {role}"))
         super().__init__(role, task, answer, stream)
 
     def on_cancel(self) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from observability_integration.tasks import announce, spawn, wait_done
+from observability_integration.tasks import set_done, spawn, wait_done
 
 from .buckets import TOLERANCE_SECONDS, Ledger, Verdict
 from .guard import GuardedLedger
@@ -290,7 +290,7 @@ class RateLimit:
             else:
                 queue.remove(waiter)
                 waiter.reservation = reservation
-                announce(waiter.woken)
+                set_done(waiter.woken)
         queue.has_claim = verdict.granted < len(batch)
         if queue.has_claim:
             queue.mark_delayed()
@@ -318,7 +318,7 @@ class RateLimit:
         if not waiter.removed:
             queue.remove(waiter)
             waiter.refusal = ReservationRefused(verdict.limit, verdict.wait_seconds, queue.loop.time() - waiter.since)
-            announce(waiter.woken)
+            set_done(waiter.woken)
 
     # The following methods concern a shared ledger.
 

@@ -22,7 +22,7 @@ from observability_integration.errors import Cleanup, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
 from observability_integration.resilience.bounded import Expired, cancel_bounded, wait_cancelled
-from observability_integration.tasks import own, wait_done
+from observability_integration.tasks import keep_alive, wait_done
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
@@ -74,7 +74,9 @@ class TimeoutStream(ChunkStream):
         deadline_token = set_deadline(self._own)
         try:
             source = self._step.stream(self._input, self._context)
-            self._pump_task = own(loop.create_task(run_pump(source, self._handover), name=self._record.operation))
+            self._pump_task = keep_alive(
+                loop.create_task(run_pump(source, self._handover), name=self._record.operation)
+            )
         except Exception as error:
             self._fail(error)
             raise
