@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .limit import ConcurrencyLimit
+from typing import Any, Protocol
 
 _CHECK_SECONDS = 1.0  # how long a permit that a closed loop held may block the waiters of other loops
+
+
+class SharedLimit(Protocol):
+    """The limit that permits return to: a `ConcurrencyLimit`."""
+
+    def give_back(self, permit: Any, outcome: Any, /) -> None:
+        """Takes a permit back."""
+
+    def check_closed_loops(self, share: LoopShare, /) -> None:
+        """Takes back the permits of event loops that were closed."""
 
 
 class LoopShare:
@@ -25,7 +32,7 @@ class LoopShare:
 
     __slots__ = ("checks", "ended", "in_flight", "limiter", "loop")
 
-    def __init__(self, limiter: ConcurrencyLimit, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limiter: SharedLimit, loop: asyncio.AbstractEventLoop) -> None:
         self.limiter = limiter
         self.loop = loop
         self.in_flight = 0
@@ -45,7 +52,7 @@ class LoopShares:
     def __init__(self) -> None:
         self.by_loop: dict[asyncio.AbstractEventLoop, LoopShare] = {}
 
-    def add(self, limiter: ConcurrencyLimit, loop: asyncio.AbstractEventLoop, *, has_waiters: bool) -> LoopShare:
+    def add(self, limiter: SharedLimit, loop: asyncio.AbstractEventLoop, *, has_waiters: bool) -> LoopShare:
         """Creates the share of a loop; `has_waiters` says whether calls wait for the limit in any loop."""
         if has_waiters:
             # With a second loop, a waiter may depend on a loop that is closed.
