@@ -18,8 +18,7 @@
         └── StreamInterruptedError         a stream ended before its answer was complete
             └── StreamStalledError         no content for too long; also a PrimitiveTimeoutError
 
-An exception of the wrapped work passes through unchanged.
-No message contains a prompt or an answer.
+An exception of the wrapped work passes through unchanged. No message contains a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -145,15 +144,13 @@ class RateLimitExceededError(CallRefusedError):
         self.limit = limit
         when = "never" if retry_after_seconds is None else f"in {retry_after_seconds:.1f}s"
         if limit == "provider":
-            message = (
-                f"The provider of '{operation}' asked for a pause, which ends {when}; raise max_wait_seconds to wait"
-            )
+            text = f"The provider of '{operation}' asked for a pause, which ends {when}; raise max_wait_seconds to wait"
         else:
-            message = (
+            text = (
                 f"'{operation}' has used up its {limit} per minute; there is room for this call {when}; raise "
                 f"{limit}_per_minute or max_wait_seconds to allow more"
             )
-        super().__init__(operation, retry_after_seconds, message)
+        super().__init__(operation, retry_after_seconds, text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RateLimitExceededError, (self.operation, self.limit, self.retry_after_seconds)
@@ -266,12 +263,10 @@ class ProviderStreamError(ObservabilityError):
         super().__init__(f"The provider of '{operation}' reported an error inside its stream: {detail}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_provider_stream_error, (self.operation, self.code, self.status_code, self.type)
+        return _rebuild_stream_error, (self.operation, self.code, self.status_code, self.type)
 
 
-def _rebuild_provider_stream_error(
-    operation: str, code: str, status_code: int | None, kind: str | None
-) -> ProviderStreamError:
+def _rebuild_stream_error(operation: str, code: str, status_code: int | None, kind: str | None) -> ProviderStreamError:
     return ProviderStreamError(operation, code, status_code, kind=kind)
 
 

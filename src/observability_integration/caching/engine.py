@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from enum import Enum, auto
 from typing import Any
 
 from observability_integration.context import Deadline, current_deadline, remaining
@@ -31,7 +30,7 @@ from .flights.single_flight import Flight, SingleFlight
 from .flights.work import FlightResult, FlightWork
 from .freshness import Freshness
 from .keys import KeySpace
-from .lookup import Lookup, LookupResult
+from .lookup import Lookup, LookupResult, Signal, deadline_error, only_leader_timed_out
 from .policy import CachePolicy
 from .shared.channel import Channel, Note
 from .shared.leases import Leases
@@ -41,11 +40,6 @@ from .wire.frame import Wire
 
 _NO_TAGS: frozenset[str] = frozenset()
 _CANCEL_SECONDS = 5.0  # that flights without waiters have to end after their cancellation, when the cache is closed
-
-
-class _Signal(Enum):
-    LOOK_AGAIN = auto()
-    """The cache has changed since the caller looked: the caller has to look again."""
 
 
 class Engine:
@@ -142,27 +136,27 @@ class Engine:
                     result = self.serve_from_memory(lookup)
                     if result is not None:
                         return result
-                    if found is _Signal.LOOK_AGAIN:
+                    if found is Signal.LOOK_AGAIN:
                         continue
                     stale_entry = found
                 if remaining() == 0.0:
                     lookup.miss("failed")
-                    raise self._deadline_error(current_deadline(), 0.0)
+                    raise deadline_error(self._operation, current_deadline(), 0.0)
                 flight = self._start_flight(lookup, stale_entry)
             else:
                 spans.tracing.link(lookup.span, flight.span)
             awaited = await self._await_flight(lookup, flight, leading, entered_at)
-            if awaited is not _Signal.LOOK_AGAIN:
+            if awaited is not Signal.LOOK_AGAIN:
                 return awaited
 
-    async def _read_store(self, lookup: Lookup) -> LookupResult | Entry | _Signal | None:
+    async def _read_store(self, lookup: Lookup) -> LookupResult | Entry | Signal | None:
         """Reads the shared store: a hit, a stale entry to fall back on, None, or `LOOK_AGAIN`."""
         read_key = asyncio.get_running_loop(), lookup.digest
         running = self._reads.get(read_key)
         if running is not None:  # another caller reads the same entry
             await wait_done(running, None)
             accepted = running.result()
-            return _Signal.LOOK_AGAIN if accepted is None else self._to_lookup_result(lookup, accepted, leading=False)
+            return Signal.LOOK_AGAIN if accepted is None else self._to_lookup_result(lookup, accepted, leading=False)
         read: asyncio.Future[FlightResult | None] = read_key[0].create_future()
         self._reads[read_key] = read
         started = time.perf_counter()
@@ -183,7 +177,7 @@ class Engine:
         if accepted is not None:
             return self._to_lookup_result(lookup, accepted, leading=True)
         # If the entry was forgotten during the read, another caller may have started the call.
-        return stale_entry if self._flights.running(lookup.digest) is None else _Signal.LOOK_AGAIN
+        return stale_entry if self._flights.running(lookup.digest) is None else Signal.LOOK_AGAIN
 
     def _start_flight(self, lookup: Lookup, stale_entry: Entry | None) -> Flight:
         entry = self._memory.get(lookup.digest)
@@ -202,7 +196,7 @@ class Engine:
 
     async def _await_flight(
         self, lookup: Lookup, flight: Flight, leading: bool, entered_at: float
-    ) -> LookupResult | _Signal:
+    ) -> LookupResult | Signal:
         """Waits for a flight; returns its result, a stale value if it is late, or `LOOK_AGAIN`."""
         void_tags, searched, waiting_since, deadline = _NO_TAGS, 0.0, 0.0, None
         if not leading:  # the leader joined as the flight started, and its call keeps to the deadline
@@ -225,11 +219,11 @@ class Engine:
             if stale_entry is not None:
                 return self._serve_late(lookup, flight, stale_entry)
             if flight.cancel_requested and task.cancelled():
-                return _Signal.LOOK_AGAIN  # the cache cancelled it after its time in the background: another is needed
+                return Signal.LOOK_AGAIN  # the cache cancelled it after its time in the background: another is needed
             result: FlightResult = task.result()
         except Exception as error:
-            if not leading and _only_leader_timed_out(error):
-                return _Signal.LOOK_AGAIN
+            if not leading and only_leader_timed_out(error):
+                return Signal.LOOK_AGAIN
             lookup.miss("failed")
             raise
         finally:
@@ -237,7 +231,7 @@ class Engine:
                 self._flights.cancel_if_unwaited(flight, self._background_seconds)
         # A tag of the value may have been invalidated after the call began and before this caller joined.
         if result.tier == "left" or not void_tags.isdisjoint(flight.tags):
-            return _Signal.LOOK_AGAIN
+            return Signal.LOOK_AGAIN
         return self._to_lookup_result(lookup, result, leading)
 
     async def _await_within_limits(
@@ -275,7 +269,7 @@ class Engine:
             if await wait_done(task, min(limits, default=None)):
                 return None
             if left is not None and (hard is None or left < hard):
-                raise self._deadline_error(deadline, time.monotonic() - entered_at)
+                raise deadline_error(self._operation, deadline, time.monotonic() - entered_at)
             if not lookup.is_streaming:  # else the hard timeout no longer applies
                 break
         self._flights.cancel_after(flight, self._background_seconds)
@@ -284,12 +278,6 @@ class Engine:
             elapsed = time.monotonic() - entered_at
             raise PrimitiveTimeoutError(self._operation, self._hard or 0.0, elapsed, kind="hard")
         return stale_entry
-
-    def _deadline_error(self, deadline: Deadline | None, elapsed: float) -> PrimitiveTimeoutError:
-        return PrimitiveTimeoutError(
-            self._operation, elapsed, elapsed, kind="deadline",
-            cleanup="clean" if elapsed else "refused", deadline_source="inherited", deadline=deadline,
-        )  # fmt: skip
 
     def _to_lookup_result(self, lookup: Lookup, result: FlightResult, leading: bool) -> LookupResult:
         if leading and result.tier == "call":
@@ -310,12 +298,12 @@ class Engine:
             return LookupResult(None, "uncopyable")
         return LookupResult(value, "flight", "stale" if result.tier == "stale" else "coalesced", age, tokens)
 
-    def _serve_late(self, lookup: Lookup, flight: Flight, entry: Entry) -> LookupResult | _Signal:
+    def _serve_late(self, lookup: Lookup, flight: Flight, entry: Entry) -> LookupResult | Signal:
         """Serves a stale entry in place of a late flight."""
         value = self._tiers.value_of(lookup.digest, entry)
         if value is ABSENT:
             flight.stale_entry = None  # it cannot be restored, now or later
-            return _Signal.LOOK_AGAIN
+            return Signal.LOOK_AGAIN
         CACHE_STALE_SERVED.series(self._operation, "timeout").add()
         return LookupResult(value, "memory", "stale", time.monotonic() - entry.created, entry.tokens)
 
@@ -406,8 +394,3 @@ class Engine:
         if self._channel is not None:
             await self._channel.aclose()
         await self._tiers.aclose()
-
-
-def _only_leader_timed_out(error: Exception) -> bool:
-    """Whether the leader's deadline has passed, and this caller still has time."""
-    return isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited" and remaining() != 0.0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from observability_integration.context import Deadline, remaining
+from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 if TYPE_CHECKING:
@@ -93,3 +96,23 @@ class LookupResult(msgspec.Struct, frozen=True):
     freshness: str = "fresh"
     age_seconds: float = 0.0
     tokens: int = 0
+
+
+class Signal(Enum):
+    """What a step of a lookup may return in place of a result."""
+
+    LOOK_AGAIN = auto()
+    """The cache has changed since the caller looked: the caller has to look again."""
+
+
+def deadline_error(operation: str, deadline: Deadline | None, elapsed: float) -> PrimitiveTimeoutError:
+    """The error of a caller whose deadline passed while it waited for a flight, `elapsed` seconds after it came."""
+    return PrimitiveTimeoutError(
+        operation, elapsed, elapsed, kind="deadline",
+        cleanup="clean" if elapsed else "refused", deadline_source="inherited", deadline=deadline,
+    )  # fmt: skip
+
+
+def only_leader_timed_out(error: Exception) -> bool:
+    """Whether the leader's deadline has passed, and this caller still has time."""
+    return isinstance(error, PrimitiveTimeoutError) and error.deadline_source == "inherited" and remaining() != 0.0

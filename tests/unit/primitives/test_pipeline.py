@@ -35,7 +35,7 @@ from observability_integration.primitives.concurrency.limit import ConcurrencyLi
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.retry_budget import RetryBudget
 from observability_integration.testing import FakeClockLoop
-from tests.unit.primitives.test_retry import ServerSays
+from tests.unit.primitives.retry.test_retry import ServerSays
 
 LOOP_FACTORY = FakeClockLoop
 pytestmark = pytest.mark.promise("P1")

@@ -22,7 +22,7 @@ from observability_integration.primitives.streams import StreamRestart
 from observability_integration.primitives.timeout import TimeoutPrimitive
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.testing import FakeClockLoop
-from tests.unit.primitives.test_retry import ROLE, ServerSays, streaming
+from tests.unit.primitives.retry.test_retry import ROLE, ServerSays, streaming
 
 LOOP_FACTORY = FakeClockLoop
 pytestmark = pytest.mark.promise("F1")
