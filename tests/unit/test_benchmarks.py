@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__, checks, data, workers, workload
+from benchmarks import __main__, checks, data, servers, workers, workload
 from benchmarks.cache import chat_replay, eviction, redis_hits, stampede
 from benchmarks.cache import tables as cache_tables
 from benchmarks.cache.stampede_contestants import OURS
@@ -99,9 +99,9 @@ def test_every_contestant_does_its_work_in_every_mode(mode: str, other: str, tmp
 
 @pytest.mark.needs_redis_package
 @pytest.mark.needs_redis_server
-async def test_the_cache_is_measured(tmp_path: Path) -> None:
+async def test_the_cache_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hits in Redis are hits there, a killed process costs one call more, and an hour is replayed on its own clock."""
-    require_binary("redis-server")
+    monkeypatch.setattr(servers, "BINARY", require_binary("redis-server"))  # a benchmark looks on the PATH only
     samples = await redis_hits.measure(TINY, _silent)
     assert {redis_hits.BY_URL, redis_hits.BY_CLIENT, redis_hits.BARE} <= set(samples)
     seen = await stampede.KILLED.run(OURS, stampede.QUICK._replace(work=0.2, lease=0.4))
