@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextvars
 import inspect
 import math
@@ -131,7 +130,6 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             if grace_period_seconds != 5.0:
                 raise ConfigurationError("grace_period and grace_period_seconds are the same; give one of them")
             grace_period_seconds = grace_period
-        check_positive("timeout_seconds", timeout_seconds)
         for knob, limit in (("first_chunk_seconds", first_chunk_seconds), ("idle_seconds", idle_seconds)):
             check_positive(knob, limit, optional=True)
         check_at_least("grace_period_seconds", grace_period_seconds, 0, optional=True)
@@ -148,10 +146,8 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._fallback: WorkflowPrimitive[Any, Any] | None = None if fallback is None else lift(fallback)
         clocked = first_chunk_seconds is not None or idle_seconds is not None
         self._watches = clocked and self._step is not None and self._step.execute_reads_stream
-        if grace_mode == "finish" and grace_period_seconds is not None and not self._watches:
-            self._plan = Plan(timeout_seconds, timeout_seconds + grace_period_seconds, 0.0)
-        else:
-            self._plan = Plan(timeout_seconds, timeout_seconds, grace_period_seconds)
+        self._finishes = grace_mode == "finish" and not self._watches
+        self.timeout_seconds = timeout_seconds
         self._operation = operation_name or ("operation" if self._step is None else self._step.name)
         self._record = TimeoutRecord(self, self._operation)
         self._records = {self._operation: self._record}
@@ -163,8 +159,14 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
     @property
     def timeout_seconds(self) -> float:
-        """The limit, in seconds."""
+        """The limit, in seconds, > 0; a change holds for the calls that begin after it."""
         return self._plan.limit_seconds
+
+    @timeout_seconds.setter
+    def timeout_seconds(self, seconds: float) -> None:
+        check_positive("timeout_seconds", seconds)
+        finish = self._grace if self._finishes else None
+        self._plan = Plan(seconds, seconds, self._grace) if finish is None else Plan(seconds, seconds + finish, 0.0)
 
     @property
     def grace_period_seconds(self) -> float | None:
@@ -393,7 +395,5 @@ def _noticed_inside(task: asyncio.Task[Any], deadline: Deadline) -> Expired | No
         return None
     return Expired("clean" if error.cleanup == "refused" else error.cleanup, 0.0, error)
 
-
-assert issubclass(TimeoutError, builtins.TimeoutError)  # noqa: S101 - what callers of the older interface catch
 
 __all__ = ["GraceMode", "PrimitiveTimeoutError", "TimeoutError", "TimeoutPrimitive", "TimeoutStats"]

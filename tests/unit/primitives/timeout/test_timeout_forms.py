@@ -13,7 +13,7 @@ import pytest
 from observability_integration import WorkflowContext
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError, ObservabilityError, PrimitiveTimeoutError
-from observability_integration.primitives import TimeoutPrimitive, WorkflowPrimitive
+from observability_integration.primitives import LambdaPrimitive, TimeoutPrimitive, WorkflowPrimitive
 from observability_integration.primitives.timeout import primitive as timeout_module
 from observability_integration.testing import FakeClockLoop
 from tests.scripted_work import QUESTION, Work, timed_out
@@ -220,3 +220,15 @@ async def test_ids_of_the_workflow_are_on_the_span(tracing: Any) -> None:
     await TimeoutPrimitive(Work(1.0), 10.0, operation_name="ask").execute(QUESTION, context)
     attributes = tracing.named("timeout ask").attributes
     assert ("w-1", "s-1") == (attributes["workflow.id"], attributes["session.id"])
+
+
+async def test_a_new_limit_holds_for_the_next_call() -> None:
+    """A service that lowers its limit under load must not have to build its chain anew."""
+    primitive = TimeoutPrimitive(LambdaPrimitive(asyncio.sleep), 10.0)
+    primitive.timeout_seconds = 1.0
+    assert 1.0 == primitive.timeout_seconds == primitive.get_stats()["timeout_seconds"]
+    with pytest.raises(PrimitiveTimeoutError) as caught:
+        await primitive.execute(5.0)
+    assert 1.0 == caught.value.timeout_seconds
+    with pytest.raises(ConfigurationError, match=r"^timeout_seconds must be > 0"):
+        primitive.timeout_seconds = 0
