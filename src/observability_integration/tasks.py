@@ -1,7 +1,7 @@
 """Asyncio building blocks whose behaviour under cancellation is exact.
 
-`asyncio.wait_for` is not used anywhere: on Python 3.11 it swallows a cancellation that arrives in the tick in which
-the inner future completes (cpython#86296).
+The library never uses `asyncio.wait_for`: on Python 3.11 it swallows a cancellation that arrives in the same turn of
+the event loop as the inner future's completion (cpython#86296).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# The event loop holds its tasks weakly; these are the ones that nobody awaits but that must run to their end.
+# The event loop holds its tasks weakly. These are not awaited, but must run to their end.
 _owned: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
 
 def set_done(waiter: asyncio.Future[None], _: object = None) -> None:
-    """Completes a future that somebody may be waiting for, or has waited for."""
+    """Completes a future, unless it is done."""
     if not waiter.done():
         waiter.set_result(None)
 
@@ -34,10 +34,10 @@ async def wait_done(
     ``asyncio.wait({task}, timeout=...)`` does, at about two thirds of its cost.
 
     Args:
-        task: what is waited for.
-        timeout_seconds: for how long; None for as long as it takes.
-        ending: to be used once: a future that the last step of the work completes (see `set_done`), which is a turn of
-            the loop before the task's own callbacks.
+        task: the task or future to wait for.
+        timeout_seconds: limit of the wait; None for no limit.
+        ending: a future, used once, that the last step of the work completes (see `set_done`): one turn of the loop
+            before the task's own callbacks.
     """
     if task.done():
         return True
@@ -67,13 +67,13 @@ def _settled(task: asyncio.Task[Any]) -> None:
         if not here:
             del _owned[loop]
     if not task.cancelled():
-        task.exception()  # marks it as retrieved: whoever cared has been told by other means
+        task.exception()  # marks it as retrieved, so that asyncio does not log it
 
 
 def keep_alive(task: asyncio.Task[T]) -> asyncio.Task[T]:
     """Keeps a strong reference to a task until it ends, and retrieves its error so that asyncio does not log it.
 
-    A task whose event loop was closed under it is let go of as soon as another loop has one to be kept.
+    A task whose event loop was closed is dropped when the next loop keeps a task.
     """
     loop = task.get_loop()
     here = _owned.get(loop)
@@ -94,15 +94,15 @@ def _drop_ended() -> None:
 
 
 def drop_left(task: asyncio.Task[Any]) -> None:
-    """Ends a task whose event loop was closed under it, which will not run its last steps."""
+    """Closes the coroutine of a task whose event loop was closed before the task ended."""
     left: Any = task
     left._log_destroy_pending = False
-    with contextlib.suppress(Exception):  # what the last steps want of the loop
+    with contextlib.suppress(Exception):  # its last steps may need the loop
         left.get_coro().close()
 
 
 def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Starts a background task that is owned (see `keep_alive`)."""
+    """Starts a background task and keeps it alive (see `keep_alive`)."""
     return keep_alive(asyncio.get_running_loop().create_task(work, name=name))
 
 
@@ -113,22 +113,22 @@ def spawn_detached(
     name: str,
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[T]:
-    """Starts a task that is no part of the call that happens to need it first; whoever starts it has to keep it.
+    """Starts a task that is independent of the current call. The caller has to keep a reference to it.
 
     Args:
         loop: the running event loop.
-        work: what it does.
-        name: of the task.
-        context: it gets a copy of this one; by default it begins with an empty one, without deadline or current span.
+        work: the coroutine to run.
+        name: name of the task.
+        context: the task gets a copy of it; by default an empty context, without deadline or current span.
     """
     # Entered, not given: a task factory need not take a context.
     return (contextvars.Context() if context is None else context).run(loop.create_task, work, name=name)
 
 
 def cancel_until_done(task: asyncio.Task[Any], again_seconds: float = 0.1) -> None:
-    """Cancels a task, and again after ever longer pauses until it has ended.
+    """Cancels a task, again and again with doubling pauses, until it has ended.
 
-    One cancellation is not enough for a client that loses it while it cleans up, and then goes on with its retries.
+    One cancellation is not enough for a client that loses it during its clean-up and then continues its retries.
     """
     if task.done():
         return

@@ -167,7 +167,7 @@ class Leases:
 
         Raises:
             SharedCallError: the leader's call has failed.
-            PrimitiveTimeoutError: the deadline in force passed while following.
+            PrimitiveTimeoutError: the deadline passed while following.
         """
         allowed, started = remaining(), asyncio.get_running_loop().time()
         with self.channel.waiting(place.name) as waiter:

@@ -1,9 +1,9 @@
-"""The first level: a bounded map in the process, which pushes out what has expired, and then what is little used.
+"""The memory tier: a bounded map in the process. It evicts expired entries first, then rarely used ones.
 
 The policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). A new entry waits in
-a short queue. If nobody has asked for it by the time its turn comes, it goes, and its key is remembered for a while; if
-somebody has, or if it comes back soon, it moves to the long queue. So a flood of questions that nobody repeats, which
-is what chats mostly are, does not push out the answers that are asked for. `benchmarks/cache/eviction.py` compares
+a short queue. An entry without a hit by the end of that queue is evicted, and its key is remembered for a while. An
+entry with a hit moves to the long queue, and so does one that is stored again soon. So a flood of keys without hits,
+which most chats are, does not evict the entries that are read. `benchmarks/cache/eviction.py` compares
 it with other policies.
 """
 
@@ -18,15 +18,15 @@ from heapq import heappop, heappush
 
 from observability_integration.caching.entry import Entry
 
-_SHORT = 0.3  # of the room; the paper takes 0.1, but what chats repeat comes back later: see the benchmark
-_MOST_USES = 3  # that are remembered of an entry, as in the paper
-_LOOKED_AT = 128  # entries in the long queue before one goes though it was used: nobody is to wait for thousands
-_SWEPT = 2  # expired entries that a new one pushes out, if there are any: more go than come, and none waits for many
+_SHORT = 0.3  # share of the short queue; 0.1 in the paper, but chats repeat later: see the benchmark
+_MOST_USES = 3  # counted per entry, as in the paper
+_LOOKED_AT = 128  # entries of the long queue that one eviction inspects at most: a write must not wait for thousands
+_SWEPT = 2  # expired entries that a write removes: more than it adds, and few enough to be quick
 _SPARE = 64  # expiries of entries long gone that are not worth looking for
 
 
 class _Slot:
-    # An entry, whether it has made it into the long queue, and how often it was used since it was last looked at.
+    # An entry, whether it is in the long queue, and its uses since the last inspection.
     __slots__ = ("entry", "proven", "uses")
 
     def __init__(self, entry: Entry, proven: bool) -> None:
@@ -38,12 +38,12 @@ class _Slot:
 class MemoryStore:
     """Bounded by entries and by bytes; threads may share it.
 
-    What has expired is dropped when it is read, when room is needed (before anything that can still be served), and
-    otherwise bit by bit as new entries come.
+    An expired entry is dropped when it is read, when room is needed (before any entry that can still be served), or
+    as new entries come.
 
     Args:
         max_entries: at least 1.
-        max_bytes: at least 1; what counts is the size of the values.
+        max_bytes: at least 1; the sum of the sizes of the values.
         clock: seconds that only go forward, as in `Entry`.
     """
 
@@ -96,7 +96,7 @@ class MemoryStore:
         return entry
 
     def set(self, key: bytes, entry: Entry) -> None:
-        """Keeps an entry in place of what was there, unless it is too large or expired, and pushes out others."""
+        """Stores an entry, unless it is too large or expired, and evicts others for it."""
         now, size = self._clock(), entry.kept.size
         with self._lock:
             due = bool(self._seconds and self._seconds[0] <= now) or bool(self._due and self._due[0][0] <= now)
@@ -110,7 +110,7 @@ class MemoryStore:
                 return
             if slot is not None and self._bytes - slot.entry.kept.size + size <= self._max_bytes:
                 self._discount(key, slot)
-                slot.entry = entry  # in place: whoever reads meanwhile finds the one or the other
+                slot.entry = entry  # in place: a concurrent reader finds the old or the new one
             else:
                 if slot is not None:
                     self._drop(key, slot)

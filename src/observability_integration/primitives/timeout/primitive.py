@@ -356,7 +356,7 @@ def _start(
     span: OperationSpan,
     deadline: Deadline,
 ) -> asyncio.Task[Any]:
-    """Starts the task in its own context, so that the caller's never has this span or deadline in force."""
+    """Starts the task in its own context, so that the caller keeps its own span and deadline."""
     token = own.run(_enter, span, deadline)
     try:
         if loop.get_task_factory() is None:
