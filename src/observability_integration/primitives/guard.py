@@ -185,7 +185,7 @@ class GuardStream(ObservedStream):
         entered = guard.enter(self._span, self._input, self._context)
         self._ticket = await cast("Any", entered) if entered.__class__ is CoroutineType else entered
         self._began = guard.began(self._context) if guard.timed else 0.0
-        step = guard._step or self._ticket.step  # pyright: ignore[reportPrivateUsage]
+        step = self._ticket.step if guard._step is None else guard._step  # pyright: ignore[reportPrivateUsage]
         inner = cast("ChunkStream", step.stream(self._input, self._context))
         self._chunks = await inner.__aenter__()
         self._inner = inner
