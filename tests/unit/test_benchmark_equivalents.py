@@ -70,7 +70,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     from opentelemetry import metrics, trace
 
     from benchmarks.calls.by_hand import limits, resilience
-    from benchmarks.calls.by_hand.kit import Instruments
+    from benchmarks.calls.by_hand.instruments import Instruments
 
     tools = (trace.get_tracer("test"), Instruments(metrics.get_meter("test")))
 

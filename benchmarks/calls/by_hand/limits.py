@@ -19,7 +19,7 @@ from benchmarks.measure import Call
 from .spans import QUIET, ended
 
 if TYPE_CHECKING:
-    from .kit import Instruments
+    from .instruments import Instruments
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 

@@ -20,7 +20,7 @@ from benchmarks.measure import Call
 from .spans import QUIET, ended, failed
 
 if TYPE_CHECKING:
-    from .kit import Instruments
+    from .instruments import Instruments
 
 
 class Router:

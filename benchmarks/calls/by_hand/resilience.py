@@ -30,7 +30,7 @@ from benchmarks.measure import Call
 from .spans import QUIET, ended
 
 if TYPE_CHECKING:
-    from .kit import Instruments
+    from .instruments import Instruments
 
 _GRACE_SECONDS = 5.0
 _SUCCESS: Mapping[str, Any] = {"outcome": "success"}
