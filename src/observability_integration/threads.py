@@ -31,7 +31,7 @@ class DaemonThreads:
     """A few daemon threads for blocking calls that may never return.
 
     The standard executors join their threads when the interpreter exits, so one blocking call that hangs keeps the
-    process alive for ever. These threads are daemons and keep nothing alive.
+    process alive without end. These threads are daemons and keep nothing alive.
 
     Args:
         max_threads: how many calls run at a time; the next one waits for one of them to return.
@@ -45,7 +45,7 @@ class DaemonThreads:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
@@ -105,6 +105,12 @@ class DaemonThreads:
             self._pending += 1
         self._jobs.put(job)
 
+    def stop(self) -> None:
+        """Ends the threads, each when its call returns; for the owner of the last calls."""
+        if self._pid == os.getpid():
+            for _ in range(self._threads):
+                self._jobs.put(None)
+
     def _work(self) -> None:
         deliver: Callable[[], None] | None = None
         while True:
@@ -116,6 +122,9 @@ class DaemonThreads:
             job = self._jobs.get()
             with self._lock:
                 self._idle -= 1
+                if job is None:
+                    self._threads -= 1
+                    return
                 self._pending -= 1
             deliver = job()
             del job

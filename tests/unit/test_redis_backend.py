@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.redis_backend import Guard, Notice, RedisBackend, Script
-from observability_integration.redis_backend.backend import threads
+from observability_integration.redis_backend.backend import threads_of
+from observability_integration.redis_backend.guard import in_time
 from observability_integration.testing import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -63,11 +68,12 @@ async def test_without_a_probe_the_caller_says_when_it_is_back() -> None:
     """A task that asks again and again by itself needs no other; its pauses grow with each attempt that fails."""
     guard = Guard(NOTICE, budget_seconds=0.05, retry_seconds=1.0, retry_max_seconds=8.0, task_name="sync")
     pauses = []
+    guard.lose(ConnectionRefusedError())
     for _ in range(5):
-        guard.lose(ConnectionRefusedError())
         guard.lose(ConnectionRefusedError())  # from before the loss: it says nothing new
         pauses.append(guard.pause_left())
         await asyncio.sleep(guard.pause_left())
+        guard.extend()
     for pause, most in zip(pauses, [1.0, 2.0, 4.0, 8.0, 8.0], strict=True):
         assert most / 2 <= pause <= most
     assert not guard.check()
@@ -75,30 +81,109 @@ async def test_without_a_probe_the_caller_says_when_it_is_back() -> None:
     assert guard.check()
 
 
-async def test_clients_that_hang_leave_threads_to_others() -> None:
-    """Each call that is given up keeps a thread until it returns; one server that is gone must not take them all."""
-    release, entered = threading.Event(), threading.Semaphore(0)
+@pytest.mark.parametrize("steady_seconds", [0.0, 10.0])
+async def test_a_backend_that_flaps(steady_seconds: float) -> None:
+    """A short recovery begins the pauses anew, unless the user of the guard asks for a steady one."""
+    guard = Guard(
+        NOTICE,
+        budget_seconds=0.05,
+        retry_seconds=1.0,
+        retry_max_seconds=8.0,
+        steady_seconds=steady_seconds,
+        task_name="sync",
+    )
+    pauses = []
+    for _ in range(4):
+        guard.lose(ConnectionRefusedError())
+        pauses.append(guard.pause_left())
+        guard.recover()
+        await asyncio.sleep(1.0)
+    assert (max(pauses) <= 1.0) == (steady_seconds == 0.0)
 
-    class Hanging:
-        def execute_command(self, *command: Any) -> None:
-            entered.release()
-            release.wait()
 
-    backend = RedisBackend(Hanging())
-    calls = [asyncio.ensure_future(backend.execute("GET", "key")) for _ in range(16)]
-    for _ in calls:
-        while not entered.acquire(blocking=False):
-            await asyncio.sleep(0)
-    for call in calls:
-        call.cancel()
-    await asyncio.wait(calls)
-    with pytest.raises(TimeoutError):
-        await backend.execute("GET", "key")
-    assert "free" == await threads.run(lambda: "free")
+async def test_a_probe_that_fails_late_does_not_take_away_what_another_found() -> None:
+    """Two event loops probe at once: the one that finds the backend is right."""
+    release = asyncio.Event()
+
+    async def probe() -> None:
+        await release.wait()
+        raise ConnectionRefusedError
+
+    guard = Guard(NOTICE, budget_seconds=0.05, retry_seconds=1.0, retry_max_seconds=8.0, task_name="sync", probe=probe)
+    guard.lose(ConnectionRefusedError())
+    await asyncio.sleep(guard.pause_left())
+    assert not guard.check()
+    await asyncio.sleep(0)
+    guard.recover()
     release.set()
-    while backend._hung:
+    await asyncio.sleep(0.1)
+    assert guard.in_use
+
+
+async def test_an_access_that_is_cancelled_before_it_began_is_closed() -> None:
+    """Python would warn of a coroutine that was never awaited."""
+
+    async def access() -> str:
+        return "answer"
+
+    work = access()
+    task = asyncio.ensure_future(in_time(work, 1.0, name="access"))
+    await asyncio.sleep(0)  # the access has a task, which has not begun
+    task.cancel()
+    await asyncio.wait([task])
+    assert inspect.CORO_CLOSED == inspect.getcoroutinestate(work)
+
+
+class Blocking:
+    """A synchronous client."""
+
+    def execute_command(self, *command: Any) -> str:
+        return "answer"
+
+
+class Hanging:
+    """A synchronous client whose server has gone."""
+
+    def __init__(self) -> None:
+        self.release, self.entered = threading.Event(), threading.Semaphore(0)
+
+    def execute_command(self, *command: Any) -> None:
+        self.entered.release()
+        self.release.wait()
+
+
+async def _wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
         await asyncio.sleep(0)
-    assert await backend.execute("GET", "key") is None
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+async def test_a_client_that_hangs_leaves_the_others_their_threads(given_up: bool) -> None:
+    """One server that is gone must not take the threads of all, however many caches and limits use its client."""
+    client, healthy = Hanging(), Blocking()
+    backends = [RedisBackend(client) for _ in range(2)]
+    calls = [asyncio.ensure_future(backend.execute("GET", "key")) for backend in backends for _ in range(20)]
+    for _ in range(16):
+        await _wait_for(lambda: client.entered.acquire(blocking=False))
+    if given_up:
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    assert "answer" == await RedisBackend(healthy).execute("GET", "key")
+    client.release.set()
+    await asyncio.wait(calls)
+    assert await backends[0].execute("GET", "key") is None
+
+
+async def test_the_threads_of_a_client_end_with_it() -> None:
+    """A program that makes a client for each job must not gather threads."""
+    client = Blocking()
+    threads = weakref.ref(threads_of(client))
+    assert "answer" == await RedisBackend(client).execute("GET", "key")
+    assert threads() is threads_of(client)
+    del client
+    gc.collect()
+    await _wait_for(lambda: threads() is None)
 
 
 @pytest.mark.parametrize("given", [{}, {"client": Client(b""), "url": "redis://localhost"}])

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, cast
 
 from observability_integration.errors import ConfigurationError
 from observability_integration.threads import DaemonThreads
@@ -19,12 +21,26 @@ from observability_integration.threads import DaemonThreads
 from .clients import PerLoop, client_factory, close, cut_all, is_async
 
 _CONNECT_SECONDS = 1.0  # the guard's budget is over long before, but an attempt to connect must end at some time
-_MAX_HUNG = 16  # half of the threads: a client that hangs leaves the others to other clients
+_MAX_THREADS = 16  # of one client: each call in a thread may hold a connection
 # What redis-py says when its pool is exhausted; the class that says so differs by version.
 _POOL_EXHAUSTED = ("Too many connections", "No connection available.")
 
-threads = DaemonThreads(max_threads=32, name="observability-redis")
-"""Where all calls of synchronous clients run."""
+# Each synchronous client has a pool of its own, whatever uses it: one that hangs leaves the others their threads.
+_pools: weakref.WeakKeyDictionary[Any, DaemonThreads] = weakref.WeakKeyDictionary()
+_pools_lock = threading.Lock()
+
+
+def threads_of(client: Any) -> DaemonThreads:
+    """Returns the threads in which the calls of a synchronous client run; they end with the client."""
+    try:
+        with _pools_lock:
+            pool = _pools.get(client)
+            if pool is None:
+                pool = _pools[client] = DaemonThreads(_MAX_THREADS, "observability-redis")
+                weakref.finalize(client, pool.stop).atexit = False
+    except TypeError:  # a stand-in for a client that cannot be hashed or referred to weakly
+        return DaemonThreads(_MAX_THREADS, "observability-redis")
+    return pool
 
 
 class Script:
@@ -78,7 +94,7 @@ class RedisBackend:
         self._clients: PerLoop[Any] = PerLoop(close, cut_all)
         self._options = {"NEVER_DECODE": True} if as_bytes else {}
         self._busy_error = busy_error
-        self._hung: set[object] = set()  # calls in threads that no task waits for any more
+        self._threads = None if self.is_async else threads_of(client)
 
     async def client(self) -> Any:
         """Returns the caller's client, or ours for the running event loop."""
@@ -122,24 +138,14 @@ class RedisBackend:
         self._clients.drop_all()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        if len(self._hung) >= _MAX_HUNG:
-            raise TimeoutError("too many calls of this client have not returned")
-        this, left, returned = object(), False, False
+        left = False
 
         def unless_left() -> Any:
-            nonlocal returned
-            try:
-                # A write that waited for a thread until its caller had left must not come after later ones.
-                return None if left else call()
-            finally:
-                returned = True
-                self._hung.discard(this)
+            # A write that waited for a thread until its caller had left must not come after later ones.
+            return None if left else call()
 
         try:
-            return await threads.run(unless_left)
+            return await cast("DaemonThreads", self._threads).run(unless_left)
         except asyncio.CancelledError:
             left = True
-            self._hung.add(this)
-            if returned:  # meanwhile
-                self._hung.discard(this)
             raise

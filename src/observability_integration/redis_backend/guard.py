@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import random
@@ -56,7 +57,8 @@ class Guard:
         notice: what is logged and emitted.
         budget_seconds: how long an access may take, > 0.
         retry_seconds: the first pause, > 0.
-        retry_max_seconds: the longest pause; also how long a backend must stay in use before pauses begin anew.
+        retry_max_seconds: the longest pause.
+        steady_seconds: how long a backend must stay in use before the next fault begins with the first pause again.
         task_name: name of the tasks that this starts.
         probe: finds out whether the backend is back, and raises if it is not; without it, only `recover` ends a fault.
         on_error: called with each error of an access.
@@ -72,6 +74,7 @@ class Guard:
         budget_seconds: float,
         retry_seconds: float,
         retry_max_seconds: float,
+        steady_seconds: float = 0.0,
         task_name: str,
         probe: Callable[[], Awaitable[object]] | None = None,
         on_error: Callable[[BaseException], object] = lambda _: None,
@@ -83,6 +86,7 @@ class Guard:
         self._budget = budget_seconds
         self._retry_seconds = retry_seconds
         self._retry_max_seconds = retry_max_seconds
+        self._steady_seconds = steady_seconds
         self._task_name = task_name
         self._find_out = probe
         self._on_error = on_error
@@ -131,21 +135,24 @@ class Guard:
         return in_time(work, self._budget if budget_seconds is None else budget_seconds, name=self._task_name)
 
     def lose(self, error: BaseException) -> None:
-        """Takes the backend out of use, or begins the next, longer pause if it is and the last one is over."""
-        now = asyncio.get_running_loop().time()
+        """Takes the backend out of use; while it is, nothing changes."""
         if not self.in_use:
-            if now >= self._retry_at:  # else the access began before the backend went out of use
-                self._failures += 1
-                self._pause(now)
             return
+        now = asyncio.get_running_loop().time()
         self.in_use = False
-        steady = now - self._back_since > self._retry_max_seconds
+        steady = now - self._back_since >= self._steady_seconds
         self._failures = 0 if steady else self._failures + 1
         self._pause(now)
         self._on_change(False)
         notice, kind = self._notice, spans.error_type(error)
         logger.warning(notice.lost, notice.subject, kind)
         events.emit(f"{notice.event}.degraded", **{notice.label: notice.subject, "error_type": kind})
+
+    def extend(self) -> None:
+        """Begins the next, longer pause after a failed attempt to use the backend again."""
+        if not self.in_use:
+            self._failures += 1
+            self._pause(asyncio.get_running_loop().time())
 
     def recover(self) -> None:
         """Puts the backend into use again, if it is not."""
@@ -183,8 +190,8 @@ class Guard:
     async def _run_probe(self, find_out: Callable[[], Awaitable[object]]) -> None:
         try:
             await find_out()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the backend is not back
-            self.lose(error)
+        except Exception:  # noqa: BLE001 - the backend is not back, unless the probe of another loop found it
+            self.extend()
         else:
             self.recover()
 
@@ -231,11 +238,19 @@ async def _task_in_time(work: Awaitable[T], budget_seconds: float, name: str) ->
             ended = await wait_done(task, budget_seconds)
     except asyncio.CancelledError:
         cancel_until_done(task)
+        _close_unstarted(work)
         raise
     if not ended or task.cancelled():
         cancel_until_done(task)
+        _close_unstarted(work)
         raise TimeoutError
     return task.result()
+
+
+def _close_unstarted(work: Awaitable[object]) -> None:
+    # Its task was cancelled before the first step and will not await it, of which Python would warn.
+    if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+        work.close()
 
 
 async def _run(work: Awaitable[T], ending: asyncio.Future[None]) -> T:

@@ -60,6 +60,7 @@ class GuardedStore:
             budget_seconds=self._budget,
             retry_seconds=policy.backend_retry_seconds,
             retry_max_seconds=policy.backend_retry_max_seconds,
+            steady_seconds=policy.backend_retry_max_seconds,  # a store that flaps is given ever more time
             task_name="cache store",
             probe=self._probe,
             on_error=self._count,

@@ -139,8 +139,13 @@ class RedisStore:
 
     async def _client(self) -> Any:
         client = await self._backend.client()
-        if self._has_sessions and self._sessions.get() is None:
-            await self._sessions.open(lambda: self._begin(client))
+        if self._has_sessions:
+            session = self._sessions.get()
+            if session is not None and session.client is not client:  # a read came while this was being closed
+                await self._sessions.aclose()
+                session = None
+            if session is None:
+                await self._sessions.open(lambda: self._begin(client))
         return client
 
     def _line(self) -> ReadLine | None:

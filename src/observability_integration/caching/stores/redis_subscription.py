@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from observability_integration.redis_backend.backend import threads
+from observability_integration.redis_backend.backend import threads_of
 from observability_integration.redis_backend.clients import cut, without_driver_info
 from observability_integration.redis_backend.guard import backoff_seconds
 from observability_integration.tasks import cancel_until_done, drop_left, set_done, spawn_detached, wait_done
+from observability_integration.threads import DaemonThreads
 
 from .plain import Silence
 from .shared import Subscription
@@ -173,7 +174,7 @@ class _Hub:
 
     async def _listen(self) -> None:
         connection = await _connection_of(self._client, self._awaits)
-        wire: _Wire = _AwaitedWire(connection) if self._awaits else _ThreadedWire(connection)
+        wire: _Wire = _AwaitedWire(connection) if self._awaits else _ThreadedWire(connection, threads_of(self._client))
         try:
             await wire.open()
             self._wire = wire
@@ -247,8 +248,9 @@ class _AwaitedWire:
 class _ThreadedWire:
     """A connection of a synchronous client, read by a daemon thread of its own."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, threads: DaemonThreads) -> None:
         self._connection = connection
+        self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._came: deque[Any] = deque()
         self._coming: asyncio.Future[None] = self._loop.create_future()
@@ -278,7 +280,7 @@ class _ThreadedWire:
         set_done(self._coming)
 
     async def send(self, *command: str) -> None:
-        await threads.run(self._connection.send_command, *command)
+        await self._threads.run(self._connection.send_command, *command)
 
     async def receive(self, seconds: float | None) -> Any:
         if not self._came:
@@ -293,7 +295,7 @@ class _ThreadedWire:
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await threads.run(self._connection.disconnect)  # which also wakes the thread that reads
+            await self._threads.run(self._connection.disconnect)  # which also wakes the thread that reads
 
     def cut(self) -> None:
         self._closed = True
@@ -312,7 +314,7 @@ def _is_cluster(client: Any) -> bool:
 async def _connection_of(client: Any, awaits: bool) -> Any:
     maker = getattr(client, "connection_pool", None)
     if not awaits:
-        return await threads.run(_make_connection, maker or client)
+        return await threads_of(client).run(_make_connection, maker or client)
     if maker is None:
         await client.initialize()
         maker = _any_node(client)

@@ -308,4 +308,7 @@ class SharedBreaker(Breaker):
     def _lost(self, error: Exception) -> None:
         self._answered_at = self._leads_until = -math.inf
         self._free = False
-        self._guard.lose(error)
+        if self._guard.in_use:
+            self._guard.lose(error)
+        else:
+            self._guard.extend()
