@@ -84,10 +84,13 @@ class WorkflowPrimitive(ABC, Generic[In, Out]):
 
         If so, a primitive around this one may read the stream itself, and time the chunks.
         """
-        return False
+        return bool(getattr(self, "collects", False))  # the name in earlier versions, which a subclass may still have
 
     def join_chunks(self, chunks: list[Any]) -> Any:
         """Joins the chunks of a stream into the result of `execute`: one text if all are text, else the list."""
+        earlier = getattr(self, "gather", None)  # as above
+        if earlier is not None:
+            return earlier(chunks)
         return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:

@@ -420,3 +420,19 @@ async def test_input_and_errors_pass_unchanged(around: Any) -> None:
         await around(fails).execute(question)
     assert failure is caught.value
     assert failure.__cause__ is None
+
+
+async def test_a_primitive_of_a_users_own_under_the_earlier_names() -> None:
+    """`collects` and `gather` are the earlier names of what a timeout asks about a stream."""
+
+    class Own(WorkflowPrimitive[Any, Any]):
+        collects = True
+
+        async def execute(self, input_data: Any, context: WorkflowContext | None = None) -> Any:
+            return self.gather(["a"])
+
+        def gather(self, chunks: list[Any]) -> Any:
+            return tuple(chunks)
+
+    assert Own().execute_reads_stream
+    assert ("a", "b") == Own().join_chunks(["a", "b"])

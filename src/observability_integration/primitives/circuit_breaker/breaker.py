@@ -83,14 +83,16 @@ class Permit:
 
     Attributes:
         probe: whether the call decides on the state.
+        generation: how often the state had changed when it was given.
     """
 
-    __slots__ = ("_breaker", "_ticket", "probe")
+    __slots__ = ("_breaker", "_ticket", "generation", "probe")
 
     def __init__(self, breaker: Breaker, ticket: int) -> None:
         self._breaker = breaker
         self._ticket = [ticket]  # removed by the first outcome: `pop` is atomic
         self.probe = ticket < 0
+        self.generation = breaker.generation
 
     @property
     def settled(self) -> bool:
@@ -158,6 +160,11 @@ class Breaker:
     def state(self) -> State:
         """``closed``, ``open`` or ``half_open``; an open breaker stays open until the first call after its pause."""
         return self._state
+
+    @property
+    def generation(self) -> int:
+        """How often the state has changed."""
+        return self._generation
 
     def watch(self, on_transition: OnTransition) -> None:
         """Registers another callback like `on_transition` of the constructor."""

@@ -146,10 +146,12 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, ConcurrencyPermit]):
     ) -> None:
         """Releases the permit; an adaptive limit adapts to the outcome."""
         self._in_flight.add(-1)
-        outcome: Outcome = "success"
-        if error is not None:
-            outcome = self._outcome_of(error) if isinstance(error, Exception) else "neutral"
-        self.limiter.give_back(ticket, outcome)
+        outcome: Outcome = "success" if error is None else "neutral"
+        try:
+            if isinstance(error, Exception):
+                outcome = self._outcome_of(error)
+        finally:  # a signal may interrupt the classifier
+            self.limiter.give_back(ticket, outcome)
 
     async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> ConcurrencyPermit:
         tier = self._record.tier(self._priority_of(input_data, context))

@@ -75,7 +75,6 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             check_count("context_windows", target.context_window, optional=True)
         self._has_one_target = len(self._targets) == 1
         check_callable("classifier", classifier, optional=True)
-        self.restart_streams = restart_streams
         self._operation = operation_name
         actions: dict[FaultKind, Action] = {kind: _checked(kind, action) for kind, action in (policy or {}).items()}
         self._record = FallbackRecord(self, operation_name, [target.name for target in self._targets])
@@ -85,6 +84,15 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def name(self) -> str:
         """The operation's name."""
         return self._operation
+
+    @property
+    def restart_streams(self) -> bool:
+        """Whether live readers get a `StreamRestart` instead of an error; a change holds for the next fault."""
+        return self._failover.restart_streams
+
+    @restart_streams.setter
+    def restart_streams(self, restart: bool) -> None:
+        self._failover.restart_streams = restart
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """The targets, by name."""

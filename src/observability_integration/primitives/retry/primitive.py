@@ -60,21 +60,47 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ) -> None:
         check_count("max_attempts", max_attempts)
         check_callable("classifier", classifier, optional=True)
-        self.max_attempts = max_attempts
-        self.backoff = Backoff() if backoff is None else backoff
         self._step: WorkflowPrimitive[Any, Any] = lift(primitive)
         self._call = call_of(self._step)
         self._operation = operation_name or self._step.name
         self._record = RetryRecord(self, self._operation)
-        self.budget = RetryBudget() if budget is _OWN_BUDGET else budget
-        if self.budget is not None:
-            self.budget.watch(self._record.exhausted)
-        self._decision = RetryDecision(self.max_attempts, self.backoff, self.budget, classifier, self._record)
+        chosen = RetryBudget() if budget is _OWN_BUDGET else budget
+        if chosen is not None:
+            chosen.watch(self._record.exhausted)
+        self._decision = RetryDecision(max_attempts, backoff or Backoff(), chosen, classifier, self._record)
 
     @property
     def name(self) -> str:
         """The operation's name."""
         return self._operation
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts in all, >= 1; a change holds from the next decision on, as of the other two."""
+        return self._decision.max_attempts
+
+    @max_attempts.setter
+    def max_attempts(self, attempts: int) -> None:
+        check_count("max_attempts", attempts)
+        self._decision.max_attempts = attempts
+
+    @property
+    def backoff(self) -> Backoff:
+        """The waits between attempts."""
+        return self._decision.backoff
+
+    @backoff.setter
+    def backoff(self, backoff: Backoff) -> None:
+        self._decision.backoff = backoff
+
+    @property
+    def budget(self) -> RetryBudget | None:
+        """The budget of the retries; None for no bound."""
+        return self._decision.budget
+
+    @budget.setter
+    def budget(self, budget: RetryBudget | None) -> None:
+        self._decision.budget = budget
 
     def steps(self) -> Sequence[tuple[str, WorkflowPrimitive[Any, Any]]]:
         """The step that is attempted."""
@@ -91,7 +117,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """
         attempts = 1
         scope: BudgetScope | None = None
-        budget = self.budget
+        budget = self._decision.budget
         if budget is not None:
             if budget.is_shared:
                 scope = enter_scope(budget)

@@ -119,6 +119,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
                 "or cheap_model, premium_model, complexity_threshold, complexity_fn, *_cost_per_call; not both"
             )
         if is_model_form:
+            self.needs_context = True  # `enter` finds out by it
             self._models = ModelChoice(
                 self,
                 {Route.CHEAP: cheap_model, Route.PREMIUM: premium_model},
@@ -180,6 +181,8 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         Raises:
             ConfigurationError: in the model form, which has `execute_async` instead.
         """
+        if self.needs_context and self._models is not None:
+            raise ConfigurationError(_NO_ROUTES)
         try:
             chosen = self._router_fn(input_data, context) if self.needs_context else self._router_fn(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
@@ -217,8 +220,6 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         return route
 
     def _failed(self, span: OperationSpan, error: Exception) -> RouteRecord:
-        if self._models is not None:
-            raise ConfigurationError(_NO_ROUTES)
         note_fault("router.router_fn", error)
         ROUTER_ERRORS.series(self._default_route, spans.error_type(error)).add()
         return self._decided(span, FAILED)
@@ -236,7 +237,7 @@ class RouterPrimitive(GuardPrimitive[In, Out, RouteRecord]):
         """
         if self._models is not None:
             raise ConfigurationError(_NO_ROUTES)
-        return super().stream(input_data, context)
+        return super().stream(input_data, WorkflowContext() if context is None else context)
 
     def decide_route(self, query: str, complexity_score: float | None = None) -> RoutingDecision:
         """Chooses one of the two models, and counts the decision.

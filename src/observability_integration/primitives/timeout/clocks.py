@@ -15,6 +15,7 @@ from observability_integration.errors import (
 )
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.chunks import is_content
+from observability_integration.resilience.bounded import Expired
 
 
 class Alarm(NamedTuple):
@@ -150,3 +151,11 @@ def timeout_error(
     return PrimitiveTimeoutError(
         operation, limit, elapsed_seconds, kind=kind, cleanup=cleanup, deadline_source=source, deadline=passed
     )
+
+
+def noticed_inside(task: asyncio.Task[Any], deadline: Deadline) -> Expired | None:
+    """How work ended in which another primitive was the first to notice that `deadline` has passed."""
+    error = None if task.cancelled() else task.exception()
+    if not isinstance(error, PrimitiveTimeoutError) or error.deadline is not deadline:
+        return None
+    return Expired("clean" if error.cleanup == "refused" else error.cleanup, 0.0, error)

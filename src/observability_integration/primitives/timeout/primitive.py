@@ -24,7 +24,7 @@ from observability_integration.resilience.bounded import Ending, Expired, run_bo
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .clocks import Clocks, WatchedRead, timeout_error
+from .clocks import Clocks, WatchedRead, noticed_inside, timeout_error
 from .plan import Plan
 from .record import TimeoutRecord
 
@@ -273,9 +273,11 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         ending = Ending(loop=loop)
         own = contextvars.copy_context()
         task = _start(loop, own, _run(call, input_data, context, ending), self._operation, span, deadline)
-        # Given the context of the task, because without one each of the two would copy the caller's.
-        timer = loop.call_later(seconds, ending, context=own)
-        task.add_done_callback(ending, context=own)
+        # An empty context for both: without one each would copy the caller's. That of the task may be entered when they
+        # are due (by work that runs the loop again), and a cancelled timer would keep what the work put into it.
+        idle = contextvars.Context()
+        timer = loop.call_later(seconds, ending, context=idle)
+        task.add_done_callback(ending, context=idle)
         try:
             try:
                 await ending
@@ -292,7 +294,7 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             record.cancelled(span, loop.time() - began)
             raise
         elapsed = loop.time() - began
-        expired = overdue or _noticed_inside(task, deadline)
+        expired = overdue or noticed_inside(task, deadline)
         if expired is None:
             blocked = plan.cancel_seconds == plan.limit_seconds
             record.settled(task, span, elapsed, plan.limit_seconds, blocked=blocked)
@@ -359,9 +361,11 @@ def _start(
     """Starts the task in its own context, so that the caller keeps its own span and deadline."""
     token = own.run(_enter, span, deadline)
     try:
-        if loop.get_task_factory() is None:
+        if type(loop).create_task is asyncio.BaseEventLoop.create_task and loop.get_task_factory() is None:
             return loop.create_task(work, name=name, context=own)
-        return own.run(loop.create_task, work, name=name)  # a task factory need not take a context
+        return own.run(
+            loop.create_task, work, name=name
+        )  # a loop or task factory of the user's need not take a context
     finally:
         if token is not None:
             spans.tracing.deactivate(token)
@@ -386,14 +390,6 @@ def _awaitable(func: Any, context: object) -> Awaitable[Any]:
     if not inspect.isawaitable(awaitable):
         raise ConfigurationError("execute_with_timeout needs an async func; this one returned no awaitable")
     return awaitable
-
-
-def _noticed_inside(task: asyncio.Task[Any], deadline: Deadline) -> Expired | None:
-    """How work ended in which another primitive was the first to notice that `deadline` has passed."""
-    error = None if task.cancelled() else task.exception()
-    if not isinstance(error, PrimitiveTimeoutError) or error.deadline is not deadline:
-        return None
-    return Expired("clean" if error.cleanup == "refused" else error.cleanup, 0.0, error)
 
 
 __all__ = ["GraceMode", "PrimitiveTimeoutError", "TimeoutError", "TimeoutPrimitive", "TimeoutStats"]

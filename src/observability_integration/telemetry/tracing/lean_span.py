@@ -285,7 +285,7 @@ def check_sdk(tracing: LeanTracing) -> None:
         AttributeError: `ReadableSpan` reads a field that `LeanSpan` does not set.
     """
     context = SpanContext(1, 1, False)
-    span = LeanSpan("check", context, context, SpanKind.CLIENT, {"key": "value"}, [Link(context)], tracing)
+    span = LeanSpan("check", context, context, SpanKind.CLIENT, {"key": 1}, [Link(context)], tracing)
     span.add_event("event")
     span.set_status(StatusCode.ERROR)
     span.end()

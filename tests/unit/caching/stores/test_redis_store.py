@@ -130,8 +130,8 @@ async def test_a_write_that_nobody_wants_any_more_is_not_made_later() -> None:
     client = SyncClient()
     client.answer = hang
     store = RedisStore(client)
-    hanging = [asyncio.create_task(store.read(_PLACE)) for _ in range(32)]
-    for _ in range(32):
+    hanging = [asyncio.create_task(store.read(_PLACE)) for _ in range(16)]
+    for _ in range(16):
         while not entered.acquire(blocking=False):
             await asyncio.sleep(0.001)
     unwanted = asyncio.create_task(store.put_late(_PLACE, b"unwanted", 1, ""))

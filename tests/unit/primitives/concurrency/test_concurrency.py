@@ -620,3 +620,18 @@ def test_names() -> None:
     primitive = ConcurrencyLimitPrimitive[str, str](ask, 20)
     assert "ask" == primitive.name
     assert "concurrency ask (20 at once)\n  ask" == primitive.describe()
+
+
+async def test_a_classifier_that_is_interrupted_keeps_no_permit() -> None:
+    """A signal handler may raise in that very moment, and the permit would be lost to all later calls."""
+
+    def interrupted(_: Exception) -> None:
+        raise Stop
+
+    async def fails(_: Any) -> None:
+        raise ProviderError(429)
+
+    primitive = ConcurrencyLimitPrimitive(fails, Aimd(1, min_limit=1, max_limit=2), classifier=interrupted)
+    with pytest.raises(Stop):
+        await primitive.execute("question")
+    assert all_free(primitive)

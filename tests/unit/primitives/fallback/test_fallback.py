@@ -295,7 +295,8 @@ async def test_a_stream_that_breaks_after_content_is_interrupted(metrics: Any, t
 
 async def test_a_reader_who_asked_for_it_gets_a_restart(metrics: Any) -> None:
     """What comes after it is a whole answer."""
-    primitive = streams([ROLE, "a", "b", ConnectionResetError()], [ROLE, "x", "y"], restart_streams=True)
+    primitive = streams([ROLE, "a", "b", ConnectionResetError()], [ROLE, "x", "y"])
+    primitive.restart_streams = True  # as the keyword, and from the next fault on
     assert [ROLE, "a", "b", StreamRestart("b", "connection", 3), ROLE, "x", "y"] == await read(primitive)
     assert 1 == metrics("fallback.stream.restarts", operation="ask")
     assert {"b": 1} == served(metrics)

@@ -11,7 +11,7 @@ import pytest
 
 from observability_integration import WorkflowContext, events
 from observability_integration.context import Deadline
-from observability_integration.errors import StreamInterruptedError
+from observability_integration.errors import ConfigurationError, StreamInterruptedError
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.hedge import HedgePrimitive
 from observability_integration.primitives.lifting import LambdaPrimitive
@@ -383,3 +383,15 @@ async def test_a_reader_who_leaves_closes_what_is_inside(metrics: Any, tracing: 
     assert {"successful_without_retry": 1} == counted(metrics)
     assert "closed" == tracing.named("retry ask").attributes["outcome"]
     assert [] == tracing.unended()
+
+
+async def test_a_new_knob_holds_for_the_next_attempt() -> None:
+    """A service that attempts less under load must not have to build its chain anew."""
+    work = Target(*[ConnectionError()] * 9)
+    retry = RetryPrimitive(work, 1, backoff=Backoff(base_seconds=0.1))
+    retry.max_attempts, retry.budget, retry.backoff = 3, None, Backoff(base_seconds=0.2)
+    with pytest.raises(ConnectionError):
+        await retry.execute("question")
+    assert (2, None, 0.2) == (len(work.gaps()), retry.budget, retry.backoff.base_seconds)
+    with pytest.raises(ConfigurationError, match=r"^max_attempts"):
+        retry.max_attempts = 0

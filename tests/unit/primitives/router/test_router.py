@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from observability_integration import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives import LLMCallPrimitive, RouterPrimitive
+from observability_integration.primitives import LLMCallPrimitive, RouterPrimitive, WorkflowPrimitive
 from observability_integration.primitives.router import Route, RoutingDecision
 from observability_integration.routing.complexity import estimate_complexity
 
@@ -715,3 +715,17 @@ async def test_a_stream_cancelled_while_its_route_is_chosen_counts_for_no_route(
     assert {} == decisions(metrics)
     assert 0 == metrics("router.execution", route="fast")
     assert [] == tracing.unended()
+
+
+async def test_a_streamed_route_gets_a_context() -> None:
+    """Also from a router whose function does not ask for one."""
+    seen: list[Any] = []
+
+    class Route(WorkflowPrimitive[Any, Any]):
+        async def execute(self, input_data: Any, context: WorkflowContext | None = None) -> str:
+            seen.append(context)
+            return "answer"
+
+    async with RouterPrimitive({"fast": Route()}, lambda _: "fast").stream("question") as chunks:
+        assert ["answer"] == [chunk async for chunk in chunks]
+    assert isinstance(seen[0], WorkflowContext)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import gc
 import inspect
 import pickle
+import weakref
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import pytest
 
 from observability_integration import WorkflowContext
-from observability_integration.context import Deadline, reset_deadline, set_deadline
+from observability_integration.context import Deadline, current_deadline, reset_deadline, set_deadline
 from observability_integration.errors import ConfigurationError, ObservabilityError, PrimitiveTimeoutError
 from observability_integration.primitives import LambdaPrimitive, TimeoutPrimitive, WorkflowPrimitive
 from observability_integration.primitives.timeout import primitive as timeout_module
@@ -232,3 +235,73 @@ async def test_a_new_limit_holds_for_the_next_call() -> None:
     assert 1.0 == caught.value.timeout_seconds
     with pytest.raises(ConfigurationError, match=r"^timeout_seconds must be > 0"):
         primitive.timeout_seconds = 0
+
+
+async def test_a_loop_that_takes_no_context_for_a_task() -> None:
+    """A loop of the user's has a `create_task` of its own, with the arguments of older versions."""
+
+    class Old(asyncio.SelectorEventLoop):
+        def create_task(self, coro: Any, *, name: str | None = None) -> asyncio.Task[Any]:  # type: ignore[override]
+            return super().create_task(coro, name=name)
+
+    async def work(_: Any) -> Deadline | None:
+        return current_deadline()
+
+    def run() -> Any:
+        loop = Old()
+        try:
+            return loop.run_until_complete(TimeoutPrimitive(work, 30.0).execute("question"))
+        finally:
+            loop.close()
+
+    assert await asyncio.to_thread(run) is not None
+    assert current_deadline() is None
+
+
+async def test_what_the_work_puts_into_its_context_goes_with_it() -> None:
+    """The event loop keeps a cancelled timer until its time: it must not keep what the work left in its context."""
+    held: ContextVar[object] = ContextVar("held")
+
+    class Big:
+        pass
+
+    left: list[weakref.ref[Big]] = []
+
+    async def work(_: Any) -> None:
+        big = Big()
+        left.append(weakref.ref(big))
+        held.set(big)
+
+    later = asyncio.get_running_loop().call_later(1.0, print)  # due before, so the loop drops none of the cancelled
+    for _ in range(3):
+        await TimeoutPrimitive(work, 30.0).execute("question")
+    await asyncio.sleep(0)  # the loop is done with the last task
+    gc.collect()
+    assert [None, None, None] == [each() for each in left]
+    later.cancel()
+
+
+async def test_the_limit_fires_while_the_work_is_entered() -> None:
+    """Work that runs the loop again, as notebooks do, is in its context when the limit passes."""
+    loop = asyncio.get_running_loop()
+    entered: list[Context] = []
+
+    async def work(_: Any) -> None:
+        entered.append(copy_context())
+        await asyncio.sleep(100.0)
+
+    seen: list[Context] = []
+    call_later = loop.call_later
+
+    def spy(*arguments: Any, context: Context | None = None) -> asyncio.TimerHandle:
+        if context is not None:
+            seen.append(context)
+        return call_later(*arguments, context=context)
+
+    loop.call_later = spy  # type: ignore[method-assign]
+    try:
+        with pytest.raises(PrimitiveTimeoutError):
+            await TimeoutPrimitive(work, 1.0).execute("question")
+    finally:
+        del loop.call_later
+    assert [0] == [len(context) for context in seen]  # empty, hence of no task
