@@ -1,4 +1,4 @@
-"""Without telemetry primitives take a shorter way: what they do to a call is the same, also if it comes on midway."""
+"""What primitives do to a call is the same with telemetry and without, also where it is switched on midway."""
 
 from __future__ import annotations
 
