@@ -42,9 +42,12 @@ class Notebook(GuardPrimitive[Any, Any, int]):
         self.waits, self.refuses = waits, refuses
         self.entered: list[Any] = []
         self.left: list[Left] = []
+        self.contexts: list[WorkflowContext | None] = []
+        self.times: list[float] = []
 
     def enter(self, span: Any, input_data: Any, context: WorkflowContext | None) -> int | Coroutine[Any, Any, int]:
         self.entered.append(input_data)
+        self.contexts.append(context)
         return self._wait() if self.waits else self._admit()
 
     async def _wait(self) -> int:
@@ -60,6 +63,7 @@ class Notebook(GuardPrimitive[Any, Any, int]):
         self, ticket: int, span: Any, error: BaseException | None, began: float, answer: Any = None, seen: Any = None
     ) -> None:
         self.left.append(Left(ticket, None if error is None else type(error), answer, seen))
+        self.times.append(began)
 
     def see(self, seen: Any, chunk: Any) -> Any:
         return (seen or 0) + 1
@@ -205,3 +209,89 @@ async def test_the_first_ticket_is_a_ticket() -> None:
     for number in range(3):
         await guard.execute(number)
     assert [0, 1, 2] == [left.ticket for left in guard.left]
+
+
+class Timed(Notebook):
+    """Wants to know when the call began."""
+
+    timed = True
+
+    def began(self, context: WorkflowContext | None) -> float:
+        return 7.0
+
+
+class WithContext(Notebook):
+    """Wants a context."""
+
+    needs_context = True
+
+
+class Observer(Notebook):
+    """Looks on, and has nothing to say while telemetry is off."""
+
+    observes_only = True
+
+
+@pytest.mark.parametrize(("kind", "times"), [(Notebook, [0.0, 0.0]), (Timed, [7.0, 7.0])])
+async def test_the_time_of_the_beginning(kind: type[Notebook], times: list[float]) -> None:
+    """A guard that does not ask for it does not pay for a look at the clock."""
+    guard = kind(chunks)
+    await _execute(guard)
+    await _read(guard)
+    assert times == guard.times
+
+
+@pytest.mark.parametrize("kind", [Notebook, WithContext])
+@pytest.mark.parametrize("given", [None, WorkflowContext()])
+async def test_a_context_is_made_where_it_is_needed(kind: type[Notebook], given: WorkflowContext | None) -> None:
+    """One for guard and call alike, and never in place of the caller's."""
+    seen: list[Any] = []
+
+    class Step(Falsy):
+        async def execute(self, input_data: Any, context: Any = None) -> str:
+            seen.append(context)
+            return "answer"
+
+    guard = kind(Step())
+    await guard.execute("question", given)
+    async with guard.stream("question", given) as stream:
+        await anext(stream)
+    if given is not None:
+        assert [given, given] == guard.contexts == seen
+    elif kind is WithContext:
+        assert seen == guard.contexts
+        assert all(isinstance(each, WorkflowContext) for each in seen)
+    else:
+        assert [None, None] == guard.contexts
+
+
+async def test_who_only_observes_is_left_out_while_telemetry_is_off(telemetry: Any) -> None:
+    """Half of what a router costs without telemetry."""
+    guard = Observer(answer)
+    assert "answer" == await _execute(guard)
+    assert ([] if telemetry is None else [Left(0, None, "answer", None)]) == guard.left
+
+
+async def test_a_stream_closes_what_it_opened() -> None:
+    """Else the provider's connection stays open when the reader goes."""
+    closed: list[bool] = []
+
+    async def endless(_: Any) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "a"
+        finally:
+            closed.append(True)
+
+    async with Notebook(endless).stream("question") as stream:
+        await anext(stream)
+    assert [True] == closed
+
+
+def test_it_answers_for_what_it_guards() -> None:
+    """A timeout further out asks whether chunks can be watched, `describe` what is inside."""
+    guard = Notebook(chunks)
+    assert guard.execute_reads_stream
+    assert "ab" == guard.join_chunks(["a", "b"])
+    assert ["chunks"] == [step.name for _, step in guard.steps()]
+    assert not Notebook(answer).execute_reads_stream
