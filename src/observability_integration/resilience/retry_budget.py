@@ -145,6 +145,23 @@ class RetryBudget:
                     note_fault("retry_budget.on_exhausted", error)
         return granted
 
+    def charge(self, retries: int) -> None:
+        """Takes the tokens of retries that have been made without asking, such as an SDK's own.
+
+        Takes no more than there are: the balance never falls below 0. What is charged so does not keep to the bound,
+        but leaves less for the retries and hedges to come. `on_exhausted` waits for the first of those that is refused.
+
+        Args:
+            retries: how many, >= 0.
+
+        Raises:
+            ConfigurationError: `retries` is not such a number.
+        """
+        check_count("retries", retries, 0)
+        with self._lock:
+            self._refill()
+            self._balance = max(0.0, self._balance - retries)
+
     def _refill(self) -> None:
         now = self._clock()
         if now > self._refilled_at:

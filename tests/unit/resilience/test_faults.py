@@ -305,7 +305,7 @@ def test_words_are_looked_for_only_where_such_a_fault_is_reported() -> None:
     """Otherwise a prompt that an error quotes would decide what is done with the call."""
     assert classify(of_openai(429, message="maximum context length")).kind == "rate_limited"
     assert classify(of_openai(401, message="maximum context length")).kind == "auth"
-    assert classify(ValueError("maximum context length")).kind == "unknown"
+    assert classify(LookupError("maximum context length")).kind == "unknown"
     assert classify(of_openai(403, message="requires moderation and your input was flagged")).kind == "content_filter"
 
 
@@ -389,8 +389,9 @@ _CLIENTS: list[tuple[str, Callable[[], BaseException], Fault]] = [
     ("ours dependency", lambda: MissingDependencyError("no"), Fault("invalid_request")),
     ("shared limit", lambda: SharedCallError("op", "openai.RateLimitError"), Fault("rate_limited")),
     ("shared timeout", lambda: SharedCallError("op", "httpx.ReadTimeout"), Fault("timeout")),
-    ("shared other", lambda: SharedCallError("op", "ValueError"), Fault("unknown")),
-    ("anything", lambda: ValueError("no"), Fault("unknown")),
+    ("shared other", lambda: SharedCallError("op", "app.ValueError"), Fault("unknown")),
+    ("shared mistake", lambda: SharedCallError("op", "ValueError"), Fault("caller")),
+    ("anything", lambda: LookupError("no"), Fault("unknown")),
 ]  # fmt: skip
 
 
@@ -842,6 +843,7 @@ def test_the_order_of_gravity_is_the_order_of_the_kinds() -> None:
         "content_filter": openai.ContentFilterFinishReasonError(),
         "auth": of_openai(401),
         "invalid_request": of_openai(400),
+        "caller": TypeError(),
         "context_length": of_openai(400, code="context_length_exceeded"),
         "refused": CircuitOpenError("op", 1.5),
         "unknown": Told(),
@@ -890,8 +892,8 @@ def test_the_policy_is_the_one_of_the_table() -> None:
 
 
 def test_what_must_never_be_routed_around() -> None:
-    """A refused content, a wrong key and a wrong request are the caller's to know of; so is a cancellation."""
-    for kind in ("content_filter", "auth", "invalid_request", "cancelled"):
+    """A refused content, a wrong key, request or program are the caller's to know of; so is a cancellation."""
+    for kind in ("content_filter", "auth", "invalid_request", "caller", "cancelled"):
         fault = Fault(cast("FaultKind", kind))
         assert not fault.retries_same_target
         assert not fault.turns_to_next

@@ -13,12 +13,17 @@ _BUSY_SHARE = 0.25
 class BreakerPolicy:
     """When a breaker opens, and for how long.
 
-    The defaults are chosen together. A target that fails at once for 60 s, called every 4 s with up to three attempts,
-    gets at most five attempts: three that open the breaker, then two probes, because the shortest pauses (18.9 s, then
-    21.15 s twice) add up to more than 60 s. If it is down for longer, it gets one more every 21.15 s. It is used again
-    at most 23.5 + 4 s after its recovery. With pauses shorter than six times those 4 s, the third probe, which finds
-    the recovery, is never later than the nineteenth call. A target that hangs also gets the calls that were under way
-    when the breaker opened.
+    The defaults are chosen together. A target with another one beside it (`FallbackPrimitive`) that fails at once for
+    60 s, called every 4 s with up to three attempts, gets at most five attempts: three that open the breaker, then two
+    probes, because the shortest pauses (18.9 s, then 21.15 s twice) add up to more than 60 s. If it is down for longer,
+    it gets one more every 21.15 s. It is used again at most 23.5 + 4 s after its recovery. With pauses shorter than six
+    times those 4 s, the third probe, which finds the recovery, is never later than the nineteenth call. A target that
+    hangs also gets the calls that were under way when the breaker opened.
+
+    For a lone target the attempts of one caller at one question (of a `RetryPrimitive`, and of a `HedgePrimitive` that
+    repeats its call) are one failure, because a circuit that opens has no other target to lead to. So the breaker opens
+    at the first attempt of the third question that fails: in the same 60 s a lone target gets at most nine attempts,
+    seven that open the breaker and two probes. The further attempts count as ``ignored``, unless they succeed or probe.
 
     Attributes:
         failure_ratio: share of failures in the window at which the breaker opens, above 0, at most 1. A half, as in
@@ -28,8 +33,8 @@ class BreakerPolicy:
         window_seconds: length of the window, which moves in tenths, > 0. 30 as in Polly and Finagle.
         consecutive_failures: consecutive failures at which the breaker opens while the window holds fewer than
             `minimum_calls` other calls, so that it also opens with little traffic; as many as one call with two retries
-            makes. At least 1. With more traffic, `minimum_calls` consecutive failures open it: three would occur by
-            chance, with a twentieth of faults once in 8,000 calls.
+            makes, or as three calls of a lone target. At least 1. With more traffic, `minimum_calls` consecutive
+            failures open it: three would occur by chance, with a twentieth of faults once in 8,000 calls.
         open_seconds: the first pause, > 0.
         busy_open_seconds: the first pause of a busy target, which would be called `minimum_calls` times or more during
             that pause, > 0; None for a quarter of `open_seconds`. Among so many calls one more probe is negligible, and

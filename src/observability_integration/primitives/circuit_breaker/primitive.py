@@ -20,7 +20,9 @@ from observability_integration.primitives.chunks import is_content
 from observability_integration.primitives.guard import GuardPrimitive
 from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.faults import Classifier, classify
-from observability_integration.resilience.last_resort import last_resort
+from observability_integration.resilience.faults.caller import mark_begun
+from observability_integration.resilience.last_resort import is_lone_target, last_resort
+from observability_integration.resilience.question import counts
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .breaker import Breaker, BreakerPolicy, Refusal, State
@@ -43,10 +45,12 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
     open, and no other target left   the last target of a fallback is asked all the same, one call at a time
     ===============================  ===================================================================================
 
-    The table of `resilience.faults` says what counts against the target: a wrong key, a content filter, a rate limit
-    and a call that its caller cancelled do not. A deadline from outside counts only against a target that had
-    `hang_seconds` to answer: a caller with a short deadline must not open the breaker of a healthy target. So put the
-    timeout of an attempt *inside*, and retries outside, so that every attempt is counted.
+    The table of `resilience.faults` says what counts against the target: a wrong key, a content filter, a rate limit, a
+    mistake of the calling program and a call that its caller cancelled do not. A deadline from outside counts only
+    against a target that had `hang_seconds` to answer: a caller with a short deadline must not open the breaker of a
+    healthy target. So put the timeout of an attempt *inside*, and retries outside, so that every attempt is counted, or
+    refused. Where no fallback around it has another target, all attempts of one caller at one question count as one
+    failure (see `BreakerPolicy`).
 
     Args:
         primitive: the calls of one target.
@@ -181,10 +185,15 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
         seen: Any = None,
     ) -> None:
         """Counts the call; a stream that its reader closed after content is a success."""
+        if seen is not None and isinstance(error, Exception):
+            mark_begun(error)
         if error is None or (seen and isinstance(error, GeneratorExit)):
             self.breaker.leave(ticket, False)
             self._record.succeeded()
-        elif self._counts_against_target(error, began):
+        elif self._counts_against_target(error, began) and (
+            # A probe that fails keeps the circuit open, however the question was asked before.
+            ticket < 0 or not is_lone_target() or counts(self.breaker, error)
+        ):
             self.breaker.leave(ticket, True)
             self._record.failed(span)
         else:

@@ -28,7 +28,8 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     ===================================================  ===============================================================
     fault of a target                                    what happens
     ===================================================  ===============================================================
-    content filter, wrong credentials, wrong request     the error is raised unchanged: no other target may get the call
+    content filter, wrong credentials, wrong request,    the error is raised unchanged: no other target may get the call
+    a mistake of the calling program (`caller`)
     longer than the context window                       the next target whose window is larger, or of unknown size
     any other: timeout, overloaded, cut stream, refused  the next target, at once
     the deadline has passed                              the error is raised unchanged
@@ -112,7 +113,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             token = tracing.activate(span)
         # Most calls are served by the first target, and need no search.
         search, target = None, self._targets[0]
-        is_last = self._has_one_target and last_resort.get() is True
+        is_last = last_resort.get() if self._has_one_target else False
         try:
             while True:
                 previous = last_resort.set(is_last)

@@ -54,12 +54,14 @@ class Search:
         """The current target."""
         return self._targets[self.index]
 
-    def is_last_resort(self, outer: bool | None) -> bool:
-        """Whether all other targets have failed, or cannot serve.
+    def is_last_resort(self, outer: bool | None) -> bool | None:
+        """Whether all other targets have failed, or cannot serve; None if there are no others anywhere.
 
         Args:
             outer: the same for the fallback around this one, which may have targets left; None without such a fallback.
         """
+        if len(self._targets) == 1:
+            return outer
         is_last = self._next(self.index + 1) is None
         return is_last and (outer is True or (outer is None and self.index > 0))
 

@@ -9,6 +9,7 @@ from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.first_content import FirstContent, broken_off
 from observability_integration.primitives.streams import ObservedStream, Outcome, StreamRestart
+from observability_integration.resilience.faults.caller import mark_begun
 from observability_integration.resilience.last_resort import last_resort
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -61,6 +62,8 @@ class FallbackStream(ObservedStream):
 
     async def _fail_over(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
         """Moves to the next target, or raises the error for the reader."""
+        if attempt.shown or attempt._held:  # pyright: ignore[reportPrivateUsage]
+            mark_begun(error)
         fault = self._failover.fault_of(error)
         if attempt.shown and not (self._failover.restart_streams and fault.turns_to_next):
             self._records.failed(self._span, "fault")

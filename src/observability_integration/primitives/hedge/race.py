@@ -18,6 +18,8 @@ from observability_integration.primitives.first_content import FirstContent
 from observability_integration.primitives.lifting import Call, call_of
 from observability_integration.resilience.bounded import cancel_bounded, wait_cancelled
 from observability_integration.resilience.faults import Classifier, classify
+from observability_integration.resilience.faults.caller import mark_begun
+from observability_integration.resilience.question import open_question
 from observability_integration.resilience.retry_budget import RetryBudget, leave_scope, open_scope
 from observability_integration.tasks import set_done, spawn, wait_done
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -144,7 +146,15 @@ class BufferedStream(ChunkStream):
         return self
 
     async def __anext__(self) -> Any:
-        return await cast("FirstContent", self._content).next()
+        content = cast("FirstContent", self._content)
+        try:
+            return await content.next()
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            if content.shown or content._held:  # pyright: ignore[reportPrivateUsage]
+                mark_begun(error)
+            raise
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
         content = cast("FirstContent", self._content)
@@ -196,6 +206,7 @@ class HedgeRace:
         "_context",
         "_delay",
         "_finalised",
+        "_question",
         "_settings",
         "_span",
         "winner",
@@ -211,6 +222,7 @@ class HedgeRace:
         self._attempts: list[Attempt] = []
         self._cancellations: dict[Attempt, asyncio.Task[None]] = {}
         self._budget_scope = open_scope(settings.budget)
+        self._question = open_question()
         self._finalised = False
         self.winner: Role | None = None
 
@@ -252,8 +264,8 @@ class HedgeRace:
             self._delay.unanswered(seconds, delay_seconds)
 
     def _start(self, start: Callable[[], A]) -> A:
-        # A task copies the context variables when it is made, so the call sees the scope of the budget.
-        with self._budget_scope or nullcontext():
+        # A task copies the context variables when it is made, so the call sees the budget's scope and the question.
+        with self._budget_scope or nullcontext(), self._question or nullcontext():
             attempt = start()
         self._attempts.append(attempt)
         return attempt
@@ -364,5 +376,7 @@ class HedgeRace:
                     loop.call_soon_threadsafe(self._cancel, attempt)
 
     def end(self) -> None:
-        """Ends the operation: its deposit in the budget covers no further calls."""
+        """Ends the operation: its deposit in the budget covers no further calls, and its question is answered."""
         leave_scope(self._budget_scope)
+        if self._question is not None:
+            self._question.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from observability_integration.context import WorkflowContext, current_deadline, earliest
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier, Fault, classify
+from observability_integration.resilience.faults.sdk_retries import sdk_retries_of
 from observability_integration.resilience.retry_budget import RetryBudget
 
 from . import testing_mode
@@ -40,16 +41,28 @@ class RetryDecision:
         """Classifies an exception."""
         return classify(error, self._classifier)
 
+    def charge_sdk_retries(self, error: Exception) -> int:
+        """Returns how many retries the client made by itself in the failed attempt; takes their tokens of the budget.
+
+        Args:
+            error: the error of the attempt.
+        """
+        retries = sdk_retries_of(error)
+        if retries:
+            self.record.sdk_retried()
+            if self.budget is not None:
+                self.budget.charge(retries)
+        return retries
+
     def decide(self, error: Exception, attempts: int, context: WorkflowContext | None) -> tuple[Fault, float] | GaveUp:
         """Returns the fault and the wait before the next attempt, in seconds; or why there is no other attempt.
 
         Args:
             error: the error of the attempt.
-            attempts: the number of attempts made.
+            attempts: the number of attempts made, the client's own retries included.
             context: of the call.
         """
         fault = self.fault_of(error)
-        self.record.check_sdk_retries(error)
         if not fault.retries_same_target:
             return "not_retryable"
         mode = testing_mode.active()

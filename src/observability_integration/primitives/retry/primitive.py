@@ -12,6 +12,7 @@ from observability_integration.primitives.base import ChunkStream, In, Out, Step
 from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier
+from observability_integration.resilience.question import Question, asked_again
 from observability_integration.resilience.retry_budget import BudgetScope, RetryBudget, enter_scope, leave_scope
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
@@ -30,14 +31,19 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     The wait between attempts is random and grows exponentially (full jitter). It is never shorter than the provider's
     Retry-After. If the wait would not end before the deadline, the last error is raised at once, unchanged.
 
-    Place it around one target, outside of that target's circuit breaker, so that the breaker sees every attempt. The
-    SDK inside should make no retries of its own (``max_retries=0``): they would multiply.
+    Place it around one target, outside of that target's circuit breaker, so that the breaker sees every attempt. For a
+    lone target the breaker counts one failure for all of them (see `BreakerPolicy`).
+
+    The SDK inside should make no retries of its own (``max_retries=0``): their waits know neither the deadline nor the
+    budget. Those that its error tells of are charged to `max_attempts` and to the budget: openai and anthropic, and
+    others with the header ``x-stainless-retry-count``; botocore; litellm; tenacity's ``RetryError``; requests and
+    urllib3. One attempt of such a client may be several, so the target may get more than `max_attempts` requests.
 
     A stream is retried only before its first content: two answers are never spliced.
 
     Args:
         primitive: the step to attempt.
-        max_attempts: attempts in all, the first included, >= 1.
+        max_attempts: attempts in all, the first and the client's own retries included, >= 1.
         backoff: the waits between attempts.
         budget: bounds the retries of all calls together; share one between all primitives that lead to the same target.
             By default each primitive has its own `RetryBudget`; None for no bound.
@@ -115,7 +121,8 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             Exception: the error of the last attempt, unchanged.
         """
-        attempts = 1
+        attempts, sdk_retries = 1, 0
+        question: Question | None = None
         scope: BudgetScope | None = None
         budget = self._decision.budget
         if budget is not None:
@@ -133,22 +140,27 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 try:
                     result = await self._call(input_data, context)
                 except Exception as error:
-                    decided = self._decision.decide(error, attempts, context)
+                    sdk_retries += self._decision.charge_sdk_retries(error)
+                    decided = self._decision.decide(error, attempts + sdk_retries, context)
                     if not isinstance(decided, tuple):
-                        self._record.failed(span, attempts, decided)
+                        self._record.failed(span, attempts, sdk_retries, decided)
                         tracing.mark_failed(span, error)
                         raise
                     self._record.retrying(span, *decided)
+                    if question is None and (question := asked_again(error)) is not None:
+                        question.__enter__()
                 else:
                     if switch.on or span is not NO_SPAN:
-                        self._record.succeeded(span, attempts)
+                        self._record.succeeded(span, attempts, sdk_retries)
                     return cast("Out", result)
                 await asyncio.sleep(decided[1])
                 attempts += 1
         except asyncio.CancelledError:
-            self._record.cancelled(span, attempts)
+            self._record.cancelled(span, attempts, sdk_retries)
             raise
         finally:
+            if question is not None:
+                question.end()
             if scope is not None:
                 leave_scope(scope)
             if span is not NO_SPAN:

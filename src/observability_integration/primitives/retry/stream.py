@@ -11,6 +11,8 @@ from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.first_content import FirstContent, broken_off
 from observability_integration.primitives.streams import ObservedStream, Outcome
+from observability_integration.resilience.faults.caller import mark_begun
+from observability_integration.resilience.question import Question, asked_again
 from observability_integration.resilience.retry_budget import BudgetScope, leave_scope, open_scope
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
@@ -36,9 +38,11 @@ class RetryStream(ObservedStream):
         self._open_attempt = open_attempt
         self._context = context
         self._attempts = 0
+        self._sdk_retries = 0
         self._attempt: FirstContent | None = None
         self._gave_up: GaveUp = "not_retryable"
         self._scope: BudgetScope | None = None
+        self._question: Question | None = None
 
     def _begin(self) -> OperationSpan:
         return spans.begin(self._records.span_name, self._context)
@@ -55,21 +59,25 @@ class RetryStream(ObservedStream):
                 self._attempts += 1
             attempt = self._attempt
             try:
-                with self._scope or nullcontext():
+                with self._scope or nullcontext(), self._question or nullcontext():
                     return await attempt.next()
             except Exception as error:
                 if isinstance(error, StopAsyncIteration):
                     raise
+                if attempt.shown or attempt._held:  # pyright: ignore[reportPrivateUsage]
+                    mark_begun(error)
+                self._sdk_retries += self._decision.charge_sdk_retries(error)
                 if attempt.shown:
                     broken = broken_off(self._records.operation, attempt.chunks, self._decision.fault_of(error), error)
                     if broken is error:
                         raise
                     raise broken from error
-                decided = self._decision.decide(error, self._attempts, self._context)
+                decided = self._decision.decide(error, self._attempts + self._sdk_retries, self._context)
                 if not isinstance(decided, tuple):
                     self._gave_up = decided
                     raise
                 self._records.retrying(self._span, *decided)
+                self._question = self._question or asked_again(error)
                 self._attempt = None
                 await attempt.give_up(error)
             await asyncio.sleep(decided[1])
@@ -80,12 +88,14 @@ class RetryStream(ObservedStream):
 
     def _record(self, outcome: Outcome, error: BaseException | None) -> None:
         leave_scope(self._scope)
-        attempts = self._attempts
+        if self._question is not None:
+            self._question.end()
+        attempts, sdk_retries = self._attempts, self._sdk_retries
         if attempts == 0:
             return  # no chunk was requested, so no attempt was made
         if error is not None:
-            self._records.failed(self._span, attempts, self._gave_up)
+            self._records.failed(self._span, attempts, sdk_retries, self._gave_up)
         elif outcome == "cancelled":
-            self._records.cancelled(self._span, attempts)
+            self._records.cancelled(self._span, attempts, sdk_retries)
         else:
-            self._records.closed(self._span, attempts, outcome)
+            self._records.closed(self._span, attempts, sdk_retries, outcome)

@@ -11,6 +11,7 @@ kind                meaning                                                     
 ``content_filter``  the provider refused the content                            no          no         no
 ``auth``            401, 403, 407: the credentials are wrong                    no          no         no
 ``invalid_request`` 3xx, another 4xx, 501, 505, or a wrong argument of ours     no          no         no
+``caller``          a mistake of the calling program, before any response       no          no         no
 ``context_length``  the request is longer than the model's window               no          if larger  no
 ``refused``         a limit or deadline of ours: the call was never made        no          yes        no
 ``unknown``         none of the others                                          no          yes        yes
@@ -30,6 +31,14 @@ Some kinds do not count against a target. A wrong key (``auth``) would open the 
 around, which hides what a person has to repair. A rate limit comes from a healthy target that says when to come back;
 an open breaker would waste what the target still allows.
 
+A mistake of the calling program (``caller``), such as a misspelt parameter, fails at any target and says nothing about
+one. It is an exception of exactly one of the classes in `caller.CALLER_ERRORS`: TypeError, ValueError,
+KeyError, AttributeError, NameError, ImportError, NotImplementedError, UnicodeEncodeError and their like. A subclass is
+an error of a library or an application. It is no mistake of the caller either if the error carries a response, if a
+known fault has led to it (``raise ValueError from connect_error``), or if it was raised after the first chunk of an
+answer, which is ``malformed``. The code that makes a call may also read the reply, and meet such an error in an odd
+one: then a `Classifier` has to say ``malformed``.
+
 A used-up quota (OpenAI's 429 ``insufficient_quota``, a 402, a credit balance that is too low) is ``rate_limited`` with
 `Fault.should_retry` False: a retry is useless and the target counts as failing, but another target may serve. The
 header ``x-should-retry`` sets `Fault.should_retry` too.
@@ -38,7 +47,7 @@ A saga that could not be undone (`CompensationError`) is an ``invalid_request``,
 all of its steps twice.
 
 Of an exception group, the gravest member decides: the one whose kind comes first in the table. Where the exception
-itself says nothing, its ``__cause__`` or ``__context__`` decides.
+itself says nothing, or is a mistake of the calling program, its ``__cause__`` or ``__context__`` decides first.
 """
 
 from .classification import Classifier, classify

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from .caller import CALLER_NAMES
 from .kinds import PLAIN_FAULTS, Fault, FaultKind
 from .shapes import read, words_of
 
@@ -88,8 +89,10 @@ def _nearest(table: dict[str, FaultKind], names: Sequence[str]) -> FaultKind | N
 
 
 def _shared(it: _Classes) -> Fault:
-    name = (str(read(it.error, "error_type")).rpartition(".")[2],)
-    return PLAIN_FAULTS[_nearest(_NAMES, name) or _nearest(_HINTS, name) or "unknown"]
+    error_type = str(read(it.error, "error_type"))
+    name = (error_type.rpartition(".")[2],)
+    unlisted: FaultKind = "caller" if error_type in CALLER_NAMES else "unknown"
+    return PLAIN_FAULTS[_nearest(_NAMES, name) or _nearest(_HINTS, name) or unlisted]
 
 
 def _refused(it: _Classes) -> Fault:

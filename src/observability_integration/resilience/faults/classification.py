@@ -10,13 +10,15 @@ from observability_integration.telemetry.guard import note_fault
 
 from .by_class import fault_from_class
 from .by_response import fault_from_response
+from .caller import has_begun, is_callers
 from .kinds import PLAIN_FAULTS, Fault, FaultKind, gravity
-from .shapes import read
+from .shapes import MOST_EXCEPTIONS, cause_of, read
 
 Classifier: TypeAlias = Callable[[BaseException], "Fault | FaultKind | None"]
 
-_UNKNOWN = PLAIN_FAULTS["unknown"]
-_MAX_EXCEPTIONS = 32  # classified for one call, in a chain and in groups
+_UNKNOWN, _CALLER = PLAIN_FAULTS["unknown"], PLAIN_FAULTS["caller"]
+_BEGUN = PLAIN_FAULTS["malformed"]  # a mistake met while the answer is read: the answer is not what it should be
+_SILENT: tuple[FaultKind, ...] = ("unknown", "caller")  # kinds that say nothing of the provider
 
 
 def classify(error: BaseException, extra: Classifier | None = None) -> Fault:
@@ -57,20 +59,27 @@ class _Classification:
 
     def fault_of(self, error: object) -> Fault:
         known = self._known
-        if error is None or len(known) >= _MAX_EXCEPTIONS:
+        if error is None or len(known) >= MOST_EXCEPTIONS:
             return _UNKNOWN
         if id(error) in known:
             return known[id(error)]
         known[id(error)] = _UNKNOWN
         if issubclass(type(error), BaseExceptionGroup):
-            members = islice(cast("BaseExceptionGroup[Any]", error).exceptions, _MAX_EXCEPTIONS - len(known))
+            members = islice(cast("BaseExceptionGroup[Any]", error).exceptions, MOST_EXCEPTIONS - len(known))
             fault = min((self.fault_of(member) for member in members), key=gravity, default=_UNKNOWN)
         else:
             fault = fault_from_class(error, self.fault_of) or fault_from_response(error)
-        if fault.kind == "unknown":
-            cause = read(error, "__cause__")
-            if cause is None and not read(error, "__suppress_context__"):
-                cause = read(error, "__context__")
-            fault = self.fault_of(cause)
+        if fault.kind in _SILENT:
+            callers = fault.kind == "caller" or is_callers(error)
+            fault = self.fault_of(cause_of(error))
+            # A mistake further in was handled there, as where a field of a reply is missing.
+            if fault.kind in _SILENT:
+                fault = self._mistake(error) if callers else _UNKNOWN
         known[id(error)] = fault
         return fault
+
+    def _mistake(self, error: object) -> Fault:
+        if has_begun(error):
+            return _BEGUN
+        # Behind ``raise ValueError from None`` there may be an error of the provider.
+        return _CALLER if self.fault_of(read(error, "__context__")).kind in _SILENT else _UNKNOWN

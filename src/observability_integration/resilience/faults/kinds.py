@@ -13,6 +13,7 @@ FaultKind = Literal[
     "content_filter",
     "auth",
     "invalid_request",
+    "caller",
     "context_length",
     "refused",
     "unknown",
@@ -40,6 +41,7 @@ _POLICIES: dict[FaultKind, _Policy] = {
     "content_filter": _Policy(False, False, False, False),
     "auth": _Policy(False, False, False, False),
     "invalid_request": _Policy(False, False, False, False),
+    "caller": _Policy(False, False, False, False),
     "context_length": _Policy(False, False, True, False),
     "refused": _Policy(False, True, True, False),
     "unknown": _Policy(False, True, True, True),
@@ -88,8 +90,8 @@ class Fault:
     def retries_same_target(self) -> bool:
         """Whether the same target may be asked again."""
         policy = _POLICIES[self.kind]
-        # No header lets the same words pass the same filter, or fit into the same window.
-        if self.should_retry is None or self.kind in ("cancelled", "content_filter", "context_length"):
+        # No header lets the same words pass the same filter, or fit into the same window, or mends a program.
+        if self.should_retry is None or self.kind in ("cancelled", "content_filter", "caller", "context_length"):
             return policy.retry
         return self.should_retry
 

@@ -11,13 +11,16 @@ import json
 import math
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from email.utils import mktime_tz, parsedate_tz
 from itertools import islice
 from typing import Any, TypeGuard
 
 #: Characters of a message that are searched.
 MOST_CHARS = 2_000
+#: Exceptions that are read for one call, in a chain and in groups.
+MOST_EXCEPTIONS = 32
 #: A longer wait than a day is ignored: the backoff, or another target, serves the call better.
 MOST_SECONDS = 86_400.0
 
@@ -52,7 +55,34 @@ def read(value: object, name: str) -> Any:
         return None
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+def cause_of(error: object) -> Any:
+    """Returns the exception that led to this one: that of ``raise ... from``, else the one that was being handled."""
+    cause = read(error, "__cause__")
+    if cause is None and not read(error, "__suppress_context__"):
+        cause = read(error, "__context__")
+    return cause
+
+
+def chain_of(error: object) -> Iterator[Any]:
+    """Yields an exception, the members of its group and all that led to them, nearest first and each once.
+
+    Goes on behind a ``raise ... from None``, which hides what has happened from the reader of a traceback only.
+    """
+    pending: deque[Any] = deque([error])
+    seen: set[int] = set()
+    while pending and len(seen) < MOST_EXCEPTIONS:
+        each = pending.popleft()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        if issubclass(type(each), BaseExceptionGroup):
+            pending.extend(islice(each.exceptions, MOST_EXCEPTIONS))
+        pending += (read(each, "__cause__"), read(each, "__context__"))
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether a value is a mapping by its type; a mock is none."""
     return issubclass(type(value), Mapping)
 
 
@@ -60,7 +90,8 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
     return type(value) is list
 
 
-def _item(part: Mapping[Any, Any], name: str) -> Any:
+def item_of(part: Mapping[Any, Any], name: str) -> Any:
+    """Reads an item of a mapping; None if there is none, or if reading it raises."""
     try:
         return part.get(name)
     except Exception:  # noqa: BLE001 - as in `read`
@@ -89,10 +120,10 @@ def parts_of(body: Any) -> list[Mapping[Any, Any]]:
     parts: list[Mapping[Any, Any]] = []
     pending: list[Any] = [body]
     for part in islice(pending, _MAX_PARTS):  # `pending` grows meanwhile, and a body may hold itself
-        if _is_mapping(part):
+        if is_mapping(part):
             parts.append(part)
             pending += [
-                inner for name in ("error", "innererror", "details") if (inner := _item(part, name)) is not None
+                inner for name in ("error", "innererror", "details") if (inner := item_of(part, name)) is not None
             ]
         elif _is_list(part):  # Gemini wraps its error in OpenAI's shape into a list, and keeps its details in another
             pending += part[:_MAX_PARTS]
@@ -113,7 +144,7 @@ def status_of(error: object, parts: Iterable[Mapping[Any, Any]] = ()) -> int | N
                     return int(value)
                 break
     for part in parts:
-        value = _item(part, "code")
+        value = item_of(part, "code")
         if isinstance(value, int) and 400 <= value <= 599:
             return int(value)
         if isinstance(value, str) and re.fullmatch("[45][0-9][0-9]", value):
@@ -127,13 +158,13 @@ def codes_of(error: object, parts: Iterable[Mapping[Any, Any]]) -> frozenset[str
     if not isinstance(read(error, "status"), int):  # see `status_of`
         names.append(read(error, "code"))
     for part in parts:
-        names += [_item(part, "code"), _item(part, "type"), _item(part, "error_code"), _item(part, "status")]
+        names += [item_of(part, "code"), item_of(part, "type"), item_of(part, "error_code"), item_of(part, "status")]
     return frozenset(name.lower() for name in names if isinstance(name, str) and len(name) <= _MAX_HEADER_CHARS)
 
 
 def words_of(error: object, body: object, parts: Iterable[Mapping[Any, Any]]) -> str:
     """Returns the beginning of the provider's message, in lower case. It may hold a prompt: callers keep none of it."""
-    messages: list[Any] = [_item(part, name) for part in parts for name in ("message", "detail", "error")]
+    messages: list[Any] = [item_of(part, name) for part in parts for name in ("message", "detail", "error")]
     for words in (*messages, body, read(error, "message")):
         if isinstance(words, str) and words:
             return words[:MOST_CHARS].lower()
@@ -147,14 +178,15 @@ def headers_of(error: object) -> dict[str, str]:
     """Returns the headers of the response that concern a retry, by names in lower case."""
     found: dict[str, str] = {}
     for source in (read(error, "response"), error):
-        for name, value in _pairs(read(source, "headers")):
-            name = _text(name).lower()
+        for name, value in pairs_of(read(source, "headers")):
+            name = text_of(name).lower()
             if name in _HEADERS:
-                found.setdefault(name, _text(value).strip())
+                found.setdefault(name, text_of(value).strip())
     return found
 
 
-def _pairs(headers: Any) -> Sequence[tuple[Any, Any]]:
+def pairs_of(headers: Any) -> Sequence[tuple[Any, Any]]:
+    """Returns the names and values of headers, of which there may be too many; nothing if they cannot be read."""
     try:
         pairs = headers.items() if hasattr(headers, "items") else headers
         return [pair for pair in islice(pairs, _MAX_HEADERS) if type(pair) in (tuple, list) and len(pair) == 2]
@@ -162,7 +194,8 @@ def _pairs(headers: Any) -> Sequence[tuple[Any, Any]]:
         return ()
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Returns the beginning of a text, or of bytes as Latin-1; empty for anything else."""
     if isinstance(value, bytes):
         value = value[:_MAX_HEADER_CHARS].decode("latin-1")
     return value[:_MAX_HEADER_CHARS] if isinstance(value, str) else ""
@@ -187,7 +220,7 @@ def retry_after_seconds(
     waits = [None if milliseconds is None else milliseconds / 1_000]
     after = headers.get("retry-after", "")
     waits += [_number(after), _until(after, headers.get("date", ""))]
-    waits += [_duration(_text(_item(part, "retryDelay"))) for part in parts]
+    waits += [_duration(text_of(item_of(part, "retryDelay"))) for part in parts]
     if limited:
         waits.append(_reset(headers, codes))
     return next((wait for wait in waits if wait is not None and 0 <= wait <= MOST_SECONDS), None)
@@ -228,15 +261,3 @@ def _duration(value: str) -> float | None:
     if not _DURATION.fullmatch(value):
         return _number(value)
     return math.fsum(float(count) * _SECONDS_OF[unit] for count, unit in _DURATION_PART.findall(value))
-
-
-def sdk_retries_of(error: object) -> int:
-    """Returns how many retries of its own the SDK made with the request that failed; 0 if it does not say.
-
-    The SDKs of OpenAI and Anthropic number them in the header ``x-stainless-retry-count`` of the request.
-    """
-    headers: Any = read(read(error, "request"), "headers")
-    try:
-        return int(headers.get("x-stainless-retry-count", 0))
-    except Exception:  # noqa: BLE001 - no headers, or no number
-        return 0
