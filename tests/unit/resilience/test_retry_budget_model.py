@@ -61,6 +61,13 @@ class _Account(RuleBasedStateMachine):
                 self.turns += not self.exhausted
                 self.exhausted = True
 
+    @rule(retries=st.integers(0, 6))
+    def charge(self, retries: int) -> None:
+        """What was made without asking is taken as far as it goes; nothing is told of it."""
+        self.settle()
+        self.budget.charge(retries)
+        self.tokens = max(0.0, self.tokens - retries)
+
     @rule()
     def look(self) -> None:
         """Looking settles what time has brought, and changes nothing else."""
