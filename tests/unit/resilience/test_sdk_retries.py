@@ -184,6 +184,8 @@ def test_one_source_is_believed_once() -> None:
     assert 2 == sdk_retries_of(outer)
     outer.__cause__ = litellm(1)
     assert 3 == sdk_retries_of(outer), "another layer's retries come on top"
+    outer.__cause__ = litellm(99)
+    assert MOST_RETRIES == sdk_retries_of(outer)
     first = stainless("0")
     first.__context__ = stainless("2")
     assert 0 == sdk_retries_of(first), "the nearest one is that of this attempt"

@@ -288,25 +288,30 @@ async def test_a_probe_that_is_a_further_attempt_still_decides(streams: bool) ->
     await asyncio.wait([waiting])
 
 
-async def test_work_that_outlives_its_question_counts_for_itself() -> None:
-    """A task that a retried call has started, and that asks questions of others later."""
+@FORMS
+@pytest.mark.parametrize("hedged", [False, True], ids=["retried", "hedged"])
+async def test_work_that_outlives_its_question_counts_for_itself(hedged: bool, streams: bool) -> None:
+    """A task that the last call has started, and that asks questions of others later."""
     guarded = breaker(Target(Down))
     started: list[asyncio.Task[Any]] = []
     over = asyncio.Event()
 
     async def later() -> None:
         await over.wait()
-        for _ in range(3):
+        for _ in range(2):
             await ask(guarded)
 
     async def call(question: Any) -> Any:
+        for earlier in started:
+            earlier.cancel()
         started.append(asyncio.create_task(later()))
+        await asyncio.sleep(1.0)
         return await guarded.execute(question)
 
-    await ask(retry(call, 2))
+    await ask(HedgePrimitive(call, delay_seconds=0.5) if hedged else retry(call, 2), streams)
     assert 1 == guarded.breaker.counts().failures
     over.set()
-    await asyncio.gather(*started)
+    await started[-1]
     assert "open" == guarded.state
 
 
