@@ -57,9 +57,9 @@ class PipelineDefaults:
         attempt_timeout_seconds: limit of one attempt, > 0. None means no limit for a call that streams, and half of
             `timeout_seconds` for one that does not, unless the target is the only one.
         grace_period_seconds: time for a cancelled attempt to clean up while the next target waits, >= 0.
-        max_attempts: attempts at each target, >= 1.
+        max_attempts: attempts at each target, >= 1, the retries included that its client makes by itself.
         backoff: the waits between them. If a provider asks for more than 10 s, the call does not wait for it.
-        breaker: when a target's circuit opens.
+        breaker: when a target's circuit opens. If the target is the only one, the attempts at one question count once.
         max_concurrency: calls in flight at each target, >= 1; None means no limit.
         requests_per_minute: at each target, >= 1; None means no limit.
         tokens_per_minute: at each target, >= 1; None means no limit.

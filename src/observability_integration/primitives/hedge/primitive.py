@@ -35,7 +35,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     one fails while the other is in flight, or its   the other one decides
     stream ends without any content
     the first fails for its content, credentials or  its error passes at once: no other target may get that request
-    request
+    request, or a mistake of the calling program
     both fail                                        the error of the first passes unchanged; an empty answer is better
     the winner fails after its first content         its error passes unchanged: the other one is cancelled
     the caller is cancelled                          both are cancelled; the caller waits up to the grace

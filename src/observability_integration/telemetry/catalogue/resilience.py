@@ -11,7 +11,9 @@ RETRY_OPERATIONS = counter(
     ("operation", "outcome"),
     "Calls by how they ended: successful or failed, with or without a retry; cancelled.",
 )
-RETRY_ATTEMPTS = counter("retry.attempts", OPERATION, "Attempts made, the first of each call included.")
+RETRY_ATTEMPTS = counter(
+    "retry.attempts", OPERATION, "Attempts made, the first of each call included; an SDK's own retries are not."
+)
 RETRY_RETRIES = counter(
     "retry.retries", ("operation", "fault"), "Attempts beyond the first, by the fault that caused them."
 )
@@ -44,7 +46,7 @@ BREAKER_TRANSITIONS = counter(
 BREAKER_CALLS = counter(
     "circuit_breaker.calls",
     ("target", "outcome"),
-    "Calls: success, failure, ignored (says nothing about the target), refused (never made).",
+    "Calls: success, failure, ignored (says nothing about the target, or nothing new), refused (never made).",
 )
 
 CONCURRENCY_LIMIT = gauge("concurrency.limit", OPERATION, "How many calls may run at once.")
