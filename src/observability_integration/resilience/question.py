@@ -29,7 +29,7 @@ class Question:
     __slots__ = ("_token", "active", "counted_by")
 
     def __init__(self) -> None:
-        self.counted_by: set[int] = set()
+        self.counted_by: frozenset[int] = frozenset()
         self.active = True
         self._token: Token[Question | None] | None = None
 
@@ -46,7 +46,8 @@ class Question:
 
     def end(self) -> None:
         """Ends the question, and leaves the block in which it is."""
-        self.__exit__()
+        if self._token is not None:
+            self.__exit__()
         self.active = False
 
 
@@ -69,7 +70,7 @@ def asked_again(error: Exception) -> Question | None:
     if question is not None:
         for each in chain_of(error):
             counted_by = read(each, _COUNTED)
-            if isinstance(counted_by, set):
+            if isinstance(counted_by, frozenset):
                 question.counted_by |= counted_by
     return question
 
@@ -85,7 +86,7 @@ def counts(breaker: object, error: BaseException) -> bool:
     question = _question.get()
     counted = question is not None and question.active and key in question.counted_by
     if question is not None:
-        question.counted_by.add(key)
+        question.counted_by |= {key}
     with suppress(Exception):  # an exception of a foreign class may hide its attributes
-        error.__dict__.setdefault(_COUNTED, set()).add(key)
+        error.__dict__[_COUNTED] = error.__dict__.get(_COUNTED, frozenset()) | {key}
     return not counted

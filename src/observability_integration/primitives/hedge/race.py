@@ -265,8 +265,12 @@ class HedgeRace:
 
     def _start(self, start: Callable[[], A]) -> A:
         # A task copies the context variables when it is made, so the call sees the budget's scope and the question.
-        with self._budget_scope or nullcontext(), self._question or nullcontext():
-            attempt = start()
+        with self._question or nullcontext():
+            if self._budget_scope is None:
+                attempt = start()
+            else:
+                with self._budget_scope:
+                    attempt = start()
         self._attempts.append(attempt)
         return attempt
 
