@@ -43,6 +43,11 @@ class FirstContent:
         self.shown = False
         self.chunks = 0
 
+    @property
+    def begun(self) -> bool:
+        """Whether a chunk has come, with content or without."""
+        return self.shown or bool(self._held)
+
     async def next(self) -> Any:
         """Returns the next chunk; the first call opens the stream.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from observability_integration.resilience.faults import FaultKind
+from observability_integration.resilience.faults.caller import mark_begun
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
@@ -200,5 +201,13 @@ class PassingStream(ObservedStream):
 
 async def collect(stream: ChunkStream) -> list[Any]:
     """Reads a stream to its end."""
-    async with stream as chunks:
-        return [chunk async for chunk in chunks]
+    collected: list[Any] = []
+    try:
+        async with stream as chunks:
+            async for chunk in chunks:
+                collected.append(chunk)  # noqa: PERF401 - an error must show whether there were any
+    except Exception as error:
+        if collected:
+            mark_begun(error)
+        raise
+    return collected

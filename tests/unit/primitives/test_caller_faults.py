@@ -17,9 +17,11 @@ from observability_integration.primitives import (
     ConcurrencyLimitPrimitive,
     FallbackPrimitive,
     HedgePrimitive,
+    LLMCallPrimitive,
     LLMTarget,
     RetryBudget,
     RetryPrimitive,
+    TimeoutPrimitive,
     pipeline,
 )
 from observability_integration.primitives.streams import StreamRestart
@@ -298,3 +300,37 @@ async def test_a_mistake_of_the_reader_is_not_the_targets() -> None:
             async with primitive.stream("q") as chunks:
                 raise KeyError(await anext(chunks))
     assert ("closed", 0) == (primitive.state, primitive.breaker.counts().failures)
+
+
+EXECUTING: dict[str, Callable[[Any], Any]] = {
+    "bare": lambda step: step,
+    "retry, breaker": lambda step: RetryPrimitive(breaker(step)),
+    "clocks": lambda step: TimeoutPrimitive(step, 9.0, first_chunk_seconds=5.0, idle_seconds=5.0),
+    "breaker, clocks": lambda step: breaker(TimeoutPrimitive(step, 9.0, idle_seconds=5.0)),
+    "an LLM call": LLMCallPrimitive,
+    "hedge": lambda step: HedgePrimitive(step, streamed("b"), delay_seconds=9.0),
+}
+
+
+@pytest.mark.parametrize("inner", EXECUTING)
+@pytest.mark.parametrize("chunk", [ROLE, "", "a"], ids=["a role", "an empty text", "a text"])
+@MISTAKES
+async def test_execute_that_reads_a_stream(mistake: Callable[[], Exception], chunk: Any, inner: str) -> None:
+    """Nothing was shown of the answer, so a whole one comes from the next target."""
+    primitive = FallbackPrimitive([EXECUTING[inner](streamed(chunk, mistake())), streamed("b")])
+    assert "b" == await primitive.execute("q")
+
+
+async def test_execute_that_reads_a_stream_and_fails_before_its_first_chunk() -> None:
+    """There the mistake is the caller's."""
+    for inner in EXECUTING.values():
+        error = TypeError()
+        assert error is await raised(FallbackPrimitive([inner(streamed(error)), streamed("b")]), "q", streams=False)
+
+
+async def test_the_breaker_counts_what_execute_has_read() -> None:
+    """As it counts what a reader has seen."""
+    primitive = breaker(TimeoutPrimitive(streamed("a", KeyError()), 9.0, idle_seconds=5.0))
+    for _ in range(3):
+        await raised(primitive, "q", streams=False)
+    assert "open" == primitive.state

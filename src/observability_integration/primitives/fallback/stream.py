@@ -62,7 +62,7 @@ class FallbackStream(ObservedStream):
 
     async def _fail_over(self, attempt: FirstContent, error: Exception) -> StreamRestart | None:
         """Moves to the next target, or raises the error for the reader."""
-        if attempt.shown or attempt._held:  # pyright: ignore[reportPrivateUsage]
+        if attempt.begun:
             mark_begun(error)
         fault = self._failover.fault_of(error)
         if attempt.shown and not (self._failover.restart_streams and fault.turns_to_next):

@@ -152,7 +152,7 @@ class BufferedStream(ChunkStream):
         except StopAsyncIteration:
             raise
         except Exception as error:
-            if content.shown or content._held:  # pyright: ignore[reportPrivateUsage]
+            if content.begun:
                 mark_begun(error)
             raise
 

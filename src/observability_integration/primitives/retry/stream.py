@@ -64,7 +64,7 @@ class RetryStream(ObservedStream):
             except Exception as error:
                 if isinstance(error, StopAsyncIteration):
                     raise
-                if attempt.shown or attempt._held:  # pyright: ignore[reportPrivateUsage]
+                if attempt.begun:
                     mark_begun(error)
                 self._sdk_retries += self._decision.charge_sdk_retries(error)
                 if attempt.shown:

@@ -16,6 +16,7 @@ from observability_integration.errors import (
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.chunks import is_content
 from observability_integration.resilience.bounded import Expired
+from observability_integration.resilience.faults.caller import mark_begun
 
 
 class Alarm(NamedTuple):
@@ -109,10 +110,15 @@ class WatchedRead:
         """Returns what the step's `execute` would."""
         gathered: list[Any] = []
         received, time = self.clocks.received, self._loop.time
-        async with self._step.stream(input_data, context) as chunks:
-            async for chunk in chunks:
-                gathered.append(chunk)
-                received(chunk, time() - self._began)
+        try:
+            async with self._step.stream(input_data, context) as chunks:
+                async for chunk in chunks:
+                    gathered.append(chunk)
+                    received(chunk, time() - self._began)
+        except Exception as error:
+            if gathered:
+                mark_begun(error)
+            raise
         return self._step.join_chunks(gathered)
 
     def left(self) -> float:
