@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any
+from typing import Any, cast
 
 from observability_integration.checks import check_finite
+from observability_integration.errors import ConfigurationError
 
 
 def _now() -> float:
@@ -140,6 +141,10 @@ class WorkflowContext:
         tags: dict[str, str] | None = None,
         deadline: Deadline | None = None,
     ) -> None:
+        if deadline is not None and not isinstance(cast("object", deadline), Deadline):
+            raise ConfigurationError(
+                f"deadline must be a Deadline or None, got a {type(deadline).__name__}: write Deadline.after(seconds)"
+            )
         self.workflow_id = workflow_id
         self.session_id = session_id
         self.deadline = deadline
@@ -203,3 +208,60 @@ class WorkflowContext:
         if self.session_id is not None:
             attributes["session.id"] = self.session_id
         return attributes
+
+
+# A caller may pass any object as the context: its application's own, one of an older interface, or a mock. The library
+# reads such an object through the functions below only. What cannot be read, or is of another type, counts as absent.
+
+
+def deadline_of(context: object) -> Deadline | None:
+    """The deadline of a context of any type, or None."""
+    if context is None:
+        return None
+    # An exact type: a mock with a `spec` passes `isinstance`, and a subclass may raise.
+    deadline: Any = context.deadline if type(context) is WorkflowContext else _field(context, "deadline")
+    return deadline if deadline is None or issubclass(type(deadline), Deadline) else None
+
+
+def bounded_by(context: object) -> Deadline | None:
+    """The earlier deadline of two: the current task's, and that of a context of any type."""
+    deadline = deadline_var.get()
+    return deadline if context is None else earliest(deadline, deadline_of(context))
+
+
+def ids_of(context: object) -> dict[str, str | float]:
+    """The span attributes that identify the run of a context of any type; empty if the caller gave no id."""
+    if type(context) is WorkflowContext:
+        own = context.workflow_id is not None or context.session_id is not None
+        return {key: value for key, value in context.to_otel_context().items() if _is_plain(value)} if own else {}
+    found = {key: _field(context, name) for key, name in _ID_FIELDS.items()}
+    return {key: value for key, value in found.items() if _is_plain(value)}
+
+
+def mapping_of(context: object, name: str) -> Mapping[Any, Any]:
+    """The field `name` of a context of any type if it is a mapping, such as ``tags``; else an empty one."""
+    value = _field(context, name)
+    return cast("Mapping[Any, Any]", value) if issubclass(type(value), Mapping) else {}
+
+
+def child_of(context: object, step_name: str) -> Any:
+    """The context for one step: `WorkflowContext.child`, or the same object if it is of another type."""
+    return context.child(step_name) if type(context) is WorkflowContext else context
+
+
+_ID_FIELDS = {
+    "workflow.id": "workflow_id",
+    "session.id": "session_id",
+    "workflow.correlation_id": "correlation_id",
+}
+
+
+def _field(context: object, name: str) -> Any:
+    try:
+        return getattr(context, name, None)
+    except Exception:  # noqa: BLE001 - a property of a foreign class may raise anything
+        return None
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in (str, int, float)

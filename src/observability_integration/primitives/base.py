@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, bounded_by
+from observability_integration.errors import PrimitiveTimeoutError, StreamStateError
 
 if TYPE_CHECKING:
     from .flow.parallel import ParallelPrimitive
@@ -36,11 +37,75 @@ class Executable(Protocol[In_contra, Out_co]):
 Step = Executable[In, Out] | Callable[[In], Awaitable[Out]] | Callable[[In, WorkflowContext], Awaitable[Out]]
 
 
-class ChunkStream(ABC):
-    """A running stream: an async context manager that yields an async iterator over the chunks.
+def check_time_left(operation: str, context: object) -> None:
+    """Refuses to start work that has no time left. Each primitive asks before it starts work.
 
-    The end of the ``async with`` block closes the stream, whether or not the reader has reached its end.
+    Args:
+        operation: name of the operation, for the error.
+        context: of the call, of any type.
+
+    Raises:
+        PrimitiveTimeoutError: the deadline of the task or of the context has passed.
     """
+    deadline = bounded_by(context)
+    if deadline is not None and deadline.remaining() <= 0:
+        raise PrimitiveTimeoutError(
+            operation, 0.0, 0.0, kind="deadline", cleanup="refused", deadline_source="inherited", deadline=deadline
+        )
+
+
+def as_error(stop: StopAsyncIteration) -> RuntimeError:
+    """The error in place of a call's StopAsyncIteration, which in a stream would pass for the end (see PEP 479)."""
+    error = RuntimeError("the call raised StopAsyncIteration")
+    error.__cause__ = stop
+    return error
+
+
+class ChunkStream(ABC):
+    """A stream: an async context manager that yields an async iterator over the chunks.
+
+    The end of the ``async with`` block closes the stream, whether or not the reader has reached its end. Without the
+    block, ``async for`` opens the stream itself and closes it at its end; if the reader leaves early, the stream stays
+    open until the event loop has collected it.
+    """
+
+    _phase: Literal["new", "open", "closed"] = "new"
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """The chunks, also outside of an ``async with`` block.
+
+        Raises:
+            StreamStateError: the stream is closed.
+        """
+        if self._phase == "open":
+            return cast("AsyncIterator[Any]", self)  # `__aenter__` returned the stream itself
+        if self._phase == "closed":
+            raise StreamStateError("closed")
+        return self._read()
+
+    async def _read(self) -> AsyncIterator[Any]:
+        async with self as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _begin_reading(self) -> None:
+        """Called by `__aenter__`: a stream is opened once.
+
+        Raises:
+            StreamStateError: the stream was opened before.
+        """
+        if self._phase != "new":
+            raise StreamStateError(self._phase)
+        self._phase = "open"
+
+    def _check_open(self) -> None:
+        """Called by `__anext__`.
+
+        Raises:
+            StreamStateError: the stream is not open.
+        """
+        if self._phase != "open":
+            raise StreamStateError(self._phase)
 
     @abstractmethod
     async def __aenter__(self) -> AsyncIterator[Any]: ...

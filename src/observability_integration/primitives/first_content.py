@@ -14,7 +14,7 @@ from observability_integration.errors import PrimitiveTimeoutError, StreamInterr
 from observability_integration.resilience.faults import Fault, FaultKind
 from observability_integration.telemetry.guard import note_fault
 
-from .base import ChunkStream
+from .base import ChunkStream, as_error
 from .chunks import is_content
 
 _MAX_HELD = 256  # chunks; a provider that sends only keep-alives must not fill the memory
@@ -55,7 +55,10 @@ class FirstContent:
             StopAsyncIteration: the stream has ended, and the reader got all of it.
         """
         if self._chunks is None:
-            self._chunks = await self._stream.__aenter__()
+            try:
+                self._chunks = await self._stream.__aenter__()
+            except StopAsyncIteration as stop:
+                raise as_error(stop) from stop
         while not self.shown and not self._ended:
             await self._hold(self._chunks)
         if self._held:

@@ -23,12 +23,12 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
-from .base import ChunkStream, In, Out, WorkflowPrimitive
+from .base import ChunkStream, In, Out, WorkflowPrimitive, check_time_left
 from .lifting import Call, call_of
 from .streams import ObservedStream, Outcome
 
@@ -122,8 +122,11 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
         """Makes the call, if the guard admits it.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed.
             Exception: the guard's refusal, or the call's own error, unchanged.
         """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self.name, context)
         if context is None and self.needs_context:
             context = WorkflowContext()
         tracing = spans.tracing
@@ -168,9 +171,9 @@ class GuardStream(ObservedStream):
     """The stream of a guarded primitive. Made by `GuardPrimitive.stream`."""
 
     def __init__(self, guard: GuardPrimitive[Any, Any, Any], input_data: Any, context: WorkflowContext | None) -> None:
+        super().__init__(guard.name, context)
         self._guard = guard
         self._input = input_data
-        self._context = context
         self._ticket: Any = None
         self._began = 0.0
         self._inner: ChunkStream | None = None

@@ -12,11 +12,11 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Literal, cast, overload
 
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.errors import ConfigurationError
 from observability_integration.threads import DaemonThreads
 
-from .base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from .base import ChunkStream, In, Out, Step, WorkflowPrimitive, check_time_left
 from .streams import GeneratorStream, collect
 
 Call = Callable[[Any, WorkflowContext | None], Awaitable[Any]]
@@ -121,7 +121,13 @@ class LambdaPrimitive(WorkflowPrimitive[In, Out]):
         return self._name
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Calls the function."""
+        """Calls the function.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed.
+        """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self._name, context)
         return cast("Out", await self.call(input_data, context))
 
 
@@ -181,7 +187,7 @@ class StreamingPrimitive(WorkflowPrimitive[In, Any]):
 
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Opens the stream."""
-        return GeneratorStream(lambda: self._generator(input_data, context))
+        return GeneratorStream(lambda: self._generator(input_data, context), self._name, context)
 
 
 class _ExecutableAdapter(WorkflowPrimitive[In, Out]):
@@ -198,7 +204,12 @@ class _ExecutableAdapter(WorkflowPrimitive[In, Out]):
         return type(self._target).__name__
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Calls the object's ``execute``."""
+        """Calls the object's ``execute``.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed.
+        """
+        check_time_left(self.name, context)
         return cast("Out", await self._target.execute(input_data, WorkflowContext() if context is None else context))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .base import ChunkStream
+from .base import ChunkStream, as_error
 
 END = object()
 """Delivered after the last chunk."""
@@ -76,6 +76,8 @@ async def run_pump(source: ChunkStream, rendezvous: Rendezvous) -> None:
                     break
                 rendezvous.deliver(chunk)
         rendezvous.deliver(END)
+    except StopAsyncIteration as stop:  # of the opening or the closing: the end of the chunks is handled above
+        rendezvous.fail(as_error(stop))
     except BaseException as error:
         rendezvous.fail(error)
         raise

@@ -17,7 +17,7 @@ from observability_integration.resilience.faults.caller import mark_begun
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN, OperationSpan
 
-from .base import ChunkStream
+from .base import ChunkStream, as_error, check_time_left
 
 Outcome = Literal["success", "error", "cancelled", "closed", "abandoned"]
 
@@ -46,40 +46,62 @@ class OneChunk(ChunkStream):
         self._run: Callable[[], Awaitable[Any]] | None = run
 
     async def __aenter__(self) -> AsyncIterator[Any]:
+        self._begin_reading()
         return self
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._run = None
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
+        self._phase = "closed"
 
     async def __anext__(self) -> Any:
+        self._check_open()
         run, self._run = self._run, None
         if run is None:
             raise StopAsyncIteration
-        return await run()
+        try:
+            return await run()
+        except StopAsyncIteration as stop:
+            raise as_error(stop) from stop
 
 
 class GeneratorStream(ChunkStream):
-    """The chunks of an async generator. Closes the generator with the stream."""
+    """The chunks of an async generator. Closes the generator with the stream.
 
-    def __init__(self, make: Callable[[], AsyncGenerator[Any, None]]) -> None:
+    Args:
+        make: makes the generator; called when the stream is opened.
+        name: of the primitive, for errors.
+        context: of the call.
+    """
+
+    def __init__(self, make: Callable[[], AsyncGenerator[Any, None]], name: str, context: object) -> None:
         self._make = make
+        self._name = name
+        self._context = context
 
     async def __aenter__(self) -> AsyncIterator[Any]:
+        check_time_left(self._name, self._context)
+        self._begin_reading()
         self._generator = self._make()
         return self._generator
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        self._phase = "closed"
         await self._generator.aclose()
 
 
 class ObservedStream(ChunkStream):
-    """A stream with its own span, whose outcome is recorded once."""
+    """A stream with its own span, whose outcome is recorded once.
+
+    Args:
+        name: of the operation, for errors.
+        context: of the call.
+    """
 
     _span: OperationSpan = NO_SPAN
     _recorded = True
+
+    def __init__(self, name: str, context: object) -> None:
+        self._name = name
+        self._context: Any = context
 
     @abstractmethod
     def _begin(self) -> OperationSpan:
@@ -102,24 +124,32 @@ class ObservedStream(ChunkStream):
         """Records the outcome; called once."""
 
     async def __aenter__(self) -> AsyncIterator[Any]:
+        self._check_time()
+        self._begin_reading()
         self._span = self._begin()
         self._recorded = False
         token = spans.tracing.activate(self._span)
         try:
             await self._open()
-        except BaseException as error:
+        except BaseException as caught:
+            error = as_error(caught) if isinstance(caught, StopAsyncIteration) else caught
+            self._phase = "closed"
             self._end_with_error(error)
             await self._close()
-            raise
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             spans.tracing.deactivate(token)
         return self
 
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
+    def _check_time(self) -> None:
+        """Refuses to open the stream after the deadline."""
+        check_time_left(self._name, self._context)
 
     async def __anext__(self) -> Any:
         if self._recorded:
+            self._check_open()
             raise StopAsyncIteration
         token = spans.tracing.activate(self._span)
         try:
@@ -134,6 +164,7 @@ class ObservedStream(ChunkStream):
             spans.tracing.deactivate(token)
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        self._phase = "closed"
         token = spans.tracing.activate(self._span)
         try:
             await self._close()
@@ -168,13 +199,20 @@ class PassingStream(ObservedStream):
     """Passes on the chunks of another stream, under its own span.
 
     Args:
+        name: of the operation, for errors.
+        context: of the call.
         begin: begins the span.
         find_source: returns the other stream, given the span; called when this stream is opened.
     """
 
     def __init__(
-        self, begin: Callable[[], OperationSpan], find_source: Callable[[OperationSpan], Awaitable[ChunkStream]]
+        self,
+        name: str,
+        context: object,
+        begin: Callable[[], OperationSpan],
+        find_source: Callable[[OperationSpan], Awaitable[ChunkStream]],
     ) -> None:
+        super().__init__(name, context)
         self._begin_span = begin
         self._find_source = find_source
         self._inner: ChunkStream | None = None

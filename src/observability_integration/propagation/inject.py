@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.context import WorkflowContext, bounded_by, mapping_of
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing.remote_parent import RemoteParent
 
@@ -57,7 +57,7 @@ def outgoing_headers(
 
 
 def _deadline(context: WorkflowContext | None) -> dict[str, str]:
-    deadline = earliest(current_deadline(), None if context is None else context.deadline)
+    deadline = bounded_by(context)
     if deadline is None or deadline.when == math.inf:
         return {}
     return {DEADLINE_HEADER: str(int(min(deadline.remaining() * 1000, _MAX_MILLISECONDS)))}
@@ -71,7 +71,7 @@ def _baggage(
     context: WorkflowContext | None, headers: Mapping[str, str] | None, received: Ambient, values: Mapping[str, object]
 ) -> dict[str, str]:
     given, valid = baggage.parse_header(select_headers(headers)[BAGGAGE])
-    own = {} if context is None else context.baggage
+    own = mapping_of(context, "baggage")
     members = {
         **baggage.members_from_values(own, received.members),
         **{key: member for key, member in given.items() if key not in own},

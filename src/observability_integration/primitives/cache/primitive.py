@@ -22,7 +22,14 @@ from observability_integration.caching.tiers import ABSENT
 from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.caching.wire.frame import Wire
 from observability_integration.checks import check_cost, check_positive
-from observability_integration.context import WorkflowContext, current_deadline, earliest, reset_deadline, set_deadline
+from observability_integration.context import (
+    WorkflowContext,
+    current_deadline,
+    deadline_of,
+    earliest,
+    reset_deadline,
+    set_deadline,
+)
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of, lift
@@ -264,9 +271,10 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             lookup = self._reads.lookup(call, digest, input_data, context, span, started)
             if isinstance(lookup, str):
                 return cast("Out", await self._reads.bypass(span, lookup, lambda: call(input_data, context)))
-            if context is None or context.deadline is None:
+            deadline = deadline_of(context)
+            if deadline is None:
                 return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
-            token = set_deadline(earliest(current_deadline(), context.deadline))
+            token = set_deadline(earliest(current_deadline(), deadline))
             try:
                 return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
             finally:

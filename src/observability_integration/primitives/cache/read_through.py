@@ -118,7 +118,7 @@ class ReadThrough:
 
 def without_deadline(context: WorkflowContext | None) -> WorkflowContext | None:
     """Returns a context without a deadline, for a call that runs detached from its caller."""
-    if context is None or context.deadline is None:
+    if type(context) is not WorkflowContext or context.deadline is None:
         return context
     detached = context.child("refresh")
     detached.deadline = None

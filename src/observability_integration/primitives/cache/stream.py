@@ -14,7 +14,7 @@ from observability_integration.caching.codec import Unreadable
 from observability_integration.caching.lookup import LookupResult
 from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.streams.replay import Replay
-from observability_integration.context import Deadline, current_deadline, earliest
+from observability_integration.context import Deadline, bounded_by
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.streams import ObservedStream, Outcome
@@ -35,6 +35,7 @@ class CachedStream(ObservedStream):
     """
 
     def __init__(self, streams: StreamCache, call: StreamCall) -> None:
+        super().__init__(streams.operation, call.context)
         self._streams = streams
         self._call = call
         self._deadline: Deadline | None = None
@@ -46,6 +47,9 @@ class CachedStream(ObservedStream):
         self._inner: ChunkStream | None = None
         self._inner_chunks: AsyncIterator[Any] | None = None
 
+    def _check_time(self) -> None:
+        """Refuses nothing: a hit starts no work."""
+
     def _begin(self) -> OperationSpan:
         return spans.begin(self._streams.span_name, self._call.context)
 
@@ -53,7 +57,7 @@ class CachedStream(ObservedStream):
         streams, call, span = self._streams, self._call, self._span
         self._loop = asyncio.get_running_loop()
         self._opened = self._loop.time()
-        self._deadline = earliest(current_deadline(), None if call.context is None else call.context.deadline)
+        self._deadline = bounded_by(call.context)
         started = time.perf_counter()
         try:
             identity = await call.identify()

@@ -8,7 +8,7 @@ from asyncio import CancelledError, get_running_loop
 from typing import Any, cast
 
 from observability_integration.checks import check_callable, check_positive
-from observability_integration.context import WorkflowContext, current_deadline
+from observability_integration.context import WorkflowContext, bounded_by, current_deadline
 from observability_integration.errors import (
     CircuitOpenError,
     ConfigurationError,
@@ -156,8 +156,7 @@ class CircuitBreakerPrimitive(GuardPrimitive[In, Out, int]):
 
     def began(self, context: WorkflowContext | None) -> float:
         """Returns the time of the event loop if a deadline may end the call; else infinity."""
-        bounded = current_deadline() is not None or (context is not None and context.deadline is not None)
-        return get_running_loop().time() if bounded else math.inf
+        return math.inf if bounded_by(context) is None else get_running_loop().time()
 
     def enter(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> int:
         """Asks the breaker for admission. Allows a probe ahead of time if this is the last target.

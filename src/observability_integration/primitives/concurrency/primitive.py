@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast, overload
 
 from observability_integration.checks import check_at_least, check_callable
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_of, mapping_of
 from observability_integration.errors import ConcurrencyLimitError, ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import In, Out, Step
 from observability_integration.primitives.guard import GuardPrimitive
@@ -155,7 +155,7 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, ConcurrencyPermit]):
 
     async def _wait(self, span: OperationSpan, input_data: Any, context: WorkflowContext | None) -> ConcurrencyPermit:
         tier = self._record.tier(self._priority_of(input_data, context))
-        deadline = None if context is None else context.deadline
+        deadline = deadline_of(context)
         loop = asyncio.get_running_loop()
         began = loop.time()
         tier.queued.add(1)
@@ -183,8 +183,8 @@ class ConcurrencyLimitPrimitive(GuardPrimitive[In, Out, ConcurrencyPermit]):
 
     def _priority_of(self, input_data: Any, context: WorkflowContext | None) -> Priority:
         try:
-            if context is not None and "priority" in context.tags:
-                return _known(context.tags["priority"])
+            if context is not None and "priority" in (tags := mapping_of(context, "tags")):
+                return _known(tags["priority"])
         except Exception as error:  # noqa: BLE001 - what a request carries must not fail the user's call
             note_fault("concurrency.priority_tag", error)
         if self._priority_fn is None:

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, cast, get_args
 
 from observability_integration.checks import check_callable, check_choice, check_count
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.base import (
+    ChunkStream,
+    In,
+    Out,
+    Step,
+    WorkflowPrimitive,
+    check_time_left,
+)
 from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.faults import FAULT_KINDS, Classifier, FaultKind
 from observability_integration.resilience.last_resort import last_resort
@@ -103,9 +110,12 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Asks the targets in order.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed.
             AllTargetsFailedError: two or more targets failed; the error of the last target is its cause.
             Exception: the error of the only target that was asked, unchanged.
         """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self._operation, context)
         tracing = spans.tracing
         span, token = NO_SPAN, None
         if tracing.enabled:

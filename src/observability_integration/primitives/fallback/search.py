@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.context import WorkflowContext, bounded_by
 from observability_integration.errors import AllTargetsFailedError, TargetFailure
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of
@@ -146,7 +146,5 @@ class Failover:
 
 
 def _deadline_passed(context: WorkflowContext | None) -> bool:
-    deadline = current_deadline()
-    if context is not None:
-        deadline = earliest(deadline, context.deadline)
+    deadline = bounded_by(context)
     return deadline is not None and deadline.remaining() <= 0

@@ -29,11 +29,11 @@ class FallbackStream(ObservedStream):
     def __init__(
         self, failover: Failover, open_target: Callable[[Target], ChunkStream], context: WorkflowContext | None
     ) -> None:
+        super().__init__(failover.record.operation, context)
         self._failover = failover
         self._records = failover.record
         self._search = Search(failover.targets)
         self._open_target = open_target
-        self._context = context
         self._attempt: FirstContent | None = None
 
     def _begin(self) -> OperationSpan:

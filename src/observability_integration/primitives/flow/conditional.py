@@ -8,7 +8,7 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive, check_time_left
 from observability_integration.primitives.lifting import lift, takes_context
 from observability_integration.primitives.streams import OneChunk, PassingStream
 from observability_integration.telemetry.tracing import spans
@@ -56,7 +56,12 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return spans.tracing.begin(self.name, {})
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the case; an error of the selector passes through."""
+        """Runs the case; an error of the selector passes through.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed.
+        """
+        check_time_left(self.name, context)
         context = WorkflowContext() if context is None else context
         span = self._begin()
         token = spans.tracing.activate(span)
@@ -81,7 +86,7 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             case = await self._choose(span, input_data, context)
             return OneChunk(unchanged_input) if case is None else case.stream(input_data, context)
 
-        return PassingStream(self._begin, source)
+        return PassingStream(self.name, context, self._begin, source)
 
     async def _choose(
         self, span: OperationSpan, input_data: In, context: WorkflowContext

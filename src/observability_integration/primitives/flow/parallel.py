@@ -9,7 +9,7 @@ from typing import Any, Generic
 from observability_integration.checks import check_count
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import In, Out, WorkflowPrimitive
+from observability_integration.primitives.base import In, Out, WorkflowPrimitive, check_time_left
 from observability_integration.primitives.lifting import lift
 from observability_integration.tasks import keep_alive
 from observability_integration.telemetry.tracing import spans
@@ -49,7 +49,12 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
         return [(str(number), branch) for number, branch in enumerate(self._branches, 1)]
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> list[Out]:
-        """Runs the branches. The first error cancels the others and passes through."""
+        """Runs the branches. The first error cancels the others and passes through.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed.
+        """
+        check_time_left(self.name, context)
         context = WorkflowContext() if context is None else context
         span = spans.tracing.begin("parallel", {"parallel.branches": len(self._branches)})
         token = spans.tracing.activate(span)

@@ -7,7 +7,7 @@ from typing import Any, Generic, cast
 
 from observability_integration.context import WorkflowContext
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive
+from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive, check_time_left
 from observability_integration.primitives.lifting import lift
 from observability_integration.primitives.streams import PassingStream
 from observability_integration.telemetry.tracing import spans
@@ -46,7 +46,12 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         return spans.tracing.begin("sequence", {"sequence.steps": len(self._steps)})
 
     async def execute(self, input_data: In, context: WorkflowContext | None = None) -> Out:
-        """Runs the steps. The first error ends the sequence and passes through."""
+        """Runs the steps. The first error ends the sequence and passes through.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed, before the first step or between two.
+        """
+        check_time_left(self.name, context)
         context = WorkflowContext() if context is None else context
         span = self._begin()
         token = spans.tracing.activate(span)
@@ -73,4 +78,4 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 value = await step.execute(value, context)
             return last.stream(value, context)
 
-        return PassingStream(self._begin, source)
+        return PassingStream(self.name, context, self._begin, source)

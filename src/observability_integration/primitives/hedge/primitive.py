@@ -7,7 +7,14 @@ from typing import Any, Generic, cast
 
 from observability_integration.checks import check_at_least, check_callable, check_cost
 from observability_integration.context import WorkflowContext
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.base import (
+    ChunkStream,
+    In,
+    Out,
+    Step,
+    WorkflowPrimitive,
+    check_time_left,
+)
 from observability_integration.primitives.lifting import lift
 from observability_integration.resilience.faults import Classifier
 from observability_integration.resilience.retry_budget import RetryBudget
@@ -149,8 +156,10 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Makes one call or two.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed.
             Exception: the error of the first call, unchanged; that of the hedge if its answer had begun.
         """
+        check_time_left(self._operation, context)
         record = self._record
         span = spans.begin(record.span_name, context)
         token = spans.tracing.activate(span)
@@ -191,7 +200,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         primary, hedge = self._targets
         return HedgeStream(
             self._record,
-            lambda: spans.begin(self._record.span_name, context),
+            context,
             lambda span: HedgeRace(self._settings, delay, span, context),
             (lambda: primary.step.stream(input_data, context), lambda: hedge.step.stream(input_data, context)),
         )

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.context import WorkflowContext, bounded_by
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
 from observability_integration.primitives.first_content import FirstContent
 from observability_integration.primitives.lifting import Call, call_of
@@ -276,9 +276,7 @@ class HedgeRace:
 
     def _may_hedge(self, waited_seconds: float) -> bool:
         settings = self._settings
-        deadline = current_deadline()
-        if self._context is not None:
-            deadline = earliest(deadline, self._context.deadline)
+        deadline = bounded_by(self._context)
         # A hedge that is more likely than not to miss the deadline is not worth its price.
         if deadline is not None and deadline.remaining() <= self._delay.median_seconds():
             settings.record.suppressed(self._span, "deadline")

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from observability_integration.context import WorkflowContext
 from observability_integration.primitives.base import ChunkStream
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import keep_alive, wait_done
+from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .race import Attempt, BufferedStream, HedgeRace
@@ -39,7 +41,7 @@ class HedgeStream(ObservedStream):
 
     Args:
         record: the record of the primitive.
-        begin: begins the span.
+        context: of the call.
         race: makes the race, given the span.
         open_stream: opens a stream of the first call, and one of the hedge.
     """
@@ -47,19 +49,19 @@ class HedgeStream(ObservedStream):
     def __init__(
         self,
         record: HedgeRecord,
-        begin: Callable[[], OperationSpan],
+        context: WorkflowContext | None,
         race: Callable[[OperationSpan], HedgeRace],
         open_stream: tuple[Callable[[], ChunkStream], Callable[[], ChunkStream]],
     ) -> None:
+        super().__init__(record.operation, context)
         self._hedge_record = record
-        self._begin_span = begin
         self._make_race = race
         self._open_stream = open_stream
         self._race: HedgeRace | None = None
         self._winner: _StreamedAttempt | None = None
 
     def _begin(self) -> OperationSpan:
-        return self._begin_span()
+        return spans.begin(self._hedge_record.span_name, self._context)
 
     async def _open(self) -> None:
         """Opens nothing: the race starts with the first request for a chunk, so that a slow reader starts no hedge."""

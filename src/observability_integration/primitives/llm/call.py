@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any, Generic, cast
 from urllib.parse import urlsplit
 
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.costs.usage import Usage, finish_reasons_of, id_of, model_of, read, usage_of
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive
+from observability_integration.primitives.base import ChunkStream, In, Out, WorkflowPrimitive, check_time_left
 from observability_integration.primitives.lifting import takes_context
 from observability_integration.primitives.streams import collect
 from observability_integration.telemetry import semconv
@@ -103,8 +103,11 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Calls the provider once. Joins the chunks if `streaming`.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed.
             ConfigurationError: `call` is not async.
         """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self.name, context)
         if self._streams:
             return cast("Out", self.join_chunks(await collect(self.stream(input_data, context))))
         if not spans.tracing.enabled and not instruments.switch.on:
@@ -142,7 +145,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return self._invoke(self._stream_call, self._stream_with_context, input_data, context)
 
         call = (self._operation, self._provider, model)
-        return LLMStream(self.name, call, begin, start, self._announces_end)
+        return LLMStream(self.name, call, begin, start, self._announces_end, context)
 
     def _invoke(
         self, call: Callable[..., Any], with_context: bool, request: Any, context: WorkflowContext | None

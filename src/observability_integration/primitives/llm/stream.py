@@ -36,6 +36,7 @@ class LLMStream(ObservedStream):
         begin: begins the span.
         start: makes the call; returns a source of chunks (see `AnswerSource`).
         announces_end: whether an answer without a finish reason was cut; None goes by the shape of the chunks.
+        context: of the call.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class LLMStream(ObservedStream):
         begin: Callable[[], OperationSpan],
         start: Callable[[], Any],
         announces_end: bool | None,
+        context: object = None,
     ) -> None:
-        self._name = name
+        super().__init__(name, context)
         self._call = call
         self._begin_span = begin
         self._source = AnswerSource(start)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypedDict
 
 from observability_integration.checks import check_at_least, check_callable, check_choice, check_positive
-from observability_integration.context import WorkflowContext, remaining
+from observability_integration.context import WorkflowContext, bounded_by
 from observability_integration.costs.usage import Usage, total_tokens_of, usage_of
 from observability_integration.errors import CallRefusedError, ConfigurationError, RateLimitExceededError
 from observability_integration.primitives.base import In, Out, Step
@@ -250,7 +250,8 @@ class RateLimitPrimitive(GuardPrimitive[In, Out, Reservation]):
         return reservation
 
     def _max_wait(self, context: WorkflowContext | None) -> float:
-        left = remaining() if context is None else context.remaining()
+        deadline = bounded_by(context)
+        left = None if deadline is None else deadline.remaining()
         if self._max_wait_seconds is None:
             return _WAIT_SECONDS if left is None else left
         return self._max_wait_seconds if left is None else min(left, self._max_wait_seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from observability_integration.context import WorkflowContext, current_deadline, earliest
+from observability_integration.context import WorkflowContext, bounded_by
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier, Fault, classify
 from observability_integration.resilience.faults.sdk_retries import sdk_retries_of
@@ -81,7 +81,5 @@ class RetryDecision:
 
 
 def _remaining(context: WorkflowContext | None) -> float | None:
-    deadline = current_deadline()
-    if context is not None:
-        deadline = earliest(deadline, context.deadline)
+    deadline = bounded_by(context)
     return None if deadline is None else deadline.remaining()

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from typing import Any, Generic, cast
 
 from observability_integration.checks import check_callable, check_count
-from observability_integration.context import WorkflowContext
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.context import WorkflowContext, deadline_var
+from observability_integration.primitives.base import (
+    ChunkStream,
+    In,
+    Out,
+    Step,
+    WorkflowPrimitive,
+    check_time_left,
+)
 from observability_integration.primitives.lifting import call_of, lift
 from observability_integration.resilience.backoff import Backoff
 from observability_integration.resilience.faults import Classifier
@@ -119,8 +126,11 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Attempts the call until it succeeds, or another attempt would be useless or is not allowed.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed.
             Exception: the error of the last attempt, unchanged.
         """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self._operation, context)
         attempts, sdk_retries = 1, 0
         question: Question | None = None
         scope: BudgetScope | None = None

@@ -33,10 +33,10 @@ class RetryStream(ObservedStream):
     def __init__(
         self, decision: RetryDecision, open_attempt: Callable[[], ChunkStream], context: WorkflowContext | None
     ) -> None:
+        super().__init__(decision.record.operation, context)
         self._decision = decision
         self._records = decision.record
         self._open_attempt = open_attempt
-        self._context = context
         self._attempts = 0
         self._sdk_retries = 0
         self._attempt: FirstContent | None = None

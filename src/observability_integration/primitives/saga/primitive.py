@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Generic, cast
 
 from observability_integration.checks import check_positive
-from observability_integration.context import WorkflowContext
+from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
+from observability_integration.primitives.base import (
+    ChunkStream,
+    In,
+    Out,
+    Step,
+    WorkflowPrimitive,
+    check_time_left,
+)
 from observability_integration.primitives.lifting import LambdaPrimitive, lift, takes_context
 from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
@@ -106,8 +113,11 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         """Runs the steps; undoes them if one fails.
 
         Raises:
+            PrimitiveTimeoutError: the deadline has passed, before the first step or between two.
             CompensationError: a step failed, and a compensation of the steps before it failed or timed out.
         """
+        if deadline_var.get() is not None or context is not None:
+            check_time_left(self._operation, context)
         if context is None and self._share_context:
             context = WorkflowContext()
         observed = switch.on or spans.tracing.enabled
@@ -120,6 +130,8 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             try:
                 value: Any = input_data
                 for step in self._steps:
+                    if deadline_var.get() is not None or context is not None:
+                        check_time_left(step.name, context)
                     value = await step.call(value, context)
                     if step.compensation is not None:
                         completed.append((step, value))
@@ -156,6 +168,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         given = WorkflowContext() if context is None else context
         return SagaStream(
+            self._operation,
             lambda: self._begin(given),
             lambda span: self._start_run(span, given, (asyncio.get_running_loop(), contextvars.copy_context())),
             self._steps,

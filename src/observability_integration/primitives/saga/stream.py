@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 from observability_integration.context import WorkflowContext
-from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.base import ChunkStream, check_time_left
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
@@ -19,17 +19,18 @@ class SagaStream(ObservedStream):
 
     def __init__(
         self,
+        name: str,
         begin: Callable[[], OperationSpan],
         start_run: Callable[[OperationSpan], SagaRun],
         steps: Sequence[BoundStep],
         input_data: Any,
         context: WorkflowContext,
     ) -> None:
+        super().__init__(name, context)
         self._begin_span = begin
         self._start_run = start_run
         self._steps = steps
         self._input = input_data
-        self._context = context
         self._run: SagaRun | None = None
         self._inner: ChunkStream | None = None
         self._chunks: AsyncIterator[Any] | None = None
@@ -44,9 +45,11 @@ class SagaStream(ObservedStream):
         try:
             value = self._input
             for step in before:
+                check_time_left(step.name, self._context)
                 run.step = step
                 value = await step.call(value, self._context)
                 run.complete_step(step, value)
+            check_time_left(last.name, self._context)
             run.step = last
             inner = last.step.stream(value, self._context)
             self._chunks = await inner.__aenter__()

@@ -10,13 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
 from observability_integration.checks import check_at_least, check_choice, check_positive
-from observability_integration.context import (
-    Deadline,
-    WorkflowContext,
-    current_deadline,
-    earliest,
-    set_deadline,
-)
+from observability_integration.context import Deadline, WorkflowContext, bounded_by, set_deadline
 from observability_integration.errors import ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import Call, call_of, lift
@@ -72,7 +66,8 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             content chunk.
         idle_seconds: for the same: limit between two content chunks.
         fallback: primitive or async callable to run with the same input after a timeout of this primitive; for
-            streams, after one before the first content chunk.
+            streams, after one before the first content chunk. It has the rest of limit and grace, at least 50 ms; for
+            another model, which needs its own time, use `FallbackPrimitive`.
         late_result: what to do with a value that the cancelled work returns: ``raise`` drops it, ``return`` uses it.
         grace_period: the model form's name for `grace_period_seconds`.
 
@@ -244,13 +239,21 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         Their clocks run only while a chunk is waited for, so a slow reader never trips them.
         """
-        from .stream import SubstituteStream, TimeoutStream
+        from .stream import TimeoutStream
+        from .substitute import SubstituteStream
 
         if self._step is None:
             raise ConfigurationError("this TimeoutPrimitive wraps nothing to stream from")
         bounded = TimeoutStream(self._step, input_data, context, self._record, self._clocks(), self._grace)
         fallback = self._fallback
-        return bounded if fallback is None else SubstituteStream(bounded, lambda: fallback.stream(input_data, context))
+        if fallback is None:
+            return bounded
+        return SubstituteStream(bounded, fallback, self._operation, self._whole_seconds, input_data, context)
+
+    @property
+    def _whole_seconds(self) -> float:
+        """Limit and grace together, in which the fallback runs too; twice the limit if the grace has no end."""
+        return self.timeout_seconds + (self.timeout_seconds if self._grace is None else self._grace)
 
     async def _bounded(
         self, call: Call, input_data: Any, context: WorkflowContext | None, record: TimeoutRecord
@@ -310,13 +313,14 @@ class TimeoutPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         record.timed_out(span, elapsed, plan.limit_seconds, error)
         # An inherited deadline leaves no time for a fallback.
         if self._fallback is not None and alarm.kind != "deadline":
-            return await self._fallback.execute(input_data, context)
+            from .substitute import Substitute
+
+            left = self._whole_seconds - (loop.time() - began)
+            return await Substitute(self._fallback, self._operation, left).execute(input_data, context, error)
         raise error from expired.error
 
     def _plan_at(self, now: float, context: WorkflowContext | None) -> Plan:
-        inherited = current_deadline()
-        if context is not None and context.deadline is not None:
-            inherited = earliest(inherited, context.deadline)
+        inherited = bounded_by(context)
         if inherited is None or inherited.when - now >= self._plan.cancel_seconds:
             return self._plan
         return self._plan.until(inherited, inherited.when - now)

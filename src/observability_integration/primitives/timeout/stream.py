@@ -8,16 +8,10 @@ reader, and a producer that ignores its cancellation can be abandoned.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from observability_integration.context import (
-    WorkflowContext,
-    current_deadline,
-    earliest,
-    reset_deadline,
-    set_deadline,
-)
+from observability_integration.context import WorkflowContext, bounded_by, reset_deadline, set_deadline
 from observability_integration.errors import Cleanup, PrimitiveTimeoutError
 from observability_integration.primitives.base import ChunkStream, WorkflowPrimitive
 from observability_integration.primitives.pump import END, Rendezvous, run_pump
@@ -58,13 +52,13 @@ class TimeoutStream(ChunkStream):
         self.ran_out_before_content: PrimitiveTimeoutError | None = None
 
     async def __aenter__(self) -> AsyncIterator[Any]:
+        self._begin_reading()
         loop = asyncio.get_running_loop()
-        inherited = current_deadline()
+        inherited = bounded_by(self._context)
         self._span = spans.tracing.begin(self._record.span_name, {"timeout.limit_seconds": self._clocks.total_seconds})
         self._ended = False
         if self._context is not None:
             spans.identify(self._span, self._context)
-            inherited = earliest(inherited, self._context.deadline)
         self._clocks.inherited = inherited
         if inherited is not None and inherited.when <= loop.time():
             raise self._give_up(Alarm("deadline", 0.0, 0.0), "refused")
@@ -85,11 +79,9 @@ class TimeoutStream(ChunkStream):
             spans.tracing.deactivate(token)
         return self
 
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
     async def __anext__(self) -> Any:
         if self._ended or self._handover is None:
+            self._check_open()
             raise StopAsyncIteration
         loop = self._handover.loop
         delivered = self._handover.ask()
@@ -116,6 +108,11 @@ class TimeoutStream(ChunkStream):
             return self._received(delivered)
         self._record.cleaned_up(self._span, expired)
         raise self._give_up(alarm, expired.cleanup) from expired.error
+
+    @property
+    def waited_seconds(self) -> float:
+        """Seconds for which the reader has waited for chunks."""
+        return self._waited
 
     def _received(self, delivered: asyncio.Future[Any]) -> Any:
         if delivered.cancelled():
@@ -181,6 +178,7 @@ class TimeoutStream(ChunkStream):
         self._record.cancelled(self._span, self._waited)
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
+        self._phase = "closed"
         pump = self._take_pump()
         try:
             if pump is not None:
@@ -202,37 +200,3 @@ class TimeoutStream(ChunkStream):
         pump = self._take_pump()
         if pump is not None and not pump.get_loop().is_closed():
             pump.get_loop().call_soon_threadsafe(pump.cancel)
-
-
-class SubstituteStream(ChunkStream):
-    """Replaces a stream that times out before its first content.
-
-    After content nothing replaces the stream, because two answers are never spliced.
-    """
-
-    def __init__(self, first: TimeoutStream, fallback: Callable[[], ChunkStream]) -> None:
-        self._first = first
-        self._fallback = fallback
-        self._current: ChunkStream = first
-        self._chunks: AsyncIterator[Any] = first
-
-    async def __aenter__(self) -> AsyncIterator[Any]:
-        await self._first.__aenter__()
-        return self
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await anext(self._chunks)
-        except PrimitiveTimeoutError as error:
-            if error is not self._first.ran_out_before_content:
-                raise
-        fallback = self._fallback()
-        self._chunks = await fallback.__aenter__()
-        self._current = fallback
-        return await anext(self._chunks)
-
-    async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        await self._current.__aexit__(exc_type, exc, tb)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from observability_integration.context import WorkflowContext
+from observability_integration.context import ids_of
 
 AttributeValue = str | int | float | bool | tuple[str, ...]
 Attributes = Mapping[str, AttributeValue]
@@ -99,14 +99,13 @@ def error_type(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def identify(span: OperationSpan, context: WorkflowContext) -> None:
-    """Sets the ids of the workflow as attributes, if the caller gave any."""
-    if context.workflow_id is not None or context.session_id is not None:
-        for key, value in context.to_otel_context().items():
-            span.set_attribute(key, value)
+def identify(span: OperationSpan, context: object) -> None:
+    """Sets the ids of the workflow as attributes, if the caller gave any; the context may be of any type."""
+    for key, value in ids_of(context).items():
+        span.set_attribute(key, value)
 
 
-def begin(name: str, context: WorkflowContext | None) -> OperationSpan:
+def begin(name: str, context: object) -> OperationSpan:
     """Begins the span of a primitive's call, with the ids of its workflow."""
     span = tracing.begin(name, {})
     if context is not None:
