@@ -1,64 +1,36 @@
-"""Reads token usage from answers by shape: OpenAI chat completions and responses, Anthropic messages, or a dict.
+"""Reads token usage, model and id of answers: OpenAI chat completions and responses, Anthropic and LangChain messages.
 
-Imports no SDK: attributes and mapping keys are read alike. A missing or malformed value is unknown (None).
+A missing or malformed value is unknown (None).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from .finish_reasons import finish_reasons_of
+from .shapes import choices_of, chunk_inside, is_provider_chunk, is_whole_answer, metadata_of, read, text_or_none
+
+__all__ = [
+    "Usage",
+    "choices_of",
+    "finish_reasons_of",
+    "id_of",
+    "is_provider_chunk",
+    "is_whole_answer",
+    "model_of",
+    "read",
+    "total_tokens_of",
+    "usage_of",
+]
+
 _MAX_TOKENS = 2**63 - 1  # the greatest integer that a span attribute can hold
-# The statuses with which an OpenAI response, or the last event of its stream, has ended and did not fail.
-_ENDED = ("completed", "incomplete")
 # The paths at which an answer or a chunk may hold its usage.
-_USAGE_PATHS = (("usage",), ("message", "usage"), ("response", "usage"))
+_USAGE_PATHS = (("usage",), ("message", "usage"), ("response", "usage"), ("usage_metadata",))
+_RUN_IDS = ("run-", "lc_run-")  # LangChain's own ids, of answers without one of the provider
 _BUILTIN_TYPES = frozenset({bool, bytes, dict, float, int, list, str, tuple})
-
-
-@lru_cache(maxsize=256)
-def _access_of(kind: type[Any]) -> Literal["items", "fields", "attributes"]:
-    # Cached: `isinstance` with an abstract class costs four times as much, and an answer has about twenty fields.
-    if issubclass(kind, Mapping):
-        return "items"
-    plain = getattr(kind, "__getattribute__", None) is object.__getattribute__ and hasattr(kind, "__pydantic_extra__")
-    getattr_hook = getattr(kind, "__getattr__", None)
-    return "fields" if plain and getattr(getattr_hook, "__module__", "") == "pydantic.main" else "attributes"
-
-
-@lru_cache(maxsize=2_048)
-def _class_has(kind: type[Any], name: str) -> bool:
-    return hasattr(kind, name)
-
-
-def _read_undeclared(model: Any, kind: Any, name: str) -> Any:
-    # Faster than pydantic's own lookup, which takes 2.5 µs to raise AttributeError for a missing attribute.
-    extra = getattr(model, "__pydantic_extra__", None)
-    if extra and name in extra:
-        return extra[name]
-    return getattr(model, name, None) if _class_has(kind, name) else None
-
-
-def read(value: Any, name: str, *path: str) -> Any:
-    """Returns the value at a path of attribute names or mapping keys, or None if one is missing."""
-    kind = value.__class__
-    if kind is dict:
-        value = value.get(name)
-    elif value is None:
-        return None
-    else:
-        access = _access_of(kind)
-        if access == "items":
-            value = value.get(name)
-        elif access == "fields" and type(value) is kind:  # a mock has the `__class__` of another class
-            fields = value.__dict__
-            value = fields[name] if name in fields else _read_undeclared(value, kind, name)
-        else:
-            value = getattr(value, name, None)
-    return read(value, *path) if path and value is not None else value
 
 
 def _token_count(value: Any) -> int | None:
@@ -66,14 +38,14 @@ def _token_count(value: Any) -> int | None:
     return value if valid else None
 
 
+def _bounded_sum(counts: list[int]) -> int:
+    return min(sum(counts), _MAX_TOKENS)
+
+
 def _partial_count(value: Any, total: int | None) -> int | None:
     # A part greater than its total is a mistake of the provider, and would make the remainder negative.
     count = _token_count(value)
     return None if count is None or (total is not None and count > total) else count
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -98,20 +70,24 @@ class Usage(msgspec.Struct, frozen=True):
 
         Reports of one call are cumulative, so the greater number is the later one. A report may lack some numbers.
         """
-        if later is _UNKNOWN:
-            return self
-        return Usage(
-            *(
-                max((count for count in counts if count is not None), default=None)
-                for counts in (
-                    (self.input_tokens, later.input_tokens),
-                    (self.output_tokens, later.output_tokens),
-                    (self.cache_read_tokens, later.cache_read_tokens),
-                    (self.cache_write_tokens, later.cache_write_tokens),
-                    (self.reasoning_tokens, later.reasoning_tokens),
-                )
-            )
-        )
+        return self if later is _UNKNOWN else self._joined(later, max)
+
+    def plus(self, later: Usage) -> Usage:
+        """Returns the sum of this usage and a `later` report of the same call, as LangChain's chunks report it."""
+        return self if later is _UNKNOWN else self._joined(later, _bounded_sum)
+
+    def _joined(self, later: Usage, join: Callable[[list[int]], int]) -> Usage:
+        joined: list[int | None] = []
+        for mine, other in (
+            (self.input_tokens, later.input_tokens),
+            (self.output_tokens, later.output_tokens),
+            (self.cache_read_tokens, later.cache_read_tokens),
+            (self.cache_write_tokens, later.cache_write_tokens),
+            (self.reasoning_tokens, later.reasoning_tokens),
+        ):
+            known = [count for count in (mine, other) if count is not None]
+            joined.append(join(known) if known else None)
+        return Usage(*joined)
 
 
 _UNKNOWN = Usage()
@@ -140,6 +116,15 @@ def usage_of(answer: Any) -> Usage:
     if cache_read is not None or cache_write is not None:  # Anthropic, whose input_tokens exclude cached ones
         total = None if tokens is None else _token_count(tokens + (cache_read or 0) + (cache_write or 0))
         return Usage(total, output, cache_read, cache_write, thinking_tokens)
+    if read(usage, "input_tokens_details") is None and read(usage, "output_tokens_details") is None:
+        of_input, of_output = read(usage, "input_token_details"), read(usage, "output_token_details")  # LangChain's
+        return Usage(
+            tokens,
+            output,
+            _partial_count(read(of_input, "cache_read"), tokens),
+            _partial_count(read(of_input, "cache_creation"), tokens),
+            _partial_count(read(of_output, "reasoning"), output),
+        )
     reasoning_tokens = _partial_count(read(usage, "output_tokens_details", "reasoning_tokens"), output)
     return Usage(  # OpenAI responses, or Anthropic without a prompt cache
         tokens,
@@ -170,63 +155,33 @@ def _find_usage(answer: Any) -> Any:
         # Tests the truth of builtin types only: an array raises when it is tested.
         if usage is not None and (usage.__class__ not in _BUILTIN_TYPES or usage):
             return usage
-    return None
+    inner = chunk_inside(answer)
+    return None if inner is None else _find_usage(inner)
 
 
 def model_of(answer: Any) -> str | None:
     """Returns the name of the model that answered, as the provider reports it."""
+    metadata = metadata_of(answer)
+    if metadata is not None:
+        return text_or_none(metadata.get("model_name")) or text_or_none(metadata.get("model"))
     return _find_text(answer, "model")
 
 
 def id_of(answer: Any) -> str | None:
     """Returns the provider's id of the answer."""
-    return _find_text(answer, "id")
+    metadata = metadata_of(answer)
+    if metadata is None:
+        return _find_text(answer, "id")
+    found = text_or_none(metadata.get("id")) or text_or_none(read(answer, "id"))
+    return None if found is None or found.startswith(_RUN_IDS) else found
 
 
 def _find_text(answer: Any, name: str) -> str | None:
     # A chunk of an Anthropic stream may hold a message; a chunk of an OpenAI response stream may hold a response.
-    return _text(read(answer, name)) or _text(read(answer, "message", name)) or _text(read(answer, "response", name))
-
-
-def choices_of(answer: Any) -> Sequence[Any] | None:
-    """Returns the choices of an OpenAI chat completion, or of a chunk of one; None for any other shape."""
-    choices = read(answer, "choices")
-    if choices.__class__ is list:
-        return choices
-    listed = isinstance(choices, Sequence) and not isinstance(choices, str | bytes)
-    return list(cast("Any", choices)) if listed else None
-
-
-def finish_reasons_of(answer: Any) -> tuple[str, ...]:
-    """Returns the finish reason of each choice; empty if the answer has not ended, failed or reports none."""
-    choices = choices_of(answer)
-    if choices is not None:
-        reasons = [_text(read(choice, "finish_reason")) for choice in choices]
-        return tuple(reason for reason in reasons if reason is not None)
-    reason = _text(read(answer, "stop_reason")) or _text(read(answer, "delta", "stop_reason"))
-    reason = reason or _text(read(answer, "finish_reason"))
-    if reason is None:
-        response = answer if read(answer, "object") == "response" else read(answer, "response")
-        status = read(response, "status")
-        reason = (_text(read(response, "incomplete_details", "reason")) or status) if status in _ENDED else None
-    return () if reason is None else (reason,)
-
-
-def is_provider_chunk(chunk: Any) -> bool:
-    """Whether a chunk has the shape of a provider's stream, which announces its end with a finish reason."""
-    if isinstance(chunk, str | bytes) or chunk is None:
-        return False
-    if choices_of(chunk) is not None:
-        return True
-    kind = read(chunk, "type")
-    return isinstance(kind, str) and kind.startswith(("message_", "content_block_", "response."))
-
-
-def is_whole_answer(chunk: Any) -> bool:
-    """Whether `chunk` is a whole answer: an OpenAI chat completion or response, or an Anthropic message."""
-    choices = choices_of(chunk)
-    if choices is not None:
-        return bool(choices) and read(choices[0], "message") is not None
-    if read(chunk, "object") == "response":
-        return isinstance(read(chunk, "output"), list)
-    return read(chunk, "type") == "message" and isinstance(read(chunk, "content"), list)
+    inner = chunk_inside(answer)
+    answer = answer if inner is None else inner
+    return (
+        text_or_none(read(answer, name))
+        or text_or_none(read(answer, "message", name))
+        or text_or_none(read(answer, "response", name))
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from observability_integration.costs.usage import choices_of, read
+from observability_integration.costs.shapes import choices_of, metadata_of, read, repeats
 
 _CONTENT_FIELDS = (  # of an OpenAI choice, delta or message; some servers add `reasoning` and `reasoning_content`
     "content",
@@ -18,12 +18,15 @@ _CONTENT_FIELDS = (  # of an OpenAI choice, delta or message; some servers add `
     "audio",
 )
 
+_BLOCK_LABELS = ("type", "id", "index")  # of a LangChain block, what is no content
+
 
 def is_content(chunk: Any) -> bool:
     """Whether a chunk carries part of the answer. Keep-alives, roles and usage reports do not.
 
-    Reads text, OpenAI chat and completion chunks, OpenAI response events, Anthropic message events and whole answers of
-    both, as objects or dicts. Any other non-empty chunk counts as content.
+    Reads text, OpenAI chat and completion chunks, OpenAI response events, Anthropic message events, LangChain messages
+    and whole answers of all, as objects or dicts, and the events of the SDKs' stream helpers around them. Any other
+    non-empty chunk counts as content.
     """
     if chunk is None or isinstance(chunk, str | bytes):
         return bool(chunk)
@@ -48,13 +51,34 @@ def _carries_content(chunk: Any) -> bool:
             return kind == "content_block_delta"
         if kind.startswith("response."):
             return kind.endswith(".delta")
+        if "." in kind and repeats(chunk, kind):
+            return bool(read(chunk, "delta") or read(chunk, "arguments_delta"))
+        if metadata_of(chunk) is not None:
+            return _message_has_content(chunk)
     return not isinstance(cast("object", chunk), Mapping) or bool(chunk)
 
 
-def chunk_text(chunk: Any) -> str:
-    """Returns the text of a chunk or of a whole answer: plain, of OpenAI, or of Anthropic; empty if there is none.
+def _message_has_content(message: Any) -> bool:
+    content = read(message, "content")
+    blocks: list[Any] = content if isinstance(cast("object", content), list) else [content]
+    if any(map(_block_has_content, blocks)):
+        return True
+    if any(read(message, name) for name in ("tool_call_chunks", "tool_calls", "invalid_tool_calls")):
+        return True
+    more = read(message, "additional_kwargs")
+    return isinstance(more, Mapping) and any(map(cast("Mapping[str, Any]", more).get, _CONTENT_FIELDS))
 
-    Reasoning, refusals and tool arguments are not text.
+
+def _block_has_content(block: Any) -> bool:
+    if not isinstance(block, Mapping):
+        return bool(block)
+    return any(value for name, value in cast("Mapping[str, Any]", block).items() if name not in _BLOCK_LABELS)
+
+
+def chunk_text(chunk: Any) -> str:
+    """Returns the text of a chunk or of a whole answer: plain, of OpenAI, Anthropic or LangChain; empty if it has none.
+
+    Reasoning, refusals and tool arguments are not text, nor is what an event of an SDK's helper repeats.
     """
     if isinstance(chunk, str):
         return chunk
@@ -67,9 +91,10 @@ def chunk_text(chunk: Any) -> str:
     delta = read(chunk, "delta")
     text = delta if isinstance(delta, str) else read(delta, "text")
     if isinstance(text, str):
-        return text
-    if kind == "message":
-        return blocks_text(read(chunk, "content"))
+        return "" if repeats(chunk, kind) else text
+    if kind == "message" or metadata_of(chunk) is not None:
+        content = read(chunk, "content")
+        return content if isinstance(content, str) else blocks_text(content)
     output = read(chunk, "output")
     if read(chunk, "object") != "response" or not isinstance(cast("object", output), list):
         return ""
@@ -89,5 +114,11 @@ def blocks_text(blocks: Any) -> str:
     """Returns the text of a list of content blocks; empty if `blocks` is no list."""
     if not isinstance(cast("object", blocks), list):
         return ""
-    texts = [read(block, "text") for block in blocks if read(block, "type") in ("text", "output_text")]
+    texts = [_block_text(block) for block in blocks]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _block_text(block: Any) -> Any:
+    if isinstance(block, str):  # of LangChain's
+        return block
+    return read(block, "text") if read(block, "type") in ("text", "output_text") else None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import pytest
 
-from observability_integration.costs.usage import Usage, read, total_tokens_of, usage_of
+from observability_integration.costs.usage import (
+    Usage,
+    choices_of,
+    finish_reasons_of,
+    id_of,
+    is_provider_chunk,
+    model_of,
+    read,
+    total_tokens_of,
+    usage_of,
+)
 
 
 class _Array:
@@ -50,6 +61,40 @@ def test_usage_is_found_in_each_of_its_places(usage: Any, place: str | None) -> 
         answer = {place: answer}
     assert Usage(3, 4) == usage_of(answer)
     assert 7 == total_tokens_of(answer)
+
+
+@pytest.mark.parametrize("form", [dict, lambda event: SimpleNamespace(**event)], ids=["dict", "object"])
+@pytest.mark.parametrize("event", [{"type": "chunk", "chunk": None}, {"data": None}], ids=["openai", "mistral"])
+@pytest.mark.parametrize("choices", [[], [{"index": 0, "finish_reason": "stop"}]], ids=["usage", "reason"])
+def test_the_chunk_inside_an_event_is_read(event: dict[str, Any], form: Any, choices: list[Any]) -> None:
+    """The stream helpers of OpenAI's and Mistral's SDKs wrap the chunks of the provider."""
+    chunk = {"choices": choices, "usage": _CHAT, "model": "m", "id": "c1"}
+    wrapped = form({name: value or chunk for name, value in event.items()})
+    assert (Usage(3, 4), 7) == (usage_of(wrapped), total_tokens_of(wrapped))
+    assert ("m", "c1", choices) == (model_of(wrapped), id_of(wrapped), choices_of(wrapped))
+    assert (("stop",) if choices else ()) == finish_reasons_of(wrapped)
+    assert is_provider_chunk(wrapped)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "chunk", "chunk": "text"},
+        {"type": "chunk", "chunk": {"choices": "none"}},
+        {"type": "chunk"},
+        {"type": "other", "chunk": {"choices": []}},
+        {"type": ["chunk"], "chunk": {"choices": []}},
+        {"data": {"usage": _CHAT}},
+        {"data": {"data": {"choices": []}}},
+        {"chunk": {"choices": []}},
+    ],
+    ids=repr,
+)
+def test_what_only_looks_like_such_an_event(event: dict[str, Any]) -> None:
+    """A field of that name may hold anything."""
+    assert choices_of(event) is None
+    assert Usage() == usage_of(event)
+    assert not is_provider_chunk(event)
 
 
 class TestRead:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from observability_integration.primitives.chunks import is_content
+from observability_integration.primitives.chunks import chunk_text, is_content
 
 pytestmark = pytest.mark.once
 
@@ -66,6 +66,16 @@ def openai(**delta: Any) -> dict[str, Any]:
         (False, {"type": "response.in_progress"}),
         (False, {"type": "response.output_item.added"}),
         (False, {"type": "response.completed"}),
+        (False, {"type": "chunk", "chunk": openai(role="assistant", content="")}),
+        (True, {"type": "chunk", "chunk": openai(content="a")}),
+        (False, {"data": openai(role="assistant", content="")}),
+        (True, {"data": openai(content="a")}),
+        (False, {"type": "content.delta", "delta": "", "snapshot": ""}),
+        (True, {"type": "content.delta", "delta": "a", "snapshot": "a"}),
+        (True, {"type": "tool_calls.function.arguments.delta", "arguments_delta": "{", "arguments": "{"}),
+        (False, {"type": "content.done", "content": "a"}),
+        (True, {"type": "text", "text": "a"}),
+        (True, {"type": "text", "value": "a"}),
         (True, {"type": "something of another provider"}),
         (True, {"token": "a"}),
     ],
@@ -73,6 +83,25 @@ def openai(**delta: Any) -> dict[str, Any]:
 def test_content_of_provider_chunks(shape: Callable[[Any], Any], content: bool, chunk: Any) -> None:
     """Only what carries part of an answer re-arms the clocks, whether it comes as a dict or as an SDK's object."""
     assert content is is_content(shape(chunk))
+
+
+@pytest.mark.parametrize(
+    ("text", "chunk"),
+    [
+        ("a", {"type": "chunk", "chunk": openai(content="a")}),
+        ("a", SimpleNamespace(data=openai(content="a"))),
+        ("", {"type": "content.delta", "delta": "a", "snapshot": "a"}),
+        ("", {"type": "refusal.delta", "delta": "a", "snapshot": "a"}),
+        ("", SimpleNamespace(type="text", text="a", snapshot="a")),
+        ("a", {"type": "text", "delta": "a"}),
+        ("a", {"type": "ai", "content": "a", "response_metadata": {}}),
+        ("", {"type": "ai", "content": "a"}),
+    ],
+    ids=repr,
+)
+def test_the_text_of_an_event_is_there_once(text: str, chunk: Any) -> None:
+    """An event of an SDK's helper holds the provider's chunk, or repeats a part of it; a dict may be somebody's own."""
+    assert text == chunk_text(chunk)
 
 
 class Unreadable:

@@ -1,17 +1,19 @@
 """Decides which answers a cache may store: no cut, filtered or empty answer, and no error, may reach the next caller.
 
-The rules apply to the shapes of a model's answer: OpenAI chat completions and responses, Anthropic messages, as objects
-of an SDK or as dicts. Any other value may be stored, an empty text or None included.
+The rules apply to the shapes of a model's answer: OpenAI chat completions and responses, Anthropic and LangChain
+messages, as objects of an SDK or as dicts, and this library's `Completion`. Any other value may be stored, an empty
+text or None included.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from observability_integration.costs.usage import read
+from observability_integration.costs.finish_reasons import BY_FINISH_REASON, finish_kind, finish_reasons_of
+from observability_integration.costs.shapes import metadata_of, read
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 
@@ -21,26 +23,7 @@ RefusalReason = Literal[
     "temperature", "error", "content_filter", "length", "tool_call", "empty", "declined", "too_large"
 ]
 
-# Finish reasons in lower case, of providers and gateways: OpenAI (finish_reason, incomplete_details), Anthropic
-# (stop_reason), and Gemini, OpenRouter and vLLM in OpenAI's shape. Any other finish reason is a normal end.
-_BY_FINISH_REASON: dict[str, RefusalReason] = {
-    "error": "error",
-    "content_filter": "content_filter",
-    "refusal": "content_filter",
-    "safety": "content_filter",
-    "recitation": "content_filter",
-    "blocklist": "content_filter",
-    "prohibited_content": "content_filter",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "pause_turn": "length",
-    "abort": "length",
-    "tool_calls": "tool_call",
-    "tool_use": "tool_call",
-    "function_call": "tool_call",
-}
+_BY_FINISH_REASON = BY_FINISH_REASON
 # Statuses of an OpenAI response whose answer is incomplete.
 _BY_STATUS: dict[str, RefusalReason] = {
     "failed": "error",
@@ -55,7 +38,8 @@ _CHAT = ("chat.completion", "text_completion")
 _RUN_BY_PROVIDER = ("code_interpreter_call", "file_search_call", "image_generation_call", "mcp_call", "web_search_call")
 _PLAIN = (str, bytes, int, float, type(None))
 _NOT_SENT = ("NotGiven", "Omit")  # types by which OpenAI's and Anthropic's SDKs leave a field out
-_SILENT_BLOCKS = ("thinking", "redacted_thinking", "server_tool_use")  # Anthropic's blocks that are no answer
+# Blocks that are no answer, of Anthropic and LangChain.
+_SILENT_BLOCKS = ("thinking", "redacted_thinking", "server_tool_use", "reasoning", "reasoning_content")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +121,10 @@ def _reasons_against(answer: Any) -> Iterable[RefusalReason]:
         found = _reasons_in_response(answer, output)
     elif read(answer, "type") == "message" and (content := _as_list(read(answer, "content"))) is not None:
         found = _reasons_in_message(answer, content)
+    elif (metadata := metadata_of(answer)) is not None:
+        found = _reasons_in_langchain(answer, metadata)
+    elif _is_completion(answer):
+        found = _reasons_in_completion(answer)
     else:
         return ("error",) if _is_error(answer, error) else ()
     return found if error is None else (*found, "error")
@@ -156,7 +144,7 @@ def _reasons_in_choices(choices: Sequence[Any]) -> Iterator[RefusalReason]:
     if not choices:
         yield "empty"
     for choice in choices:
-        message, refusal = read(choice, "message"), _by_finish_reason(read(choice, "finish_reason"))
+        message, refusal = read(choice, "message"), finish_kind(read(choice, "finish_reason"))
         if refusal is not None:
             yield refusal
         if read(choice, "error") is not None:
@@ -178,7 +166,7 @@ def _reasons_in_choices(choices: Sequence[Any]) -> Iterator[RefusalReason]:
 def _reasons_in_response(response: Any, output: Sequence[Any]) -> Iterator[RefusalReason]:
     unfinished = _BY_STATUS.get(read(response, "status"))
     if unfinished is not None:
-        yield _by_finish_reason(read(response, "incomplete_details", "reason")) or unfinished
+        yield finish_kind(read(response, "incomplete_details", "reason")) or unfinished
     has_content = False
     for item in output:
         kind = read(item, "type")
@@ -197,7 +185,7 @@ def _reasons_in_response(response: Any, output: Sequence[Any]) -> Iterator[Refus
 
 
 def _reasons_in_message(message: Any, content: Sequence[Any]) -> Iterator[RefusalReason]:
-    refusal = _by_finish_reason(read(message, "stop_reason"))
+    refusal = finish_kind(read(message, "stop_reason"))
     if refusal is not None:
         yield refusal
     kinds = [read(block, "type") for block in content]
@@ -207,8 +195,44 @@ def _reasons_in_message(message: Any, content: Sequence[Any]) -> Iterator[Refusa
         yield "empty"
 
 
-def _by_finish_reason(reason: Any) -> RefusalReason | None:
-    return _BY_FINISH_REASON.get(reason.lower()) if isinstance(reason, str) else None
+def _reasons_in_langchain(message: Any, metadata: Mapping[str, Any]) -> Iterator[RefusalReason]:
+    unfinished = _BY_STATUS.get(str(metadata.get("status")))
+    if unfinished is not None:
+        yield unfinished
+    content, refusal = read(message, "content"), read(message, "additional_kwargs", "refusal")
+    blocks = _as_list(content)
+    if blocks is not None:
+        content = [block for block in blocks if isinstance(block, str) or read(block, "type") not in _SILENT_BLOCKS]
+    tool_calls = [read(message, name) for name in ("tool_calls", "invalid_tool_calls")]
+    yield from _reasons_in_parts(finish_reasons_of(message), content, refusal, tool_calls)
+
+
+def _is_completion(answer: Any) -> bool:
+    # By shape, as the rest: the class belongs to another primitive.
+    return (
+        isinstance(read(answer, "text"), str)
+        and isinstance(read(answer, "finish_reason"), str)
+        and isinstance(read(answer, "tool_calls"), tuple)
+        and not isinstance(answer, Mapping)
+    )
+
+
+def _reasons_in_completion(answer: Any) -> Iterator[RefusalReason]:
+    refusal, tools = read(answer, "refusal"), read(answer, "tool_calls")
+    yield from _reasons_in_parts((read(answer, "finish_reason"),), read(answer, "text"), refusal, tools)
+
+
+def _reasons_in_parts(
+    reasons: Iterable[str], content: Any, refusal: Any, tool_calls: Sequence[Any]
+) -> Iterator[RefusalReason]:
+    kinds: list[RefusalReason] = [kind for kind in map(finish_kind, reasons) if kind is not None]
+    yield from kinds
+    if _has_content(refusal):
+        yield "content_filter"
+    if "tool_call" in kinds or any(map(_has_content, tool_calls)):
+        yield "tool_call"
+    elif not _has_content(content):
+        yield "empty"
 
 
 def _as_list(value: Any) -> Sequence[Any] | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from observability_integration.costs.usage import choices_of, read
+from observability_integration.costs.shapes import choices_of, chunk_inside, read
 from observability_integration.errors import ProviderStreamError
 from observability_integration.resilience.faults import FaultKind, classify
 
@@ -34,6 +34,8 @@ def error_in(operation: str, chunk: Any) -> ProviderStreamError | None:
         operation: name of the operation that streams.
         chunk: any chunk.
     """
+    inner = chunk_inside(chunk)
+    chunk = chunk if inner is None else inner
     error = read(chunk, "error")
     choices = choices_of(chunk)
     if choices is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from observability_integration.costs.usage import Usage, is_provider_chunk, is_whole_answer
+from observability_integration.costs.shapes import is_provider_chunk, is_whole_answer, metadata_of
+from observability_integration.costs.usage import Usage
 from observability_integration.telemetry.guard import note_fault
 
 from .completion_parts import CompletionParts
@@ -53,7 +54,9 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def completion_of(chunks: list[Any]) -> Completion:
-    """Joins the chunks of one answer: text, OpenAI chat or responses, or Anthropic messages.
+    """Joins the chunks of one answer: text, OpenAI chat or responses, Anthropic or LangChain messages.
+
+    Also takes the events of the stream helpers of OpenAI's, Anthropic's and Mistral's SDKs.
 
     Takes the first of several choices. A whole answer counts as a chunk.
 
@@ -82,11 +85,18 @@ def answer_from_chunks(chunks: list[Any]) -> Any:
         chunks: all chunks, in order.
     """
     try:
-        if any(is_provider_chunk(chunk) or is_whole_answer(chunk) for chunk in chunks):
+        if any(map(_has_parts, chunks)):
             return completion_of(chunks)
     except Exception as error:  # noqa: BLE001 - an answer that cannot be read is returned as it came
         note_fault("completion", error)
     return "".join(chunks) if all(isinstance(chunk, str) for chunk in chunks) else chunks
+
+
+def _has_parts(chunk: Any) -> bool:
+    # Chunks of LangChain's fake models have no provider, and are joined like those of its real ones.
+    if isinstance(chunk, str):
+        return False
+    return is_provider_chunk(chunk) or is_whole_answer(chunk) or metadata_of(chunk) is not None
 
 
 def _usage_fields(usage: Usage) -> dict[str, int] | None:

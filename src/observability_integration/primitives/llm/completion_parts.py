@@ -1,4 +1,4 @@
-"""Collects the parts of one answer from the chunks of OpenAI's and Anthropic's streams."""
+"""Collects the parts of one answer from the chunks of OpenAI's, Anthropic's and LangChain's streams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from observability_integration.costs.usage import choices_of, read
+from observability_integration.costs.shapes import choices_of, metadata_of, read
 from observability_integration.primitives.chunks import blocks_text, choice_text, chunk_text
 
 from .facts import AnswerFacts
@@ -65,6 +65,8 @@ class CompletionParts:
             self._add_response(chunk)
         elif kind == "message":
             self._add_message(chunk)
+        elif metadata_of(chunk) is not None:
+            self._add_langchain(chunk)
         else:
             self.texts.append(chunk_text(chunk))
             self._add_block(kind, chunk)
@@ -151,7 +153,23 @@ class CompletionParts:
         tool = self.tools[index] = ToolParts(_text(read(block, "id")), _text(read(block, "name")))
         arguments = read(block, "input")
         if isinstance(arguments, Mapping) and arguments:  # usually empty here: the arguments follow in pieces
-            tool.arguments.append(json.dumps(arguments, default=str, ensure_ascii=False))
+            tool.arguments.append(_as_json(arguments))
+
+    # LangChain -------------------------------------------------------------------------------------------------------
+
+    def _add_langchain(self, message: Any) -> None:
+        self.texts.append(chunk_text(message))
+        self.refusals.append(_text(read(message, "additional_kwargs", "refusal")))
+        # A chunk repeats its pieces of tool calls as calls, as far as they can be parsed.
+        for call in read(message, "tool_call_chunks") or read(message, "tool_calls") or ():
+            index, call_id, arguments = read(call, "index"), _text(read(call, "id")), read(call, "args")
+            tool = self._tool(index if isinstance(index, int) else self._missing_index(call_id))
+            tool.note(call_id, read(call, "name"))
+            tool.arguments.append(_as_json(arguments) if isinstance(arguments, Mapping) else _text(arguments))
+
+
+def _as_json(arguments: Any) -> str:
+    return json.dumps(arguments, default=str, ensure_ascii=False)
 
 
 def _text(value: Any) -> str:

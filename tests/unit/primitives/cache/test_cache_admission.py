@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from observability_integration.errors import ConfigurationError
+from observability_integration.primitives import Completion, ToolCall
 from observability_integration.primitives.cache import admission as cache_admission
 from observability_integration.primitives.cache.admission import (
     _BY_FINISH_REASON,
@@ -17,6 +18,7 @@ from observability_integration.primitives.cache.admission import (
     Admission,
     RefusalReason,
 )
+from tests.langchain_doubles import AIMessage, AIMessageChunk
 
 pytestmark = pytest.mark.once
 
@@ -127,6 +129,10 @@ _ANSWERS: list[tuple[str, dict[str, Any], RefusalReason | None]] = [
 ]
 
 
+class _OwnText(str):
+    """As Mistral's SDK has what it does not know."""
+
+
 def _as_object(answer: dict[str, Any]) -> Any:
     module, name = {
         "chat.completion": ("openai.types.chat", "ChatCompletion"),
@@ -136,6 +142,49 @@ def _as_object(answer: dict[str, Any]) -> Any:
     kind = getattr(pytest.importorskip(module), name)
     # Built like the SDKs do: without validation at the top, and with the right classes below.
     return kind.construct(**answer)
+
+
+_AI_CALL = {"name": "look_up", "args": {}, "id": "c"}
+_THINKING = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+_INCOMPLETE = {"object": "response", "status": "incomplete"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (AIMessage("Paris", {"finish_reason": "stop"}), None),
+        (AIMessage("Paris"), None),
+        (AIMessage("Paris", {"finish_reason": "length"}), "length"),
+        (AIMessage("Paris", {"stop_reason": "max_tokens"}), "length"),
+        (AIMessage("Paris", {"done_reason": "length"}), "length"),
+        (AIMessage("Paris", {"finish_reason": "SAFETY"}), "content_filter"),
+        (AIMessage("Paris", {"stopReason": "guardrail_intervened"}), "content_filter"),
+        (AIMessage("Paris", _INCOMPLETE), "length"),
+        (AIMessage("Paris", {**_INCOMPLETE, "incomplete_details": {"reason": "content_filter"}}), "content_filter"),
+        (AIMessage("", {"stop_reason": "refusal"}), "content_filter"),
+        (AIMessage("", {"finish_reason": "stop"}, additional_kwargs={"refusal": "No."}), "content_filter"),
+        (AIMessage("", {"finish_reason": "tool_calls"}, tool_calls=[_AI_CALL]), "tool_call"),
+        (AIMessage("Wait.", {"finish_reason": "stop"}, tool_calls=[_AI_CALL]), "tool_call"),
+        (AIMessage("", {"finish_reason": "stop"}), "empty"),
+        (AIMessage([], {"finish_reason": "stop"}), "empty"),
+        (AIMessage([_THINKING], {"stop_reason": "end_turn"}), "empty"),
+        (AIMessage([_THINKING, {"type": "text", "text": "Paris"}], {"stop_reason": "end_turn"}), None),
+        (AIMessage(["Paris"], {"finish_reason": "stop"}), None),
+        (AIMessageChunk("Paris", {"finish_reason": "length"}), "length"),
+        ({"type": "ai", "content": "Paris", "response_metadata": {"finish_reason": "length"}}, "length"),
+        (Completion("Paris", finish_reason="stop"), None),
+        (Completion("Paris"), None),
+        (Completion("Paris", finish_reason="length"), "length"),
+        (Completion("Paris", finish_reason=_OwnText("content_filter")), "content_filter"),
+        (Completion("Paris", finish_reason="insufficient_system_resource"), "length"),
+        (Completion("", finish_reason="stop", refusal="No."), "content_filter"),
+        (Completion("", finish_reason="tool_calls", tool_calls=(ToolCall("c", "f", "{}"),)), "tool_call"),
+        (Completion(" ", finish_reason="stop"), "empty"),
+    ],
+)
+def test_messages_of_langchain_and_joined_answers_are_judged_too(answer: Any, expected: RefusalReason | None) -> None:
+    """What is handed on in another form is as whole, or as cut, as it was."""
+    assert expected == ADMISSION.refuses(answer)
 
 
 @pytest.mark.parametrize(("answer", "expected"), [case[1:] for case in _ANSWERS], ids=[case[0] for case in _ANSWERS])

@@ -99,6 +99,19 @@ def test_an_error_keeps_its_name_and_none_of_its_words(kind: str, code: str, chu
     assert "ask" in str(error)
 
 
+@pytest.mark.parametrize("wrap", [lambda chunk: {"type": "chunk", "chunk": chunk}, lambda chunk: {"data": chunk}])
+def test_an_error_inside_the_event_of_a_helper(wrap: Any) -> None:
+    """The SDKs' helpers wrap the chunk, whatever it reports."""
+    for chunk in (
+        {"choices": [], "error": {"code": 502, "type": "overloaded_error", "message": SECRET}},
+        {"choices": [{"index": 0, "finish_reason": "error", "error": {"type": "overloaded_error"}}]},
+    ):
+        error = error_in("ask", wrap(chunk))
+        assert error is not None
+        assert "overloaded" == classify(error).kind
+    assert error_in("ask", wrap({"choices": [], "error": None})) is None
+
+
 @pytest.mark.parametrize("chunk", NONE, ids=repr)
 def test_other_chunks_are_none(chunk: Any) -> None:
     """A field of that name in somebody's own events is no error of a provider's."""
