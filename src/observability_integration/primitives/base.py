@@ -99,13 +99,13 @@ class ChunkStream(ABC):
         self._phase = "open"
 
     def _check_open(self) -> None:
-        """Called by `__anext__`.
+        """Called by `__anext__`. A stream that is closed has no more chunks, as a generator has not.
 
         Raises:
-            StreamStateError: the stream is not open.
+            StreamStateError: the stream was not opened.
         """
-        if self._phase != "open":
-            raise StreamStateError(self._phase)
+        if self._phase == "new":
+            raise StreamStateError("new")
 
     @abstractmethod
     async def __aenter__(self) -> AsyncIterator[Any]: ...

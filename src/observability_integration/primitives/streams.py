@@ -50,7 +50,7 @@ class OneChunk(ChunkStream):
         return self
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._phase = "closed"
+        self._phase, self._run = "closed", None
 
     async def __anext__(self) -> Any:
         self._check_open()

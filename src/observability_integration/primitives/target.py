@@ -18,6 +18,7 @@ from .circuit_breaker.breaker import Breaker, BreakerPolicy
 from .concurrency.limit import ConcurrencyLimit
 from .lifting import lift
 from .llm.call import LLMCallPrimitive
+from .llm.choices import requested_choices
 from .llm.completion import answer_from_chunks
 
 _SYNCHRONOUS = frozenset({"OpenAI", "AzureOpenAI"})  # clients of the SDK that would block the event loop
@@ -36,7 +37,10 @@ class LLMTarget:
         provider: value of ``gen_ai.provider.name``.
         server_url: base URL of the provider, for spans.
         announces_end: whether an answer of `call` without a finish reason is always cut; by default that goes by the
-            shape of its chunks.
+            shape of its chunks. False if `call` makes several calls of the provider, as an agent does: more may follow
+            after each finish reason, however late.
+        choices: how many choices `call` asks for, >= 1, if the request's own ``n`` does not say so; by default as many
+            as there are in the stream.
         streaming: whether `call` streams; by default if it is an async generator function. A slow first token, a stall
             or a cut shows only in a stream.
         context_window: in tokens, >= 1. If it is known, a request that was too long for another target comes here only
@@ -59,6 +63,7 @@ class LLMTarget:
     provider: str | None = None
     server_url: str | None = None
     announces_end: bool | None = None
+    choices: int | None = None
     streaming: bool | None = None
     context_window: int | None = None
     attempt_timeout_seconds: float | None = None
@@ -88,6 +93,7 @@ class LLMTarget:
             server_url=self.server_url,
             streaming=self.streaming,
             announces_end=self.announces_end,
+            choices=self.choices,
             collect=answer_from_chunks,
         )
 
@@ -128,7 +134,8 @@ class LLMTarget:
         if blocks or _create_of(client) is None:
             raise ConfigurationError("client must have an asynchronous chat.completions.create, as AsyncOpenAI has")
         fixed = {"stream_options": {"include_usage": True}} | dict(parameters or {})
-        knobs = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))} | knobs
+        served = {"provider": "openai", "server_url": _text(getattr(client, "base_url", None))}
+        knobs = served | {"choices": requested_choices(fixed)} | knobs
         return cls(
             call=_chat_call(client, model, fixed, propagate), announces_end=True, model=model, streaming=True, **knobs
         )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Generic, cast
 from urllib.parse import urlsplit
 
+from observability_integration.checks import check_count
 from observability_integration.context import WorkflowContext, deadline_var
 from observability_integration.costs.usage import Usage, finish_reasons_of, id_of, model_of, read, usage_of
 from observability_integration.errors import ConfigurationError
@@ -22,6 +23,7 @@ from observability_integration.telemetry.metrics import instruments
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
+from .choices import requested_choices
 from .content import answer_content, request_content, sendable
 from .stream import LLMStream
 
@@ -47,10 +49,14 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         collect: joins the list of chunks into the result of `execute`; by default text is joined and other chunks are
             listed. `completion_of` makes a `Completion` of the chunks of a provider.
         announces_end: whether the provider's streams end with a finish reason, so that one without it was cut, even one
-            without any chunk; by default that goes by the shape of the chunks.
+            without any chunk; by default that goes by the shape of the chunks. False if `call` makes several calls of
+            the provider, as an agent does: more may follow after each finish reason, however late.
+        choices: how many choices the provider is asked for, >= 1, if the request's own ``n`` does not say so; by
+            default as many as there are in the stream.
 
     Raises:
-        ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, or `server_url` is no URL.
+        ConfigurationError: `call` does not take ``(request)`` or ``(request, context)``, `server_url` is no URL, or
+            `choices` is out of range.
     """
 
     def __init__(
@@ -65,7 +71,10 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         streaming: bool | None = None,
         collect: Callable[[list[Any]], Any] | None = None,
         announces_end: bool | None = None,
+        choices: int | None = None,
     ) -> None:
+        check_count("choices", choices, 1, optional=True)
+        self._choices = choices
         self._call = call
         self._with_context = takes_context(call)
         self._streams = inspect.isasyncgenfunction(call) if streaming is None else streaming
@@ -131,10 +140,12 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     def stream(self, input_data: In, context: WorkflowContext | None = None) -> ChunkStream:
         """Calls the provider once and streams the chunks of its answer; a whole answer is the only chunk.
 
-        A provider's stream (OpenAI or Anthropic chunks) that ends without a finish reason raises
-        `StreamInterruptedError`: a cut answer never passes for a complete one. An error that the provider reports
-        inside its stream raises `ProviderStreamError`. After the finish reason the stream waits for further chunks for
-        2 s at most, and ignores faults of the connection.
+        A provider's stream (OpenAI, Anthropic or LangChain chunks, events of the SDKs' stream helpers) that ends
+        without a finish reason raises `StreamInterruptedError`: a cut answer never passes for a complete one. An error
+        that the provider reports inside its stream raises `ProviderStreamError`. A programming error such as a
+        `KeyError` that the source raises after the first chunk becomes a `StreamInterruptedError`. After a final
+        finish reason (see `AnswerFacts`) the stream waits for further chunks for 2 s at most, and ignores faults of the
+        connection.
         """
         model = self._request_model(input_data)
 
@@ -145,7 +156,8 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             return self._invoke(self._stream_call, self._stream_with_context, input_data, context)
 
         call = (self._operation, self._provider, model)
-        return LLMStream(self.name, call, begin, start, self._announces_end, context)
+        choices = self._requested_choices(input_data)
+        return LLMStream(self.name, call, begin, start, self._announces_end, choices, context)
 
     def _invoke(
         self, call: Callable[..., Any], with_context: bool, request: Any, context: WorkflowContext | None
@@ -163,6 +175,13 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             note_fault("llm_call.request", error)
             return None
         return sendable(model) if isinstance(model, str) and model else None
+
+    def _requested_choices(self, request: Any) -> int | None:
+        try:
+            return requested_choices(request) or self._choices
+        except Exception as error:  # noqa: BLE001 - reading an odd request must not fail the call
+            note_fault("llm_call.request", error)
+            return self._choices
 
     def _begin(
         self, request: Any, model: str | None, context: WorkflowContext | None, *, streaming: bool

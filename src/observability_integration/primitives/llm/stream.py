@@ -22,8 +22,10 @@ from .facts import AnswerFacts
 from .source import AnswerSource
 from .tail import TailTimeout
 
-# Faults that do not harm an answer whose finish reason has arrived.
+# Faults that do not harm an answer whose finish reason has arrived and is final.
 _HARMLESS_AT_END: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})
+# What code raises that meets data of another form than it expects. Subclasses are errors that somebody designed.
+_MISREADINGS = frozenset({AttributeError, IndexError, KeyError, TypeError, ValueError})
 _MAX_MALFORMED = 16  # chunks; a source that sends more of them does not send an answer
 
 
@@ -35,7 +37,9 @@ class LLMStream(ObservedStream):
         call: labels of the metrics.
         begin: begins the span.
         start: makes the call; returns a source of chunks (see `AnswerSource`).
-        announces_end: whether an answer without a finish reason was cut; None goes by the shape of the chunks.
+        announces_end: whether an answer without a finish reason was cut; None goes by the shape of the chunks. If
+            False, a finish reason is no end either.
+        choices: how many choices the request asks for; None if that is unknown.
         context: of the call.
     """
 
@@ -46,6 +50,7 @@ class LLMStream(ObservedStream):
         begin: Callable[[], OperationSpan],
         start: Callable[[], Any],
         announces_end: bool | None,
+        choices: int | None = None,
         context: object = None,
     ) -> None:
         super().__init__(name, context)
@@ -58,7 +63,8 @@ class LLMStream(ObservedStream):
         self._waited = 0.0  # seconds for the provider, since the last content; the reader's own time does not count
         self._content_seen = False
         self._count = 0
-        self._facts = AnswerFacts()
+        self._facts = AnswerFacts(choices, reasons_end=announces_end is not False)
+        self._ended = False
         self._tail: TailTimeout | None = None
         self._malformed: list[Exception] = []
         self._count_at_malformed = 0
@@ -77,7 +83,7 @@ class LLMStream(ObservedStream):
         while True:
             began = time.perf_counter()
             try:
-                chunk = await (self._next_after_end(chunks) if self._facts.complete else anext(chunks))
+                chunk = await (self._next_after_end(chunks) if self._facts.final else anext(chunks))
             except StopAsyncIteration:
                 self._check_complete()
                 raise
@@ -101,22 +107,28 @@ class LLMStream(ObservedStream):
         return await self._tail.next(chunks)
 
     def _skip_or_raise(self, error: Exception) -> None:
-        """Skips a malformed chunk and raises other errors; a harmless one after the finish reason ends the stream."""
+        """Skips a malformed chunk and raises other errors; a harmless one after a final reason ends the stream."""
         kind = classify(error).kind
-        if self._facts.complete and kind in _HARMLESS_AT_END:
+        if self._facts.final and kind in _HARMLESS_AT_END:
             raise StopAsyncIteration from error
         if kind != "malformed" or len(self._malformed) >= _MAX_MALFORMED:
+            if self._count and type(error) in _MISREADINGS:
+                # After the first chunk it is the provider's reply that could not be read, not the caller's request.
+                raise StreamInterruptedError(self._name, self._count, "cut") from error
             raise error
         self._malformed.append(error)
         self._count_at_malformed = self._count
 
     def _check_complete(self) -> None:
         """Raises unless the answer is complete at the end of the stream."""
+        self._ended = True
         facts = self._facts
-        if facts.complete:
+        if facts.final:
             return
         if self._malformed and self._count == self._count_at_malformed:
             raise self._malformed[-1]  # the last chunk was the malformed one
+        if facts.complete:
+            return
         needs_reason = self._announces_end
         if needs_reason is None:
             needs_reason = facts.is_provider_stream and not self._source.single_chunk
@@ -130,6 +142,8 @@ class LLMStream(ObservedStream):
         self._count += 1
         if chunk.__class__ is not str:
             may_be_error = self._facts.note(chunk)
+            if may_be_error is None:
+                return None
             error = error_in(self._name, chunk) if may_be_error and not self._source.single_chunk else None
             if error is not None:
                 return error
@@ -157,7 +171,7 @@ class LLMStream(ObservedStream):
         try:
             await self._source.close()
         except Exception as error:
-            if not self._facts.complete:
+            if not (self._facts.final or (self._facts.complete and self._ended)):
                 raise
             note_fault("llm_call.close", error)
 
@@ -187,5 +201,5 @@ class LLMStream(ObservedStream):
     def _error_type(self, outcome: Outcome, error: BaseException | None) -> str | None:
         if error is not None:
             return spans.error_type(error)
-        # A reader that leaves after the finish reason has the whole answer.
-        return None if outcome == "success" or (outcome == "closed" and self._facts.complete) else outcome
+        # A reader that leaves after a final reason has the whole answer.
+        return None if outcome == "success" or (outcome == "closed" and self._facts.final) else outcome

@@ -21,6 +21,7 @@ from observability_integration.telemetry import guard
 from observability_integration.telemetry.catalogue import Profile
 from observability_integration.telemetry.metrics import instruments
 from observability_integration.telemetry.metrics.snapshot import Point, snapshot
+from tests.scripted_source import GoingOn
 
 SECRET = "the secret question"
 REQUEST = {"model": "asked", "messages": [{"role": "user", "content": SECRET}]}
@@ -1068,23 +1069,6 @@ def test_the_environment_decides_whether_texts_are_captured(
 # Chunks that cannot be read
 
 
-class _Source:
-    """Raises in the place of what it cannot read, and goes on: an iterator with a parser of its own."""
-
-    def __init__(self, *chunks: Any) -> None:
-        self._chunks = iter(chunks)
-
-    def __aiter__(self) -> _Source:
-        return self
-
-    async def __anext__(self) -> Any:
-        for chunk in self._chunks:
-            if isinstance(chunk, BaseException):
-                raise chunk
-            return chunk
-        raise StopAsyncIteration
-
-
 def _part(text: str, reason: str | None = None) -> dict[str, Any]:
     return {"choices": [{"delta": {"content": text}, "finish_reason": reason}]}
 
@@ -1095,7 +1079,7 @@ def _unreadable() -> ValueError:
 
 def _reads(*chunks: Any) -> LLMCallPrimitive[Any, Any]:
     async def call(_: Any) -> Any:
-        return _Source(*chunks)
+        return GoingOn(*chunks)
 
     return LLMCallPrimitive(call, model="m", streaming=True)
 

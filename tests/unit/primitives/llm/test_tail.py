@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.primitives import LLMCallPrimitive
 from observability_integration.testing import FakeClockLoop
+from tests.scripted_source import Source
 
 pytestmark = [pytest.mark.once, pytest.mark.promise("L4")]
 
@@ -25,40 +25,6 @@ def part(content: str | None, reason: str | None = None) -> dict[str, Any]:
 
 WHOLE = [part("a"), part(None, "stop")]
 USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
-VARIABLE: ContextVar[str] = ContextVar("of the source")
-
-
-class Source:
-    """A number is a wait in seconds, an exception is raised, anything else is a chunk."""
-
-    def __init__(self, *script: Any, on_close: BaseException | None = None) -> None:
-        self.script = script
-        self.on_close = on_close
-        self.ended: list[str] = []
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self._play()
-
-    async def _play(self) -> AsyncIterator[Any]:
-        token = VARIABLE.set("held")
-        try:
-            for item in self.script:
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, float):
-                    await asyncio.sleep(item)
-                else:
-                    yield item
-        except asyncio.CancelledError:
-            self.ended.append("cancelled")
-            raise
-        finally:
-            VARIABLE.reset(token)  # raises in another context than that of the first step
-
-    async def close(self) -> None:
-        self.ended.append("closed")
-        if self.on_close is not None:
-            raise self.on_close
 
 
 def call(source: Source) -> LLMCallPrimitive[Any, Any]:
@@ -90,9 +56,11 @@ async def test_what_comes_in_time_is_read(tracing: Any) -> None:
 
 
 async def test_content_after_a_reason_begins_the_time_anew() -> None:
-    """Some servers give a reason with every chunk: that is no end yet."""
-    each = part("a", "stop")
-    assert [each] * 4 == await call(Source(each, 1.5, each, 1.5, each, 1.5, each)).execute("q")
+    """It shows that the reason was none of the last; the usage that follows it is waited for as long as any."""
+    chunks = [*WHOLE, 1.5, part("b", "stop"), 5.0, USAGE, 1.5, {"choices": []}]
+    got = await call(Source(*chunks, 1e6)).execute("q")
+    assert [*WHOLE, part("b", "stop"), USAGE, {"choices": []}] == got
+    assert 8.5 == pytest.approx(now())
 
 
 async def test_what_the_reader_does_meanwhile_is_not_counted() -> None:
