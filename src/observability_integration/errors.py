@@ -15,9 +15,8 @@
         ├── CompensationError              a step of a saga failed, and so did a compensation
         ├── ProviderStreamError            the provider reported an error inside its stream
         ├── PrimitiveTimeoutError          a timeout of a primitive; also a builtins.TimeoutError (hence an OSError)
-        ├── StreamInterruptedError         a stream ended before its answer was complete
-        │   └── StreamStalledError         no content for too long; also a PrimitiveTimeoutError
-        └── StreamStateError               a stream was read before it was opened or after it was closed; a RuntimeError
+        └── StreamInterruptedError         a stream ended before its answer was complete
+            └── StreamStalledError         no content for too long; also a PrimitiveTimeoutError
 
 An exception of the wrapped work passes through unchanged. No message contains a prompt or an answer.
 """
@@ -392,28 +391,6 @@ class StreamStalledError(StreamInterruptedError, PrimitiveTimeoutError):
             self.chunks,
             self.cleanup,
         )
-
-
-class StreamStateError(ObservabilityError, RuntimeError):
-    """A stream was read before it was opened, read after it was closed, or opened twice.
-
-    Attributes:
-        state: ``new``, ``open`` or ``closed``.
-    """
-
-    def __init__(self, state: Literal["new", "open", "closed"]) -> None:
-        self.state = state
-        super().__init__(_STREAM_STATES[state])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StreamStateError, (self.state,)
-
-
-_STREAM_STATES = {
-    "new": "The stream is not open: write `async with primitive.stream(x) as chunks:` and read `chunks`",
-    "open": "The stream is open already, and one stream is one call: call `stream` again for another one",
-    "closed": "The stream is closed: read it inside the `async with` block, or call `stream` again",
-}
 
 
 def _rebuild_stalled(

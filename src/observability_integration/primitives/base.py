@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from observability_integration.context import WorkflowContext, bounded_by
-from observability_integration.errors import PrimitiveTimeoutError, StreamStateError
+from observability_integration.errors import PrimitiveTimeoutError
 
 if TYPE_CHECKING:
     from .flow.parallel import ParallelPrimitive
@@ -61,6 +61,13 @@ def as_error(stop: StopAsyncIteration) -> RuntimeError:
     return error
 
 
+_MISUSES = {
+    "new": "the stream is not open: write `async with primitive.stream(x) as chunks:` and read `chunks`",
+    "open": "the stream is open already, and one stream is one call: call `stream` again for another one",
+    "closed": "the stream is closed: read it inside the `async with` block, or call `stream` again",
+}
+
+
 class ChunkStream(ABC):
     """A stream: an async context manager that yields an async iterator over the chunks.
 
@@ -75,12 +82,12 @@ class ChunkStream(ABC):
         """The chunks, also outside of an ``async with`` block.
 
         Raises:
-            StreamStateError: the stream is closed.
+            RuntimeError: the stream is closed.
         """
         if self._phase == "open":
             return cast("AsyncIterator[Any]", self)  # `__aenter__` returned the stream itself
         if self._phase == "closed":
-            raise StreamStateError("closed")
+            raise RuntimeError(_MISUSES["closed"])
         return self._read()
 
     async def _read(self) -> AsyncIterator[Any]:
@@ -92,20 +99,20 @@ class ChunkStream(ABC):
         """Called by `__aenter__`: a stream is opened once.
 
         Raises:
-            StreamStateError: the stream was opened before.
+            RuntimeError: the stream was opened before.
         """
         if self._phase != "new":
-            raise StreamStateError(self._phase)
+            raise RuntimeError(_MISUSES[self._phase])
         self._phase = "open"
 
     def _check_open(self) -> None:
         """Called by `__anext__`. A stream that is closed has no more chunks, as a generator has not.
 
         Raises:
-            StreamStateError: the stream was not opened.
+            RuntimeError: the stream was not opened.
         """
         if self._phase == "new":
-            raise StreamStateError("new")
+            raise RuntimeError(_MISUSES["new"])
 
     @abstractmethod
     async def __aenter__(self) -> AsyncIterator[Any]: ...
