@@ -16,7 +16,7 @@ from observability_integration.caching.streams.broadcast import LATE, Broadcast,
 from observability_integration.caching.streams.replay import Replay
 from observability_integration.context import Deadline, bounded_by
 from observability_integration.errors import PrimitiveTimeoutError, StreamInterruptedError
-from observability_integration.primitives.base import ChunkStream
+from observability_integration.primitives.base import ChunkStream, check_time_left
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import wait_done
 from observability_integration.telemetry.guard import note_fault
@@ -75,6 +75,8 @@ class CachedStream(ObservedStream):
         if broadcast is not None and broadcast.unrecorded_reason is not None:
             return await self._bypass("uncopyable")
         leading = broadcast is None
+        if leading:
+            check_time_left(streams.operation, call.context)
         if broadcast is None:
             broadcast = streams.start(digest, tags, call, span, started)
         else:
@@ -119,6 +121,7 @@ class CachedStream(ObservedStream):
         self._streams.record.hit(self._span, started, self._call.cost_usd, served)
 
     async def _bypass(self, reason: str) -> None:
+        check_time_left(self._streams.operation, self._context)
         self._streams.record.bypass(self._span, reason)
         inner = self._call.source(False)
         self._inner_chunks = aiter(await inner.__aenter__())

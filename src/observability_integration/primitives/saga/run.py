@@ -81,7 +81,7 @@ class SagaRun:
         self.ended = False
         self._record = record
         self._span = span
-        self._context = context or WorkflowContext()
+        self._context = WorkflowContext() if context is None else context
         self._loop, self._variables = origin
         self._timeout_seconds = timeout_seconds
         self._completed = list(completed)
