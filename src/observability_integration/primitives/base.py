@@ -7,10 +7,11 @@ has none: a primitive that guards another takes it as its first argument, so the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from observability_integration.context import WorkflowContext, bounded_by
+from observability_integration.context import WorkflowContext, deadline_of, deadline_var, earliest
 from observability_integration.errors import PrimitiveTimeoutError
 
 if TYPE_CHECKING:
@@ -37,20 +38,29 @@ class Executable(Protocol[In_contra, Out_co]):
 Step = Executable[In, Out] | Callable[[In], Awaitable[Out]] | Callable[[In, WorkflowContext], Awaitable[Out]]
 
 
-def check_time_left(operation: str, context: object) -> None:
+def check_time_left(operation: str | WorkflowPrimitive[Any, Any], context: object) -> None:
     """Refuses to start work that has no time left. Each primitive asks before it starts work.
 
     Args:
-        operation: name of the operation, for the error.
+        operation: the primitive, or the name of the operation, for the error.
         context: of the call, of any type.
 
     Raises:
         PrimitiveTimeoutError: the deadline of the task or of the context has passed.
     """
-    deadline = bounded_by(context)
-    if deadline is not None and deadline.remaining() <= 0:
+    deadline = deadline_var.get()
+    # The exact type first: the functions are for contexts of other types, and cost more than the rest of this.
+    if context is not None and (type(context) is not WorkflowContext or context.deadline is not None):
+        deadline = earliest(deadline, deadline_of(context))
+    if deadline is not None and deadline.when <= get_running_loop().time():
         raise PrimitiveTimeoutError(
-            operation, 0.0, 0.0, kind="deadline", cleanup="refused", deadline_source="inherited", deadline=deadline
+            operation if isinstance(operation, str) else operation.name,
+            0.0,
+            0.0,
+            kind="deadline",
+            cleanup="refused",
+            deadline_source="inherited",
+            deadline=deadline,
         )
 
 
@@ -85,7 +95,7 @@ class ChunkStream(ABC):
             RuntimeError: the stream is closed.
         """
         if self._phase == "open":
-            return cast("AsyncIterator[Any]", self)  # `__aenter__` returned the stream itself
+            return self  # type: ignore[return-value] # `__aenter__` returned the stream itself
         if self._phase == "closed":
             raise RuntimeError(_MISUSES["closed"])
         return self._read()

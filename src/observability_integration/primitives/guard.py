@@ -126,7 +126,7 @@ class GuardPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out, Ticket]):
             Exception: the guard's refusal, or the call's own error, unchanged.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self.name, context)
+            check_time_left(self, context)
         if context is None and self.needs_context:
             context = WorkflowContext()
         tracing = spans.tracing

@@ -127,7 +127,7 @@ class LambdaPrimitive(WorkflowPrimitive[In, Out]):
             PrimitiveTimeoutError: the deadline has passed.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self._name, context)
+            check_time_left(self, context)
         return cast("Out", await self.call(input_data, context))
 
 
@@ -209,7 +209,7 @@ class _ExecutableAdapter(WorkflowPrimitive[In, Out]):
         Raises:
             PrimitiveTimeoutError: the deadline has passed.
         """
-        check_time_left(self.name, context)
+        check_time_left(self, context)
         return cast("Out", await self._target.execute(input_data, WorkflowContext() if context is None else context))
 
 

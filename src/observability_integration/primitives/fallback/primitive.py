@@ -115,7 +115,7 @@ class FallbackPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             Exception: the error of the only target that was asked, unchanged.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self._operation, context)
+            check_time_left(self, context)
         tracing = spans.tracing
         span, token = NO_SPAN, None
         if tracing.enabled:

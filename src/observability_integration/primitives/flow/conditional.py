@@ -61,7 +61,7 @@ class SwitchPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             PrimitiveTimeoutError: the deadline has passed.
         """
-        check_time_left(self.name, context)
+        check_time_left(self, context)
         context = WorkflowContext() if context is None else context
         span = self._begin()
         token = spans.tracing.activate(span)

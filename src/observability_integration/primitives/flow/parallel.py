@@ -54,7 +54,7 @@ class ParallelPrimitive(WorkflowPrimitive[In, list[Out]], Generic[In, Out]):
         Raises:
             PrimitiveTimeoutError: the deadline has passed.
         """
-        check_time_left(self.name, context)
+        check_time_left(self, context)
         context = WorkflowContext() if context is None else context
         span = spans.tracing.begin("parallel", {"parallel.branches": len(self._branches)})
         token = spans.tracing.activate(span)

@@ -51,7 +51,7 @@ class SequentialPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         Raises:
             PrimitiveTimeoutError: the deadline has passed, before the first step or between two.
         """
-        check_time_left(self.name, context)
+        check_time_left(self, context)
         context = WorkflowContext() if context is None else context
         span = self._begin()
         token = spans.tracing.activate(span)

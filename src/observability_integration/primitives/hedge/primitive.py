@@ -159,7 +159,7 @@ class HedgePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             PrimitiveTimeoutError: the deadline has passed.
             Exception: the error of the first call, unchanged; that of the hedge if its answer had begun.
         """
-        check_time_left(self._operation, context)
+        check_time_left(self, context)
         record = self._record
         span = spans.begin(record.span_name, context)
         token = spans.tracing.activate(span)

@@ -116,7 +116,7 @@ class LLMCallPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             ConfigurationError: `call` is not async.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self.name, context)
+            check_time_left(self, context)
         if self._streams:
             return cast("Out", self.join_chunks(await collect(self.stream(input_data, context))))
         if not spans.tracing.enabled and not instruments.switch.on:

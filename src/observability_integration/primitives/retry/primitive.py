@@ -130,7 +130,7 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             Exception: the error of the last attempt, unchanged.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self._operation, context)
+            check_time_left(self, context)
         attempts, sdk_retries = 1, 0
         question: Question | None = None
         scope: BudgetScope | None = None

@@ -59,6 +59,8 @@ class RetryStream(ObservedStream):
                 self._attempts += 1
             attempt = self._attempt
             try:
+                if self._scope is None and self._question is None:  # nearly always
+                    return await attempt.next()
                 with self._scope or nullcontext(), self._question or nullcontext():
                     return await attempt.next()
             except Exception as error:

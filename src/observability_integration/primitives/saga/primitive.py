@@ -117,7 +117,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             CompensationError: a step failed, and a compensation of the steps before it failed or timed out.
         """
         if deadline_var.get() is not None or context is not None:
-            check_time_left(self._operation, context)
+            check_time_left(self, context)
         if context is None and self._share_context:
             context = WorkflowContext()
         observed = switch.on or spans.tracing.enabled
