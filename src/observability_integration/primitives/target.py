@@ -117,7 +117,7 @@ class LLMTarget:
         """A model behind an ``AsyncOpenAI`` client, or any with its ``chat.completions.create``; always streamed.
 
         The request is a text, a list of messages, or a mapping of fields of the chat completions API; `model` replaces
-        its ``model``. The client's own retries are off for these calls: they would multiply with the pipeline's.
+        its ``model``. The client's own retries are off for these calls: the pipeline makes them, and counts them.
 
         Args:
             client: the client.
