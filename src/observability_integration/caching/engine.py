@@ -27,6 +27,7 @@ from .codec import Codec
 from .entry import Entry
 from .flights.refreshing import Refresher
 from .flights.single_flight import Flight, SingleFlight
+from .flights.waiting import begin_wait, current, end_wait, waits_for_itself
 from .flights.work import FlightResult, FlightWork
 from .freshness import Freshness
 from .keys import KeySpace
@@ -143,6 +144,8 @@ class Engine:
                     lookup.miss("failed")
                     raise deadline_error(self._operation, current_deadline(), 0.0)
                 flight = self._start_flight(lookup, stale_entry)
+            elif waits_for_itself(flight.node, current()):
+                return LookupResult(None, "reentrant")
             else:
                 spans.tracing.link(lookup.span, flight.span)
             awaited = await self._await_flight(lookup, flight, leading, entered_at)
@@ -204,7 +207,7 @@ class Engine:
             searched, waiting_since = time.perf_counter() - lookup.started, time.monotonic()
             deadline = current_deadline()
         stale_entry = None
-        waiter, task = flight.add_waiter(), flight.task
+        waiter, task, waiting = flight.add_waiter(), flight.task, begin_wait(flight.node)
         assert task is not None  # noqa: S101 - for the type checker: it has started
         try:
             if self._limited or deadline is not None:
@@ -227,6 +230,7 @@ class Engine:
             lookup.miss("failed")
             raise
         finally:
+            end_wait(waiting, flight.node)
             if flight.remove_waiter(waiter):
                 self._flights.cancel_if_unwaited(flight, self._background_seconds)
         # A tag of the value may have been invalidated after the call began and before this caller joined.

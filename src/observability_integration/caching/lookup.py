@@ -85,7 +85,8 @@ class LookupResult(msgspec.Struct, frozen=True):
     Attributes:
         value: the value.
         tier: ``memory``, ``backend``, ``flight`` or ``semantic`` for a hit; ``call`` for the caller that made the call;
-            ``uncopyable`` when an equal call returned a value that only one caller can have.
+            ``uncopyable`` when an equal call returned a value that only one caller can have; ``reentrant`` when the
+            caller is inside of the call that it asks for.
         freshness: ``fresh``, ``stale`` or ``coalesced``.
         age_seconds: time since the call that computed the value began.
         tokens: tokens saved.

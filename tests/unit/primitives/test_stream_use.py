@@ -155,7 +155,7 @@ async def streams_first(request: Any) -> Any:
 async def test_the_end_of_another_iterator_is_an_error(name: str) -> None:
     """A call that fails with StopAsyncIteration has failed: its reader must not take it for an answer of no chunks."""
     primitive = AROUND_CALLS[name](takes_first)
-    with pytest.raises(Exception, match="StopAsyncIteration|All targets"):
+    with pytest.raises(Exception, match=r"StopAsyncIteration|All targets"):
         [chunk async for chunk in primitive.stream("q")]
     with pytest.raises(Exception, match=r".*"):
         await primitive.execute("q")

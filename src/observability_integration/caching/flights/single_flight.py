@@ -16,6 +16,8 @@ import msgspec
 from observability_integration.caching.entry import Entry
 from observability_integration.tasks import cancel_until_done, spawn_detached
 
+from .waiting import CallNode
+
 
 class Flight(msgspec.Struct, eq=False):
     """One call in flight.
@@ -31,6 +33,7 @@ class Flight(msgspec.Struct, eq=False):
         unwaited_timer: cancels the flight after a time, unless a waiter is added before.
         cancel_requested: whether the cache itself cancelled the flight.
         waiters: one future for each waiter.
+        node: the call, among those that wait for each other.
     """
 
     span: Any
@@ -43,6 +46,7 @@ class Flight(msgspec.Struct, eq=False):
     unwaited_timer: asyncio.TimerHandle | None = None
     cancel_requested: bool = False
     waiters: dict[asyncio.Future[None], None] = {}
+    node: CallNode = msgspec.field(default_factory=CallNode)
 
     def add_waiter(self) -> asyncio.Future[None]:
         """Returns a future that is done when the flight finishes; it stays pending if the flight has finished already.

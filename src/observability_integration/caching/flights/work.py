@@ -26,6 +26,7 @@ from observability_integration.telemetry.catalogue.cache import CACHE_COMPUTE, C
 from observability_integration.telemetry.metrics.instruments import switch
 
 from .single_flight import Flight, SingleFlight
+from .waiting import enter
 
 
 class FlightResult(msgspec.Struct, frozen=True):
@@ -169,6 +170,7 @@ class FlightWork:
             known,
             accept,
             lambda lease: self._compute(flight, lookup, lease, refreshing),
+            flight.node,
             wait=not refreshing,
         )
         return NO_RESULT if result is None else result
@@ -187,6 +189,7 @@ class FlightWork:
             lookup.miss(self._miss_reason(flight))
         options = begin_entry(lookup.tags, NOTHING if stale is ABSENT else stale)
         began = time.monotonic()
+        enter(flight.node)
         try:
             value = await lookup.compute(refreshing)
         except Exception:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from observability_integration.caching.flights.waiting import CallNode, current, waits_for_itself
 from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import current_deadline, remaining
@@ -148,6 +150,7 @@ class Leases:
         known: bytes,
         judge: Callable[[bytes, int], Awaitable[T | None]],
         compute: Callable[[Lease | None], Awaitable[T]],
+        node: CallNode,
         *,
         wait: bool = True,
     ) -> T | None:
@@ -160,6 +163,9 @@ class Leases:
                 None if it is of no use and has to be replaced.
             compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
                 at fault or because the result of this call cannot be shared.
+            node: this call. It never follows a call that waits for it. If it is itself inside of another call, it
+                follows a leader in another process for the length of a lease at most, because that leader may wait for
+                a lease of this process.
             wait: whether to follow another leader.
 
         Returns:
@@ -169,7 +175,8 @@ class Leases:
             SharedCallError: the leader's call has failed.
             PrimitiveTimeoutError: the deadline passed while following.
         """
-        allowed, started = remaining(), asyncio.get_running_loop().time()
+        loop, nested = asyncio.get_running_loop(), current() is not None
+        allowed, started = remaining(), loop.time()
         with self.channel.waiting(place.name) as waiter:
             while True:
                 heard = wait and self.channel.start()
@@ -185,12 +192,19 @@ class Leases:
                     known = acquired.data[:VERSION_BYTES]
                     continue
                 if acquired.leading:
-                    return await self._lead(Lease(self, place, token, acquired.now_us, waiter), compute)
+                    with _leading(place, node):
+                        return await self._lead(Lease(self, place, token, acquired.now_us, waiter), compute)
                 if not wait:
                     return None
                 if not heard and await self.channel.ensure():
                     continue  # what was published before this process listened shows in the store
-                note = await waiter.wait(self._patience(acquired))
+                leader = _leaders.get(place.key)
+                if waits_for_itself(leader, node) or (
+                    leader is None and nested and loop.time() - started >= self.seconds
+                ):
+                    return await compute(None)
+                with _following(leader, node):
+                    note = await waiter.wait(self._patience(acquired))
                 if note is not None and note.action == "failed":
                     raise SharedCallError(self._operation, note.error_type)
                 if note is not None and note.action == "unshared":
@@ -227,7 +241,9 @@ class Leases:
         return result
 
     def _patience(self, acquired: Acquired) -> float:
-        patience = acquired.lease_left_ms / 1000 + self.seconds * random.uniform(_JITTER / 10, _JITTER)  # noqa: S311
+        # What the store says is bounded: a lease without end is cut to this length there, and a wait is here.
+        patience = min(acquired.lease_left_ms / 1000, self.seconds)
+        patience += self.seconds * random.uniform(_JITTER / 10, _JITTER)  # noqa: S311
         left = remaining()
         return patience if left is None else min(patience, left)
 
@@ -240,6 +256,32 @@ class Leases:
             deadline_source="inherited",
             deadline=current_deadline(),
         )
+
+
+# The calls of this process that hold a lease, by the key of the entry: all caches of one operation share it.
+_leaders: dict[str, CallNode] = {}
+
+
+@contextmanager
+def _leading(place: Place, node: CallNode) -> Iterator[None]:
+    _leaders[place.key] = node
+    try:
+        yield
+    finally:
+        if _leaders.get(place.key) is node:
+            del _leaders[place.key]
+
+
+@contextmanager
+def _following(leader: CallNode | None, node: CallNode) -> Iterator[None]:
+    if leader is None:
+        yield
+        return
+    node.waits_for.append(leader)
+    try:
+        yield
+    finally:
+        node.waits_for.remove(leader)
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> None:

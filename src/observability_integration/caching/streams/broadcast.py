@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from observability_integration.caching.codec import Uncopyable
+from observability_integration.caching.flights.waiting import CallNode, begin_wait, end_wait
 from observability_integration.caching.lookup import LookupResult
 from observability_integration.context import Deadline
 from observability_integration.tasks import wait_done
@@ -42,11 +43,12 @@ class Listener:
         position: number of chunks read.
     """
 
-    __slots__ = ("_broadcast", "position")
+    __slots__ = ("_broadcast", "position", "waiting")
 
     def __init__(self, broadcast: Broadcast) -> None:
         self._broadcast = broadcast
         self.position = 0
+        self.waiting = begin_wait(broadcast.node)
 
     async def next(self, deadline: Deadline | None) -> Any:
         """Returns the next chunk, or `LATE` when the deadline passes first.
@@ -94,6 +96,7 @@ class Broadcast:
         error: the error of a failed stream.
         stored: a recording that was found in place of the call; there are no chunks then.
         began: when the stream began, by the monotonic clock.
+        node: the call, among those that wait for each other.
     """
 
     def __init__(self, chunks: ChunkCodec, max_bytes: int, span: Any, on_end: Callable[[], None]) -> None:
@@ -107,6 +110,7 @@ class Broadcast:
         self.error: BaseException | None = None
         self.stored: LookupResult | None = None
         self.began = time.monotonic()
+        self.node = CallNode()
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self._chunks = chunks
@@ -211,6 +215,7 @@ class Broadcast:
         if listener not in self._listeners:
             return
         self._listeners.discard(listener)
+        end_wait(listener.waiting, self.node)
         self._trim()
         if not self._listeners and not self.ended and self.on_last_reader_left is not None:
             self.on_last_reader_left()

@@ -83,8 +83,8 @@ class ReadThrough:
                 raise
         if served.tier == "call":
             span.set_attribute("cache.hit", False)
-        elif served.tier == "uncopyable":
-            return await self.bypass(span, "uncopyable", lambda: lookup.compute(False))
+        elif served.tier in ("uncopyable", "reentrant"):
+            return await self.bypass(span, served.tier, lambda: lookup.compute(False))
         else:
             self._record.hit(span, lookup.started, cost_usd, served)
         return served.value

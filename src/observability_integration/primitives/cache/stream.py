@@ -11,6 +11,7 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from observability_integration.caching.codec import Unreadable
+from observability_integration.caching.flights.waiting import current, waits_for_itself
 from observability_integration.caching.lookup import LookupResult
 from observability_integration.caching.streams.broadcast import LATE, Broadcast, Listener
 from observability_integration.caching.streams.replay import Replay
@@ -74,6 +75,8 @@ class CachedStream(ObservedStream):
         broadcast = streams.running(digest)
         if broadcast is not None and broadcast.unrecorded_reason is not None:
             return await self._bypass("uncopyable")
+        if broadcast is not None and waits_for_itself(broadcast.node, current()):
+            return await self._bypass("reentrant")
         leading = broadcast is None
         if leading:
             check_time_left(streams.operation, call.context)

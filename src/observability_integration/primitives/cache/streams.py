@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import entry_options
+from observability_integration.caching.flights.waiting import current, enter
 from observability_integration.caching.lookup import Lookup, LookupResult
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.streams.broadcast import Broadcast
@@ -146,6 +147,7 @@ class StreamCache:
             if not refreshing and broadcast is not None:
                 return await self._pump(call, broadcast)
             refreshed = self._new_broadcast(digest, span)
+            refreshed.node = current() or refreshed.node  # the flight in which this runs
             try:
                 return await self._pump(call, refreshed)
             finally:
@@ -158,6 +160,7 @@ class StreamCache:
 
     async def _run_lookup(self, broadcast: Broadcast, lookup: Lookup) -> None:
         set_deadline(None)  # each reader applies its own deadline
+        enter(broadcast.node)
         try:
             served = await self._engine.fetch_or_compute(lookup)
             if broadcast.settled or served.tier == "call":

@@ -1,0 +1,68 @@
+"""Which call of this process waits for which other, so that no call waits for itself.
+
+A call that asks a cache for the key that it is making, directly, through another cache or in a circle, would wait for
+ever. So each call under way is a node, its waits for others are edges, and a wait that would close a circle is refused:
+the asking call then makes its own.
+
+The node of the innermost call is in a context variable, which tasks and threads inherit. Code outside of all calls
+cannot close a circle, and pays for one look at that variable.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+
+class CallNode:
+    """One call under way. It refers to nothing of the call, because a context may hold it for long.
+
+    Attributes:
+        waits_for: the calls that code inside of this one waits for; one as often as it is waited for.
+    """
+
+    __slots__ = ("waits_for",)
+
+    def __init__(self) -> None:
+        self.waits_for: list[CallNode] = []
+
+
+_inside: ContextVar[CallNode | None] = ContextVar("observability_integration_cached_call", default=None)
+
+
+def enter(node: CallNode) -> None:
+    """Marks the rest of the current task as code inside of the call."""
+    _inside.set(node)
+
+
+def current() -> CallNode | None:
+    """The innermost call in which the current code runs, or None."""
+    return _inside.get()
+
+
+def waits_for_itself(target: CallNode | None, waiting: CallNode | None) -> bool:
+    """Whether `waiting` would wait for itself if it waited for `target`."""
+    if waiting is None or target is None:
+        return False
+    pending, seen = [target], set[CallNode]()
+    while pending:
+        node = pending.pop()
+        if node is waiting:
+            return True
+        if node not in seen:
+            seen.add(node)
+            pending += node.waits_for
+    return False
+
+
+def begin_wait(target: CallNode) -> CallNode | None:
+    """Notes that the current call waits for `target`; returns the current call, for `end_wait`."""
+    waiting = _inside.get()
+    if waiting is not None:
+        waiting.waits_for.append(target)
+    return waiting
+
+
+def end_wait(waiting: CallNode | None, target: CallNode) -> None:
+    """Undoes `begin_wait`."""
+    if waiting is not None:
+        waiting.waits_for.remove(target)
