@@ -170,7 +170,7 @@ class FlightWork:
             known,
             accept,
             lambda lease: self._compute(flight, lookup, lease, refreshing),
-            flight.node,
+            node=flight.node,
             wait=not refreshing,
         )
         return NO_RESULT if result is None else result

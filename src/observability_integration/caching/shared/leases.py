@@ -150,8 +150,8 @@ class Leases:
         known: bytes,
         judge: Callable[[bytes, int], Awaitable[T | None]],
         compute: Callable[[Lease | None], Awaitable[T]],
-        node: CallNode,
         *,
+        node: CallNode | None = None,
         wait: bool = True,
     ) -> T | None:
         """Returns the entry, computing it here or waiting for the process that holds the lease.
@@ -163,9 +163,9 @@ class Leases:
                 None if it is of no use and has to be replaced.
             compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
                 at fault or because the result of this call cannot be shared.
-            node: this call. It never follows a call that waits for it. If it is itself inside of another call, it
-                follows a leader in another process for the length of a lease at most, because that leader may wait for
-                a lease of this process.
+            node: this call, if others may wait for it. It never follows a call that waits for it. If it is itself
+                inside of another call, it follows a leader in another process for the length of a lease at most,
+                because that leader may wait for a lease of this process.
             wait: whether to follow another leader.
 
         Returns:
@@ -175,6 +175,9 @@ class Leases:
             SharedCallError: the leader's call has failed.
             PrimitiveTimeoutError: the deadline passed while following.
         """
+        node = node or CallNode()
+        endless_since: float | None = None
+        ended = False
         loop, nested = asyncio.get_running_loop(), current() is not None
         allowed, started = remaining(), loop.time()
         with self.channel.waiting(place.name) as waiter:
@@ -198,6 +201,14 @@ class Leases:
                     return None
                 if not heard and await self.channel.ensure():
                     continue  # what was published before this process listened shows in the store
+                if not 0 <= acquired.lease_left_ms <= self.milliseconds:  # no leader has given it to itself
+                    endless_since = loop.time() if endless_since is None else endless_since
+                    if ended:
+                        return await compute(None)
+                    if loop.time() - endless_since >= self.seconds:
+                        await self._end_lease(place)
+                        ended = True
+                        continue
                 leader = _leaders.get(place.key)
                 if waits_for_itself(leader, node) or (
                     leader is None and nested and loop.time() - started >= self.seconds
@@ -221,6 +232,15 @@ class Leases:
                 _in_background(Lease(self, place, token, 0, waiter).release("free"))
         return acquired
 
+    async def _end_lease(self, place: Place) -> None:
+        """Ends a lease that lasts longer than any: the next process that asks for it leads."""
+
+        async def end() -> bool:
+            await self.store.end_lease(place, self.milliseconds)
+            return True
+
+        await self.ask(end)
+
     async def _lead(self, lease: Lease, compute: Callable[[Lease | None], Awaitable[T]]) -> T:
         if not isinstance(self.store, PlainStore):  # whose leases never end
             _in_background(lease.beat())
@@ -241,8 +261,8 @@ class Leases:
         return result
 
     def _patience(self, acquired: Acquired) -> float:
-        # What the store says is bounded: a lease without end is cut to this length there, and a wait is here.
-        patience = min(acquired.lease_left_ms / 1000, self.seconds)
+        left_ms = acquired.lease_left_ms
+        patience = self.seconds if left_ms < 0 else min(left_ms / 1000, self.seconds)
         patience += self.seconds * random.uniform(_JITTER / 10, _JITTER)  # noqa: S311
         left = remaining()
         return patience if left is None else min(patience, left)

@@ -40,6 +40,9 @@ class PlainStore:
         """Always leads, without asking the backend."""
         return Acquired(None, 0, time.time_ns() // 1000, leading=True, lease_left_ms=0)
 
+    async def end_lease(self, place: Place, longest_ms: int) -> None:
+        """Does nothing: there are no leases."""
+
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
         """Succeeds: there is no lease to lose."""
         return True

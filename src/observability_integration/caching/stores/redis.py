@@ -76,7 +76,11 @@ class RedisStore:
             scripts.ACQUIRE, keys, token, lease_ms, known
         )
         now_us = int(seconds) * 1_000_000 + int(micros)
-        return Acquired(data, _moment(cleared), now_us, bool(leading), max(0, left_ms))
+        return Acquired(data, _moment(cleared), now_us, bool(leading), left_ms)
+
+    async def end_lease(self, place: Place, longest_ms: int) -> None:
+        """See `SharedStore.end_lease`."""
+        await self._run(scripts.END_LEASE, (_lease(place),), longest_ms)
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
         """See `SharedStore.renew`."""

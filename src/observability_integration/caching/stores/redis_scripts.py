@@ -19,8 +19,7 @@ if not held or string.sub(held, 1, #ARGV[1] + 1) ~= ARGV[1] .. ':' then return 0
 
 # Keys: entry, clear mark, lease, generation. Arguments: token, life of the lease in ms, start of the known entry.
 # A lease from before the operation was cleared does not count: what is made under it is void. One that is held with the
-# same token is given again: the answer may have been lost the first time. One without end, or with a later end than a
-# lease of the asking process has, is cut to that length: so long a process waits for a leader that does not renew it.
+# same token is given again: the answer may have been lost the first time.
 ACQUIRE = Script("""
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local entry = found[1]
@@ -31,18 +30,20 @@ local since = found[3] and string.match(found[3], ':(%d+)$')
 local void = since and found[2] and #since == #found[2] and since <= found[2]
 local mine = found[3] and string.sub(found[3], 1, #ARGV[1] + 1) == ARGV[1] .. ':'
 if found[3] and not void and not mine then
-  local left = redis.call('PTTL', KEYS[3])
-  if left < 0 or left > tonumber(ARGV[2]) then
-    left = tonumber(ARGV[2])
-    redis.call('PEXPIRE', KEYS[3], left)
-  end
-  return {false, found[2], 0, 0, 0, left}
+  return {false, found[2], 0, 0, 0, redis.call('PTTL', KEYS[3])}
 end
 local now = redis.call('TIME')
 local moment = now[1] .. string.rep('0', 6 - #now[2]) .. now[2]
 local generation = redis.call('INCR', KEYS[4])
 redis.call('SET', KEYS[3], ARGV[1] .. ':' .. generation .. ':' .. moment, 'PX', ARGV[2])
 return {false, found[2], now[1], now[2], 1, 0}
+""")
+
+# Keys: lease. Arguments: the longest life of a lease in ms.
+END_LEASE = Script("""
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 or left > tonumber(ARGV[1]) then return redis.call('DEL', KEYS[1]) end
+return 0
 """)
 
 # Keys: lease. Arguments: token, life of the lease in ms.

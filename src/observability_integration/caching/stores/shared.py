@@ -48,7 +48,7 @@ class Acquired(NamedTuple):
         cleared_us: as in `Reading`.
         now_us: the store's time, if the lease is now the caller's.
         leading: whether the lease is now the caller's.
-        lease_left_ms: how long the lease of another lasts; 0 otherwise.
+        lease_left_ms: how long the lease of another lasts, below 0 without end; 0 otherwise.
     """
 
     data: bytes | None
@@ -79,6 +79,10 @@ class SharedStore(Protocol):
 
     async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
         """Requests the lease on an entry, unless one exists that does not begin with `known` (empty: any entry)."""
+        ...
+
+    async def end_lease(self, place: Place, longest_ms: int) -> None:
+        """Ends the lease, whoever holds it, if it would last for more than `longest_ms`, or without end."""
         ...
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
