@@ -19,7 +19,7 @@ import pytest
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.errors import ConfigurationError
-from observability_integration.primitives import CachePrimitive
+from observability_integration.primitives import GLOBAL, CachePrimitive
 from tests.processes import RedisProcess
 from tests.redis_caches import CLIENTS, PATIENT, WAYS, Caches, Calls, ask_server, caches, clients_of, keys_in
 from tests.scripts import run_script
@@ -259,10 +259,11 @@ async def test_no_prompt_reaches_the_server(
 @pytest.mark.promise("C3")
 async def test_operations_and_scopes_are_kept_apart(server: RedisProcess, caches: Caches) -> None:
     """The same prompt of another tenant, or to another operation, must never be answered from here."""
-    names = [("chat", None), ("chat:v1", None), ("chat", "tenant 1"), ("chat", "tenant 2"), ("", "chat")]
+    names = [("chat", GLOBAL), ("chat:v1", GLOBAL), ("chat", "tenant 1"), ("chat", "tenant 2"), ("", "chat")]
     for operation, scope in names:
         cache = caches("asyncio", server, operation_name=operation or None, scope=scope)
-        assert [operation, scope] == await cache.get_or_compute("prompt", Calls([operation, scope]))
+        answer = [operation, str(scope)]
+        assert answer == await cache.get_or_compute("prompt", Calls(answer))
     assert len(names) == len(keys_in(server))
 
 

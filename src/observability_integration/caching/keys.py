@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import Enum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 from observability_integration.errors import ConfigurationError
 
@@ -18,7 +19,21 @@ from .stores.shared import Place
 
 WIRE_VERSION = "2"  # part of every key: two versions of the wire format never read each other's entries
 _NO_BRACES = str.maketrans("{}", "()")  # Redis Cluster hashes the part in the first braces of a key
-GLOBAL = None  # the scope of entries that all callers may share
+
+
+class GlobalScope(Enum):
+    """The type of `GLOBAL`."""
+
+    GLOBAL = "GLOBAL"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    __str__ = __repr__
+
+
+GLOBAL: Final = GlobalScope.GLOBAL
+"""The scope of entries that all callers may share. None is no scope: a forgotten one must not share."""
 
 
 class KeySpace:
@@ -26,7 +41,7 @@ class KeySpace:
 
     Args:
         operation: name of the operation, readable in every key.
-        scope: owner of the entries, such as a tenant.
+        scope: owner of the entries, such as a tenant; or `GLOBAL`.
         namespace: separates operations of one name, such as those of two applications on one Redis.
 
     Attributes:
@@ -34,17 +49,19 @@ class KeySpace:
             tag of Redis Cluster: all keys of an operation are in one slot.
 
     Raises:
-        ConfigurationError: the scope is neither text nor ``GLOBAL``, or the namespace is not text.
+        ConfigurationError: see `check_scope`; or the namespace is not text.
     """
 
     __slots__ = ("_bytes", "_structure", "_tags", "_text", "prefix")
 
-    def __init__(self, operation: str, scope: str | None, namespace: str = "") -> None:
+    def __init__(self, operation: str, scope: str | GlobalScope, namespace: str = "") -> None:
         check_scope(scope)
         given: Any = namespace
         if not isinstance(given, str):
             raise ConfigurationError(f"namespace must be text, got {type(given).__name__}")
-        identity = blake2b(canonical([WIRE_VERSION, operation, scope, namespace]), digest_size=32).digest()
+        identity = blake2b(
+            canonical([WIRE_VERSION, operation, scope_in_key(scope), namespace]), digest_size=32
+        ).digest()
         # Each hash begins with 33 bytes: the kind of the key and its owner. Copying such a hash is cheaper than
         # starting one, and by far cheaper than a keyed hash.
         self._text, self._bytes, self._structure = (
@@ -58,15 +75,17 @@ class KeySpace:
         self.prefix = f"cache:{name}:v{WIRE_VERSION}:{{{mark}}}:"
 
     def digest(self, key: Any) -> bytes:
-        """The hash of a key: text, bytes, or anything that `canonical` accepts.
+        """The hash of a key: text, bytes, or anything but None that `canonical` accepts.
 
         Raises:
-            TypeError: see `canonical`.
+            TypeError: the key is None, or see `canonical`.
         """
         if isinstance(key, str):
             hasher, data = self._text, key.encode("utf-8", "surrogatepass")
         elif isinstance(key, bytes):
             hasher, data = self._bytes, key
+        elif key is None:
+            raise TypeError("a cache key must not be None: a key that is missing would be one key for all")
         else:
             hasher, data = self._structure, canonical(key)
         hasher = hasher.copy()
@@ -92,13 +111,28 @@ class KeySpace:
 
 
 def check_scope(scope: Any) -> None:
-    """Refuses a scope that is neither text nor ``GLOBAL``, such as a numeric id.
+    """Refuses a scope that is neither `GLOBAL` nor text, such as a numeric id, and a text of white space only.
 
     Raises:
         ConfigurationError: see above.
     """
-    if scope is not None and not isinstance(scope, str):
-        raise ConfigurationError(f"scope must be text or GLOBAL, got {type(scope).__name__}")
+    if scope is GLOBAL or (isinstance(scope, str) and not is_blank(scope)):
+        return
+    got = "blank text" if isinstance(scope, str) else "None" if scope is None else type(scope).__name__
+    raise ConfigurationError(
+        f"scope must be text or GLOBAL, got {got}; give the name of what owns the entries, such as a tenant's id, or "
+        "scope=GLOBAL to share them among all callers"
+    )
+
+
+def is_blank(scope: str) -> bool:
+    """Whether a scope is empty or white space, as a missing header is: it names no owner."""
+    return not scope or scope.isspace()
+
+
+def scope_in_key(scope: str | GlobalScope) -> str | None:
+    """The form in which a scope is part of a key: None for `GLOBAL`."""
+    return None if scope is GLOBAL else scope
 
 
 def canonical(value: Any) -> bytes:

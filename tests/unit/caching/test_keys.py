@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import enum
+import pickle
 import re
 import struct
 import subprocess
 import sys
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
@@ -14,10 +17,20 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from observability_integration.caching.keys import GLOBAL, KeySpace, canonical
+from observability_integration.caching.keys import (
+    GLOBAL,
+    WIRE_VERSION,
+    GlobalScope,
+    KeySpace,
+    canonical,
+    is_blank,
+    scope_in_key,
+)
 from observability_integration.errors import ConfigurationError
 
 pytestmark = pytest.mark.once
+
+Scope = str | GlobalScope
 
 # Values that look alike to some encoding: as text, as JSON, as a tag of ours, as the other half of a surrogate pair.
 _SCALARS: list[Any] = [
@@ -58,7 +71,9 @@ _names = st.one_of(
     ),
     st.text(max_size=20),
 )
-_scopes = st.one_of(st.none(), _names)
+_scopes = st.one_of(st.just(GLOBAL), _names.filter(lambda name: not is_blank(name)))
+_keys = _structures.filter(lambda key: key is not None)
+_scalar_keys = _scalars.filter(lambda key: key is not None)
 
 
 def _identical(first: Any, second: Any) -> bool:
@@ -105,7 +120,7 @@ def _holds_nan_as_member(value: Any) -> bool:
 
 
 @pytest.mark.promise("C3")
-@given(first=_structures, second=_structures)
+@given(first=_keys, second=_keys)
 def test_only_identical_keys_share_a_digest(first: Any, second: Any) -> None:
     """Two prompts that met in one key would get each other's answer."""
     keys = KeySpace("operation", GLOBAL)
@@ -129,12 +144,12 @@ def test_values_that_look_alike_are_told_apart() -> None:
     keys = KeySpace("operation", GLOBAL)
     values = [*_SCALARS, *_LOOKALIKES]
     digests: dict[bytes, Any] = {}
-    for value in values + [[value] for value in values]:
+    for value in [value for value in values if value is not None] + [[value] for value in values]:
         clash = digests.setdefault(keys.digest(value), value)
         assert _identical(clash, value), "two values share a key"
 
 
-@given(_structures)
+@given(_keys)
 def test_the_order_of_mappings_and_sets_does_not_matter(value: Any) -> None:
     """The same request, built in another order, is the same request."""
     assume(not _holds_nan_as_member(value))  # two NaN are two keys of a mapping, which nothing can put in order
@@ -159,9 +174,9 @@ def test_equal_values_of_other_types_share_a_key() -> None:
 
 
 @pytest.mark.promise("C3")
-@given(operation=_names, scope=_scopes, other_operation=_names, other_scope=_scopes, key=_structures)
+@given(operation=_names, scope=_scopes, other_operation=_names, other_scope=_scopes, key=_keys)
 def test_operations_and_scopes_never_share(
-    operation: str, scope: str | None, other_operation: str, other_scope: str | None, key: Any
+    operation: str, scope: Scope, other_operation: str, other_scope: Scope, key: Any
 ) -> None:
     """One tenant's answers must not be another's, whatever the tenants and operations are called."""
     first, second = KeySpace(operation, scope), KeySpace(other_operation, other_scope)
@@ -272,11 +287,11 @@ def test_a_refusal_does_not_quote_the_value() -> None:
 @given(
     first=st.tuples(_names, _scopes, _names),
     second=st.tuples(_names, _scopes, _names),
-    key=_scalars,
-    other_key=_scalars,
+    key=_scalar_keys,
+    other_key=_scalar_keys,
 )
 def test_spaces_share_only_if_all_of_their_names_are_equal(
-    first: tuple[str, str | None, str], second: tuple[str, str | None, str], key: Any, other_key: Any
+    first: tuple[str, Scope, str], second: tuple[str, Scope, str], key: Any, other_key: Any
 ) -> None:
     """Operation, scope and namespace: two tenants, or two applications on one Redis, never meet."""
     one, other = KeySpace(*first), KeySpace(*second)
@@ -288,13 +303,11 @@ def test_spaces_share_only_if_all_of_their_names_are_equal(
 
 
 @given(scope=_scopes, other=_scopes, key=_structures, other_key=_structures)
-def test_a_scope_within_the_key_does_not_share_either(
-    scope: str | None, other: str | None, key: Any, other_key: Any
-) -> None:
+def test_a_scope_within_the_key_does_not_share_either(scope: Scope, other: Scope, key: Any, other_key: Any) -> None:
     """As a function for the scope has it: the pair of scope and key is the key."""
     assume(scope != other)
     keys = KeySpace("operation", GLOBAL)
-    assert keys.digest((scope, key)) != keys.digest((other, other_key))
+    assert keys.digest((scope_in_key(scope), key)) != keys.digest((scope_in_key(other), other_key))
 
 
 _HASH_TAG = re.compile(r"\{([^}]*)\}")  # as a Redis Cluster finds it: from the first brace to the next closing one
@@ -304,7 +317,7 @@ _HASH_TAG = re.compile(r"\{([^}]*)\}")  # as a Redis Cluster finds it: from the 
 @given(
     operation=st.one_of(_names, st.text("{}ab:", max_size=8), st.sampled_from(["{", "}", "a{b}c", "{}", "}{", "é{"])),
     scopes=st.tuples(_scopes, _scopes),
-    key=_scalars,
+    key=_scalar_keys,
 )
 def test_all_keys_of_an_operation_are_in_one_slot(operation: str, scopes: tuple[Any, Any], key: Any) -> None:
     """A script reaches keys of one slot only; a brace in the operation's name must not choose another."""
@@ -339,3 +352,33 @@ def test_a_namespace_that_is_no_text_is_refused(namespace: Any) -> None:
     """As for scopes."""
     with pytest.raises(ConfigurationError, match="namespace"):
         KeySpace("operation", GLOBAL, namespace)
+
+
+@pytest.mark.promise("C13")
+@pytest.mark.parametrize("scope", [None, "", " ", "\n\t", "\u00a0", 5, b"a", False, ["a"], object()], ids=repr)
+def test_a_scope_that_names_no_owner_is_refused(scope: Any) -> None:
+    """A forgotten one would share the answers of all callers; the error says what to write."""
+    with pytest.raises(ConfigurationError, match=r"scope must be text or GLOBAL, got .*tenant's id, or scope=GLOBAL"):
+        KeySpace("operation", scope)
+
+
+def test_a_key_of_none_is_refused() -> None:
+    """A key that is missing would be one key for all."""
+    with pytest.raises(TypeError, match="must not be None"):
+        KeySpace("operation", GLOBAL).digest(None)
+
+
+def test_the_global_scope_is_one_object_wherever_it_goes() -> None:
+    """It is compared by identity, and options are copied and sent to other processes."""
+    for came in (pickle.loads(pickle.dumps(GLOBAL)), copy.copy(GLOBAL), copy.deepcopy([GLOBAL])[0]):
+        assert came is GLOBAL
+    assert ("GLOBAL", "GLOBAL") == (repr(GLOBAL), str(GLOBAL))
+    assert GLOBAL is GlobalScope.GLOBAL
+    assert KeySpace("operation", GLOBAL).digest("key") != KeySpace("operation", "GLOBAL").digest("key")
+
+
+def test_the_keys_of_the_global_scope_are_pinned() -> None:
+    """The entries that stand in Redis stay valid, with a fixed scope and with a function for it."""
+    assert scope_in_key(GLOBAL) is None
+    identity = blake2b(canonical([WIRE_VERSION, "operation", None, ""]), digest_size=32).digest()
+    assert blake2b(b"s" + identity + b"key", digest_size=32).digest() == KeySpace("operation", GLOBAL).digest("key")

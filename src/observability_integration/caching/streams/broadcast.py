@@ -94,6 +94,7 @@ class Broadcast:
         count: number of chunks so far.
         ended: whether the stream has ended.
         error: the error of a failed stream.
+        look_again: whether the readers have to look again, because a refresh in the background failed without a chunk.
         stored: a recording that was found in place of the call; there are no chunks then.
         began: when the stream began, by the monotonic clock.
         node: the call, among those that wait for each other.
@@ -108,6 +109,7 @@ class Broadcast:
         self.count = 0
         self.ended = False
         self.error: BaseException | None = None
+        self.look_again = False
         self.stored: LookupResult | None = None
         self.began = time.monotonic()
         self.node = CallNode()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import check_tags
 from observability_integration.caching.freshness import Freshness, TtlAdapter
-from observability_integration.caching.keys import GLOBAL, KeySpace
+from observability_integration.caching.keys import GLOBAL, GlobalScope, KeySpace
 from observability_integration.caching.lookup import Lookup
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.request_key import request_key
@@ -33,12 +33,11 @@ from observability_integration.context import (
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of, lift
-from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 
 from .admission import Admission
 from .forms import check_form
-from .identity import Identifier, KeyFunction, ScopeFunction
+from .identity import Identifier, KeyFunction, ScopeFunction, bypass_reason
 from .read_through import ReadThrough, without_deadline
 from .record import CacheRecord, CacheStats
 from .stream import CachedStream
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NO_KEY: Any = object()  # None is a valid key
 _NO_TAGS: tuple[str, ...] = ()
 
 
@@ -70,7 +68,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
     Args:
         primitive: called on a miss.
         cache_key_fn: function of ``(input)`` or ``(input, context)``, synchronous or not, that returns the key: text,
-            bytes, numbers or a structure of them. If it raises, the call bypasses the cache.
+            bytes, numbers or a structure of them. If it raises or returns None, the call bypasses the cache.
         ttl_seconds: time until a value is stale, > 0.
         redis_client: ``redis.asyncio`` or synchronous client, also with ``decode_responses=True``; never closed.
         cost_per_call: USD that a hit saves, by your estimate.
@@ -78,8 +76,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         redis_url: model form: URL of Redis; the cache connects when needed, and `aclose` closes the connections.
         backend: your own store instead of Redis (see `caching.CacheBackend`).
         scope: entries are shared only within one scope, e.g. a tenant's id; ``GLOBAL`` shares them among all callers.
-            In the forms that wrap a primitive also a function like `cache_key_fn`; if it raises, the call bypasses the
-            cache.
+            In the forms that wrap a primitive also a function like `cache_key_fn`; if it raises, or returns None or
+            blank text, the call bypasses the cache.
         policy: bounds, budgets, staleness.
         value_type: type of the values, if Redis should store a pydantic model, dataclass or msgspec struct.
         chunk_types: types of the chunks of a stream, if Redis should store streams of such types.
@@ -93,7 +91,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             and all else that the answer depends on (model, parameters, earlier messages). None skips the lookup.
 
     Raises:
-        ConfigurationError: a ttl that is not a finite number > 0, a bad cost, or keywords of both forms.
+        ConfigurationError: a ttl that is not a finite number > 0, a bad cost, a scope that is None or blank, or
+            keywords of both forms.
     """
 
     @overload
@@ -107,7 +106,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         operation_name: str | None = None,
         *,
         backend: CacheBackend | None = None,
-        scope: str | ScopeFunction | None = GLOBAL,
+        scope: str | GlobalScope | ScopeFunction = GLOBAL,
         policy: CachePolicy | None = None,
         value_type: type[Any] | None = None,
         chunk_types: Sequence[type[Any]] = (),
@@ -129,7 +128,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         cost_per_call: float = 0.01,
         operation_name: str | None = None,
         backend: CacheBackend | None = None,
-        scope: str | None = GLOBAL,
+        scope: str | GlobalScope = GLOBAL,
         policy: CachePolicy | None = None,
         value_type: type[Any] | None = None,
         namespace: str = "",
@@ -196,7 +195,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         cls,
         primitive: Step[In, Out],
         *,
-        scope: str | ScopeFunction | None,
+        scope: str | GlobalScope | ScopeFunction,
         exclude: Iterable[str] = (),
         **options: Any,
     ) -> CachePrimitive[In, Out]:
@@ -260,8 +259,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 if not isinstance(digest, bytes):
                     digest = await digest
             except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-                note_fault("cache.key_fn", error)
-                return cast("Out", await self._reads.bypass(span, "key_error", lambda: call(input_data, context)))
+                reason = bypass_reason(error, self._operation)
+                return cast("Out", await self._reads.bypass(span, reason, lambda: call(input_data, context)))
             entry = self._engine.fresh(digest)
             if entry is not None:
                 value = self._engine.value_of(digest, entry)
@@ -320,7 +319,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             tags: tags of the entry, if this call makes it; see `invalidate`.
 
         Raises:
-            TypeError: the key has no canonical form, or a tag is no text.
+            TypeError: the key is None or has no canonical form, or a tag is no text.
             ConfigurationError: the cost is out of range, or the tags are one text.
         """
         check_cost("cost_per_call", cost_per_call, optional=True)
@@ -369,7 +368,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         )
         return CachedStream(self._streams, call)
 
-    async def invalidate(self, key: Any = _NO_KEY, *, tag: str | None = None) -> None:
+    async def invalidate(self, key: Any = None, *, tag: str | None = None) -> None:
         """Deletes the value stored under `key` (the result of `cache_key_fn`), or every value with `tag`.
 
         Deletes in this process at once, in Redis within the budget or once it recovers, and in other processes once
@@ -377,9 +376,10 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         Raises:
             TypeError: the key has no canonical form, or the tag is no text.
-            ConfigurationError: neither or both are given; or a tag is given with a `backend`, which has no tags.
+            ConfigurationError: neither or both are given, None being no key; or a tag is given with a `backend`, which
+                has no tags.
         """
-        if (key is _NO_KEY) == (tag is None):
+        if (key is None) == (tag is None):
             raise ConfigurationError("give either a key or a tag")
         if tag is not None:
             await self._engine.forget_tag(self._keys.tag(tag))

@@ -16,7 +16,7 @@ from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
 from .admission import Admission
-from .identity import Identifier
+from .identity import Identifier, bypass_reason
 from .record import CacheRecord
 
 T = TypeVar("T")
@@ -53,11 +53,10 @@ class ReadThrough:
     ) -> Lookup | str:
         """Returns the lookup of a call's input, or the reason to bypass the cache."""
         try:
-            tags, meaning = self._identifier.details(input_data, context)
+            tags, meaning = self._identifier.details(input_data, digest)
             reason = self.refuses_request(input_data)
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            note_fault("cache.key_fn", error)
-            return "key_error"
+            return bypass_reason(error, self._record.operation)
         if reason is not None:
             return reason
 

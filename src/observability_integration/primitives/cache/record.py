@@ -47,10 +47,13 @@ class CacheRecord:
     Args:
         owner: the cache.
         operation: name of the cache, a label.
+
+    Attributes:
+        operation: the same.
     """
 
     def __init__(self, owner: object, operation: str) -> None:
-        self._operation = operation
+        self.operation = operation
         self._total_hits = 0
         self._total_misses = 0
         self._saved_usd = 0.0
@@ -97,7 +100,7 @@ class CacheRecord:
             kind = served.tier, served.freshness
             counter = self._served.get(kind)
             if counter is None:
-                counter = self._served[kind] = CACHE_SERVED.declare(self, self._operation, *kind)
+                counter = self._served[kind] = CACHE_SERVED.declare(self, self.operation, *kind)
             counter.add()
         if span is not spans.NO_SPAN:
             span.set_attribute("cache.hit", True)
@@ -111,19 +114,19 @@ class CacheRecord:
             self._adapter.miss()
         if switch.on:
             self._misses.add()
-            CACHE_MISSED.series(self._operation, reason).add()
+            CACHE_MISSED.series(self.operation, reason).add()
             self._miss_latency.record(looked_seconds, span)
 
     def bypass(self, span: OperationSpan, reason: str) -> None:
         """Counts a call that bypasses the cache."""
-        CACHE_BYPASSES.series(self._operation, reason).add()
+        CACHE_BYPASSES.series(self.operation, reason).add()
         span.set_attribute("cache.bypass", reason)
 
     def stats(self, ttl_seconds: float) -> CacheStats:
         """Returns the counts since construction."""
         hits, total = self._total_hits, self._total_hits + self._total_misses
         stats: CacheStats = {
-            "operation": self._operation,
+            "operation": self.operation,
             "hits": hits,
             "misses": total - hits,
             "total": total,

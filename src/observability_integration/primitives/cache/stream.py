@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -20,10 +20,10 @@ from observability_integration.errors import PrimitiveTimeoutError, StreamInterr
 from observability_integration.primitives.base import ChunkStream, check_time_left
 from observability_integration.primitives.streams import ObservedStream, Outcome
 from observability_integration.tasks import wait_done
-from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
+from .identity import bypass_reason
 from .streams import StreamCache, StreamCall, stream_digest
 
 
@@ -55,7 +55,7 @@ class CachedStream(ObservedStream):
         return spans.begin(self._streams.span_name, self._call.context)
 
     async def _open(self) -> None:
-        streams, call, span = self._streams, self._call, self._span
+        streams, call = self._streams, self._call
         self._loop = asyncio.get_running_loop()
         self._opened = self._loop.time()
         self._deadline = bounded_by(call.context)
@@ -63,20 +63,30 @@ class CachedStream(ObservedStream):
         try:
             identity = await call.identify()
         except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
-            note_fault("cache.key_fn", error)
-            return await self._bypass("key_error")
+            await self._bypass(bypass_reason(error, streams.operation))
+            return
         reason = call.refuses()
         if reason is not None:
-            return await self._bypass(reason)
+            await self._bypass(reason)
+            return
         digest, tags = stream_digest(identity.digest), identity.tags
+        while await self._find(digest, tags, started):
+            pass
+
+    async def _find(self, digest: bytes, tags: Sequence[str], started: float) -> bool:
+        """Finds the chunks: a recording, a stream in flight or a call; returns whether the reader has to look again."""
+        streams, call, span = self._streams, self._call, self._span
         served = streams.recall(digest, tags, call, span, started)
         if served is not None:
-            return self._replay(served, started)
+            self._replay(served, started)
+            return False
         broadcast = streams.running(digest)
         if broadcast is not None and broadcast.unrecorded_reason is not None:
-            return await self._bypass("uncopyable")
+            await self._bypass("uncopyable")
+            return False
         if broadcast is not None and waits_for_itself(broadcast.node, current()):
-            return await self._bypass("reentrant")
+            await self._bypass("reentrant")
+            return False
         leading = broadcast is None
         if leading:
             check_time_left(streams.operation, call.context)
@@ -88,6 +98,9 @@ class CachedStream(ObservedStream):
         looked_seconds = time.perf_counter() - started
         try:
             await self._wait_for_start(broadcast)
+            if broadcast.look_again:
+                self._listener.leave()
+                return True
         except Exception:
             span.set_attribute("cache.hit", False)
             if not leading:
@@ -101,13 +114,13 @@ class CachedStream(ObservedStream):
         else:
             # The wait for the call is no part of the lookup.
             self._record_join(broadcast, served, time.perf_counter() - looked_seconds)
-        return None
+        return False
 
     async def _wait_for_start(self, broadcast: Broadcast) -> None:
         while not broadcast.settled:
             if not await broadcast.changed(self._deadline):
                 raise self._timeout_error()
-        if not broadcast.count and broadcast.error is not None:
+        if not broadcast.count and broadcast.error is not None and not broadcast.look_again:
             raise broadcast.error
 
     def _replay(self, served: LookupResult, started: float) -> None:

@@ -149,9 +149,14 @@ class StreamCache:
             refreshed = self._new_broadcast(digest, span)
             refreshed.node = current() or refreshed.node  # the flight in which this runs
             try:
-                return await self._pump(call, refreshed)
-            finally:
-                refreshed.finish()
+                made = await self._pump(call, refreshed)
+            except BaseException as error:
+                # The readers who joined get this end too: without a chunk they look again, as other callers do.
+                refreshed.look_again = refreshed.count == 0
+                refreshed.fail(error if isinstance(error, Exception) else self._cancelled(refreshed))
+                raise
+            refreshed.finish()
+            return made
 
         def judge(made: Any) -> tuple[int, str | None]:
             return (made.tokens, made.refusal) if isinstance(made, Recording) else (0, made)

@@ -201,14 +201,15 @@ async def test_either_a_key_or_a_tag_is_invalidated(make: Make, arguments: dict[
         await make(Scripted("answer")).invalidate(**arguments)
 
 
-async def test_none_is_a_key(make: Make) -> None:
-    """Like any other."""
+async def test_none_is_no_key() -> None:
+    """A key that is missing would be one key for all; of `get_or_compute`, the key is the caller's own."""
     work = Scripted("answer")
     cache: CachePrimitive[Any, Any] = CachePrimitive()
-    await cache.get_or_compute(None, work)
-    await cache.invalidate(None)
-    await cache.get_or_compute(None, work)
-    assert 2 == work.made
+    with pytest.raises(TypeError, match="must not be None"):
+        await cache.get_or_compute(None, work)
+    with pytest.raises(ConfigurationError, match="either a key or a tag"):
+        await cache.invalidate(None)
+    assert 0 == work.made
 
 
 class _Backend:
