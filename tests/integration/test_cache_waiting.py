@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.unmeasured,
     pytest.mark.needs_redis_package,
     pytest.mark.needs_redis_server,
-    pytest.mark.promise("C7"),
+    pytest.mark.promise("C2"),
 ]
 
 _LEASE_SECONDS = 0.4

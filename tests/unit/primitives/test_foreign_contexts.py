@@ -239,3 +239,11 @@ def test_a_deadline_of_another_type_is_refused(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Deadline\.after"):
         WorkflowContext(deadline=value)
     assert WorkflowContext(deadline=Deadline.after(1.0)).deadline is not None
+
+
+@pytest.mark.parametrize(("field", "attribute"), [("workflow_id", "workflow.id"), ("session_id", "session.id")])
+async def test_one_id_names_the_run(field: str, attribute: str) -> None:
+    """A run that has one of the ids is identified by it."""
+    with capture_telemetry() as captured:
+        await RetryPrimitive(good).execute("q", WorkflowContext(**{field: "7"}))  # type: ignore[arg-type]
+    assert "7" == captured.span("retry good").attributes[attribute]

@@ -267,3 +267,13 @@ async def test_a_fallback_that_stalls_after_content() -> None:
         assert "half" == await anext(chunks)
         with pytest.raises(PrimitiveTimeoutError, match="ask fallback"):
             await anext(chunks)
+
+
+async def test_the_fallbacks_own_timeout_passes_unchanged() -> None:
+    """It tells of a call of the fallback's own, not of the rest of the grace."""
+    inner = TimeoutPrimitive(Hang().call, 0.5, 0.0, "second model")
+    with pytest.raises(PrimitiveTimeoutError, match="'second model'"):
+        await TimeoutPrimitive(Hang().call, 2.0, 3.0, "ask", fallback=inner).execute("q")
+    with current(Deadline.after(2.5)), pytest.raises(PrimitiveTimeoutError) as caught:
+        await TimeoutPrimitive(Hang().call, 2.0, 3.0, "ask", fallback=Hang().call).execute("q")
+    assert "inherited" == caught.value.deadline_source

@@ -20,9 +20,15 @@ from observability_integration.telemetry.catalogue.cache import (
     CACHE_SERVED,
     CACHE_TIER_LATENCY,
 )
+from observability_integration.telemetry.guard import warn_once
 from observability_integration.telemetry.metrics.instruments import CounterSeries, switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
+
+_REENTRANT = (
+    "Cache '{}': a call asked, directly or through other cached calls, for the key that it is making, and would have "
+    "waited for itself. Such calls are made without the cache; let the inner call ask for another key, or without a cache"
+)
 
 
 class CacheStats(TypedDict):
@@ -118,7 +124,9 @@ class CacheRecord:
             self._miss_latency.record(looked_seconds, span)
 
     def bypass(self, span: OperationSpan, reason: str) -> None:
-        """Counts a call that bypasses the cache."""
+        """Counts a call that bypasses the cache, and says of one that asks for itself how it comes about."""
+        if reason == "reentrant":
+            warn_once("cache.reentrant", self.operation, _REENTRANT.format(self.operation))
         CACHE_BYPASSES.series(self.operation, reason).add()
         span.set_attribute("cache.bypass", reason)
 
