@@ -277,3 +277,19 @@ async def test_the_fallbacks_own_timeout_passes_unchanged() -> None:
     with current(Deadline.after(2.5)), pytest.raises(PrimitiveTimeoutError) as caught:
         await TimeoutPrimitive(Hang().call, 2.0, 3.0, "ask", fallback=Hang().call).execute("q")
     assert "inherited" == caught.value.deadline_source
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_call_around_the_cache_is_refused_too(way: str) -> None:
+    """One whose key is missing, or whose request is never kept, is a call like any other."""
+    work = Work()
+    step: Any = work.call if way == "execute" else work.stream
+    for cache in (
+        CachePrimitive(step, lambda request: None, operation_name="keyless"),
+        CachePrimitive(step, str, scope=lambda request: None, operation_name="scopeless"),
+    ):
+        with current(Deadline.after(0.0)), pytest.raises(PrimitiveTimeoutError):
+            await WAYS[way](cache, None)
+        with pytest.raises(PrimitiveTimeoutError):
+            await WAYS[way](cache, WorkflowContext(deadline=Deadline.after(0.0)))
+    assert 0 == work.starts

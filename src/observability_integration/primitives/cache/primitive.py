@@ -24,11 +24,6 @@ from observability_integration.caching.wire.frame import Wire
 from observability_integration.checks import check_cost, check_positive
 from observability_integration.context import (
     WorkflowContext,
-    current_deadline,
-    deadline_of,
-    earliest,
-    reset_deadline,
-    set_deadline,
 )
 from observability_integration.errors import ConfigurationError
 from observability_integration.primitives.base import ChunkStream, In, Out, Step, WorkflowPrimitive
@@ -260,7 +255,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                     digest = await digest
             except Exception as error:  # noqa: BLE001 - the user's function must not fail the user's call
                 reason = bypass_reason(error, self._operation)
-                return cast("Out", await self._reads.bypass(span, reason, lambda: call(input_data, context)))
+                return cast("Out", await self._reads.bypass(span, reason, lambda: call(input_data, context), context))
             entry = self._engine.fresh(digest)
             if entry is not None:
                 value = self._engine.value_of(digest, entry)
@@ -269,15 +264,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                     return cast("Out", value)
             lookup = self._reads.lookup(call, digest, input_data, context, span, started)
             if isinstance(lookup, str):
-                return cast("Out", await self._reads.bypass(span, lookup, lambda: call(input_data, context)))
-            deadline = deadline_of(context)
-            if deadline is None:
-                return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
-            token = set_deadline(earliest(current_deadline(), deadline))
-            try:
-                return cast("Out", await self._reads.serve(lookup, self.cost_per_call))
-            finally:
-                reset_deadline(token)
+                return cast("Out", await self._reads.bypass(span, lookup, lambda: call(input_data, context), context))
+            return cast("Out", await self._reads.serve_within(lookup, self.cost_per_call, context))
         finally:
             span.end()
 

@@ -8,8 +8,16 @@ from typing import Any, TypeVar
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import no_entry
 from observability_integration.caching.lookup import Lookup
-from observability_integration.context import WorkflowContext
+from observability_integration.context import (
+    WorkflowContext,
+    current_deadline,
+    deadline_of,
+    earliest,
+    reset_deadline,
+    set_deadline,
+)
 from observability_integration.costs.usage import total_tokens_of
+from observability_integration.primitives.base import check_time_left
 from observability_integration.primitives.lifting import Call
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
@@ -65,6 +73,17 @@ class ReadThrough:
 
         return Lookup(digest, compute, span, started, self._record.miss, tags, self.judge, meaning)
 
+    async def serve_within(self, lookup: Lookup, cost_usd: float, context: object) -> Any:
+        """As `serve`, within the deadline of the context, which may be of any type."""
+        deadline = deadline_of(context)
+        if deadline is None:
+            return await self.serve(lookup, cost_usd)
+        token = set_deadline(earliest(current_deadline(), deadline))
+        try:
+            return await self.serve(lookup, cost_usd)
+        finally:
+            reset_deadline(token)
+
     async def serve(self, lookup: Lookup, cost_usd: float) -> Any:
         """Returns the value for a lookup, and counts how it was found; `cost_usd` is what a hit saves.
 
@@ -88,8 +107,16 @@ class ReadThrough:
             self._record.hit(span, lookup.started, cost_usd, served)
         return served.value
 
-    async def bypass(self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]]) -> T:
-        """Makes the call without the cache, and counts the bypass."""
+    async def bypass(
+        self, span: OperationSpan, reason: str, compute: Callable[[], Awaitable[T]], context: object = None
+    ) -> T:
+        """Makes the call without the cache, and counts the bypass.
+
+        Raises:
+            PrimitiveTimeoutError: the deadline has passed.
+            Exception: the error of the call.
+        """
+        check_time_left(self._record.operation, context)
         self._record.bypass(span, reason)
         token = spans.tracing.activate(span)
         try:

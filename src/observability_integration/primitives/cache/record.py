@@ -27,7 +27,7 @@ from observability_integration.telemetry.tracing.spans import OperationSpan
 
 _REENTRANT = (
     "Cache '{}': a call asked, directly or through other cached calls, for the key that it is making, and would have "
-    "waited for itself. Such calls are made without the cache; let the inner call ask for another key, or without a cache"
+    "waited for itself. Such calls are made without the cache; let the inner call ask for another key"
 )
 
 
