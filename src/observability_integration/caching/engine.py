@@ -77,10 +77,8 @@ class Engine:
         self._limited = self._soft is not None or self._hard is not None
         self._flights = SingleFlight()
         self._reads: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[FlightResult | None]] = {}
-        self._channel: Channel | None = None
-        leases: Leases | None = None
-        if store is not None:
-            self._channel = Channel(store, keys.prefix, self._on_note, policy.backend_budget_seconds)
+        budget, leases = policy.backend_budget_seconds, None
+        self._channel = None if store is None else Channel(store, keys.prefix, self._on_note, budget)
         self._tiers = Tiers(operation, keys, freshness, store, self._channel, policy, codec, wire)
         self._memory = self._tiers.memory
         self.value_of = self._tiers.value_of
@@ -144,10 +142,10 @@ class Engine:
                     lookup.miss("failed")
                     raise deadline_error(self._operation, current_deadline(), 0.0)
                 flight = self._start_flight(lookup, stale_entry)
-            elif waits_for_itself(flight.node, current()):
-                return LookupResult(None, "reentrant")
             else:
                 spans.tracing.link(lookup.span, flight.span)
+            if waits_for_itself(flight.node, current()):  # its own flight too: an eager task has begun by now
+                return LookupResult(None, "reentrant")
             awaited = await self._await_flight(lookup, flight, leading, entered_at)
             if awaited is not Signal.LOOK_AGAIN:
                 return awaited
@@ -221,8 +219,8 @@ class Engine:
                 CACHE_LOCK_WAIT.series(self._operation, "process").record(time.monotonic() - waiting_since)
             if stale_entry is not None:
                 return self._serve_late(lookup, flight, stale_entry)
-            if flight.cancel_requested and task.cancelled():
-                return Signal.LOOK_AGAIN  # the cache cancelled it after its time in the background: another is needed
+            if flight.cancel_requested and (task.cancelled() or task.exception() is not None):
+                return Signal.LOOK_AGAIN  # the cache cancelled it, for no fault of its own: another is needed
             result: FlightResult = task.result()
         except Exception as error:
             if not leading and only_leader_timed_out(error):
@@ -234,7 +232,8 @@ class Engine:
             if flight.remove_waiter(waiter):
                 self._flights.cancel_if_unwaited(flight, self._background_seconds)
         # A tag of the value may have been invalidated after the call began and before this caller joined.
-        if result.tier == "left" or not void_tags.isdisjoint(flight.tags):
+        again = result.tier == "left" or (result.tier == "reentrant" and not leading)
+        if again or not void_tags.isdisjoint(flight.tags):
             return Signal.LOOK_AGAIN
         return self._to_lookup_result(lookup, result, leading)
 
@@ -284,6 +283,8 @@ class Engine:
         return stale_entry
 
     def _to_lookup_result(self, lookup: Lookup, result: FlightResult, leading: bool) -> LookupResult:
+        if result.tier == "reentrant":
+            return LookupResult(None, "reentrant")
         if leading and result.tier == "call":
             lookup.miss("expired")  # unless it was counted when the call began
             return LookupResult(result.value, "call")
@@ -293,8 +294,7 @@ class Engine:
         if leading:
             freshness = {"stale": "stale", "remote": "coalesced"}.get(result.tier, "fresh")
             tier = "memory" if self._tiers.shared is None else "backend"
-            if result.tier == "semantic":
-                tier = "semantic"
+            tier = "semantic" if result.tier == "semantic" else tier
             return LookupResult(result.value, tier, freshness, age, tokens)
         # Each caller gets its own copy of a structure, so that none can change another's.
         value = self._tiers.restore(result.kept)
@@ -335,11 +335,11 @@ class Engine:
             return None
         return flight.task
 
-    def cancel_flight(self, digest: bytes) -> None:
+    def cancel_flight(self, digest: bytes, again_seconds: float = 0.1) -> None:
         """Cancels the flight for `digest` in this event loop, because no caller wants its result."""
         flight = self._flights.running(digest)
         if flight is not None:
-            flight.cancel()
+            flight.cancel(again_seconds)
 
     # Invalidation ---------------------------------------------------------------------------------------------------
 

@@ -76,11 +76,15 @@ class Flight(msgspec.Struct, eq=False):
         if self.unwaited_timer is not None:
             self.unwaited_timer.cancel()
 
-    def cancel(self) -> None:
-        """Cancels the flight. A caller that has joined it meanwhile is not cancelled, but looks again."""
+    def cancel(self, again_seconds: float = 0.1) -> None:
+        """Cancels the flight. A caller that has joined it meanwhile is not cancelled, but looks again.
+
+        Args:
+            again_seconds: until a task that has not ended is cancelled again.
+        """
         self.cancel_requested = True
         if self.task is not None:
-            cancel_until_done(self.task)
+            cancel_until_done(self.task, again_seconds)
 
 
 class SingleFlight:
@@ -123,6 +127,7 @@ class SingleFlight:
     def finish(self, flight: Flight) -> None:
         """Ends a flight. Called in the last step of its task, which wakes waiters one iteration of the loop sooner."""
         self._in_flight.discard(flight)
+        flight.node.over = True
         if self._flights.get(flight.loop_key) is flight:
             del self._flights[flight.loop_key]
         flight.wake_waiters()

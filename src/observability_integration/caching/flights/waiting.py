@@ -16,14 +16,21 @@ from contextvars import ContextVar
 class CallNode:
     """One call under way. It refers to nothing of the call, because a context may hold it for long.
 
+    Args:
+        nests: see below.
+
     Attributes:
         waits_for: the calls that code inside of this one waits for; one as often as it is waited for.
+        nests: whether code inside of this one is inside of a call; False for a lookup from outside of all calls.
+        over: whether the call has ended; code that outlives it is inside of no call.
     """
 
-    __slots__ = ("waits_for",)
+    __slots__ = ("nests", "over", "waits_for")
 
-    def __init__(self) -> None:
+    def __init__(self, *, nests: bool = True) -> None:
         self.waits_for: list[CallNode] = []
+        self.nests = nests
+        self.over = False
 
 
 _inside: ContextVar[CallNode | None] = ContextVar("observability_integration_cached_call", default=None)
@@ -37,6 +44,12 @@ def enter(node: CallNode) -> None:
 def current() -> CallNode | None:
     """The innermost call in which the current code runs, or None."""
     return _inside.get()
+
+
+def is_nested() -> bool:
+    """Whether the current code is inside of a call that has not ended."""
+    node = _inside.get()
+    return node is not None and node.nests and not node.over
 
 
 def waits_for_itself(target: CallNode | None, waiting: CallNode | None) -> bool:

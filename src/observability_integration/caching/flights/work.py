@@ -5,6 +5,7 @@ The caller that started the flight may be gone, and its span may have ended.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -34,8 +35,9 @@ class FlightResult(msgspec.Struct, frozen=True):
 
     Attributes:
         value: the value.
-        tier: ``call``, ``backend``, ``remote`` (after waiting for another process), ``stale``, ``semantic``, or
-            ``left``, when another process already makes the call of a refresh.
+        tier: ``call``, ``backend``, ``remote`` (after waiting for another process), ``stale``, ``semantic``,
+            ``left``, when another process already makes the call of a refresh, or ``reentrant``, when the call that
+            holds the lease waits for this one.
         kept: the value to restore for followers; None if it can be neither encoded nor copied.
         entry: the entry, if it is kept.
     """
@@ -48,6 +50,9 @@ class FlightResult(msgspec.Struct, frozen=True):
 
 NO_RESULT = FlightResult(None, "left", None, None)
 """The result of a refresh without a value: another process makes the call, or the call failed."""
+
+REENTRANT = FlightResult(None, "reentrant", None, None)
+"""The result of a flight that would wait for a call which waits for it."""
 
 
 class FlightWork:
@@ -127,6 +132,8 @@ class FlightWork:
         if match is not None and near is not None and match.serve:
             return FlightResult(near.value, "semantic", near.entry.kept, near.entry)
         result = await self._compute_once(flight, lookup, refreshing=False)
+        if result is REENTRANT:
+            return result
         if match is not None and near is not None:
             spawn(semantic.observe(match, near.value, self._tiers.restore(result.kept)), name="cache semantic")
         if result.entry is not None:
@@ -173,7 +180,9 @@ class FlightWork:
             node=flight.node,
             wait=not refreshing,
         )
-        return NO_RESULT if result is None else result
+        if result is None:
+            return NO_RESULT if refreshing else REENTRANT
+        return result
 
     def _put_in_memory(self, flight: Flight, digest: bytes, entry: Entry) -> None:
         if self._flights.is_current(flight) and flight.void_tags.isdisjoint(entry.tags):
@@ -195,6 +204,8 @@ class FlightWork:
         except Exception:
             CACHE_COMPUTE.series(self._operation, "error").record(time.monotonic() - began)
             raise
+        if flight.cancel_requested:  # what a call returns in place of its cancellation is no answer
+            raise asyncio.CancelledError
         seconds = time.monotonic() - began
         if switch.on:
             CACHE_COMPUTE.series(self._operation, "success").record(seconds)

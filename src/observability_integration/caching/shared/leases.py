@@ -11,12 +11,14 @@ Leases save calls and guarantee nothing: whenever the store is at fault, each fo
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from observability_integration.caching.flights.waiting import CallNode, current, waits_for_itself
+from observability_integration.caching.flights.waiting import CallNode, is_nested, waits_for_itself
 from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import current_deadline, remaining
@@ -33,6 +35,7 @@ VERSION_BYTES = 16  # so many bytes of an entry distinguish it from every other 
 
 _MAX_KEPT = 1000  # tokens of leases that may still be held in the store
 _BEATS = 3  # heartbeats in the life of a lease: two may be lost
+_RENEWED = 0.2  # of a lease, by which the end of one that is renewed moves, and not for a reply that comes late
 _JITTER = 0.1  # of a lease, at most, that followers wait after it has run out, so that they do not all ask at once
 
 
@@ -169,16 +172,17 @@ class Leases:
             wait: whether to follow another leader.
 
         Returns:
-            The result; None only if `wait` is false and another process leads.
+            The result; None if another call leads that is not followed: because `wait` is false, or because it waits
+            for this one.
 
         Raises:
             SharedCallError: the leader's call has failed.
             PrimitiveTimeoutError: the deadline passed while following.
         """
         node = node or CallNode()
-        endless_since: float | None = None
+        endless = _Endless(self.seconds)
         ended = False
-        loop, nested = asyncio.get_running_loop(), current() is not None
+        loop, nested = asyncio.get_running_loop(), is_nested()
         allowed, started = remaining(), loop.time()
         with self.channel.waiting(place.name) as waiter:
             while True:
@@ -201,18 +205,17 @@ class Leases:
                     return None
                 if not heard and await self.channel.ensure():
                     continue  # what was published before this process listened shows in the store
-                if not 0 <= acquired.lease_left_ms <= self.milliseconds:  # no leader has given it to itself
-                    endless_since = loop.time() if endless_since is None else endless_since
+                if endless.is_over(acquired.lease_left_ms, loop.time()):
                     if ended:
                         return await compute(None)
-                    if loop.time() - endless_since >= self.seconds:
-                        await self._end_lease(place)
-                        ended = True
-                        continue
+                    await self._end_lease(place)
+                    ended = True
+                    continue
                 leader = _leaders.get(place.key)
-                if waits_for_itself(leader, node) or (
-                    leader is None and nested and loop.time() - started >= self.seconds
-                ):
+                if waits_for_itself(leader, node):
+                    return None
+                if leader is None and nested and loop.time() - started >= self.seconds:
+                    self.lost()
                     return await compute(None)
                 with _following(leader, node):
                     note = await waiter.wait(self._patience(acquired))
@@ -278,8 +281,35 @@ class Leases:
         )
 
 
+class _Endless:
+    """Finds out whether a lease lasts longer than a leader of this cache would ask for, and no leader renews it.
+
+    Args:
+        lease_seconds: how long to look for a renewal.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._since = math.inf
+        self._ends = -math.inf
+
+    def is_over(self, left_ms: int, now: float) -> bool:
+        """Takes note of how long the lease still lasts, below 0 without end; returns whether to end it."""
+        left = math.inf if left_ms < 0 else left_ms / 1000
+        if left <= self._lease_seconds + 0.001:  # rounded to milliseconds
+            self._since, self._ends = math.inf, -math.inf
+            return False
+        # A renewed lease ends later than before: a leader with a longer lease is at work.
+        if now + left > self._ends + _RENEWED * self._lease_seconds:
+            self._since = now
+            self._ends = now + left
+        return now - self._since >= self._lease_seconds
+
+
 # The calls of this process that hold a lease, by the key of the entry: all caches of one operation share it.
 _leaders: dict[str, CallNode] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leaders.clear)  # the calls go on in the parent
 
 
 @contextmanager

@@ -197,6 +197,8 @@ class Identifier:
             if pair is None:
                 return None
             all_else, text = pair
+            if text is None or not str(text).strip():  # all inputs without a text would mean the same
+                return None
             scope = digest.scope if isinstance(digest, _ScopedDigest) else GLOBAL  # a fixed one is part of the keys
             parts = ("meaning", scope_in_key(scope), all_else)
             return Meaning(semantic, self._keys.digest(parts).hex(), str(text))

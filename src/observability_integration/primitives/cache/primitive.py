@@ -83,7 +83,8 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         admit: returns whether a value may be stored, after all other rules; if it raises, the value is not stored.
         semantic: also finds answers to the same question in other words, once its precision is proved; off by default.
         meaning_of: for `semantic`, a function of the input that returns ``(all_else, text)``: the text of the question,
-            and all else that the answer depends on (model, parameters, earlier messages). None skips the lookup.
+            and all else that the answer depends on (model, parameters, earlier messages). None, or a text that is
+            None or blank, skips the lookup.
 
     Raises:
         ConfigurationError: a ttl that is not a finite number > 0, a bad cost, a scope that is None or blank, or
@@ -158,7 +159,7 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         check_cost("cost_per_call", cost_per_call)
         self.cost_per_call = cost_per_call
         self.redis_client = redis_client
-        self.policy = policy or CachePolicy()
+        self.policy = knobs = policy or CachePolicy()
         self._step: WorkflowPrimitive[Any, Any] | None = None if primitive is None else lift(primitive)
         self._call = None if self._step is None else call_of(self._step)
         self._semantic = semantic
@@ -168,17 +169,11 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         self._identifier = Identifier(self._keys, cache_key_fn, scope, tags, semantic, meaning_of)
         self._freshness = Freshness(self.policy, ttl_seconds)
         self._store = choose_store(self._operation, self.policy, url=redis_url, client=redis_client, backend=backend)
-        wire = Wire(
-            compress_above_bytes=self.policy.compress_above_bytes,
-            keyring=keyring,
-            max_bytes=self.policy.max_value_bytes,
-        )
+        wire = Wire(compress_above_bytes=knobs.compress_above_bytes, keyring=keyring, max_bytes=knobs.max_value_bytes)
         chunks = ChunkCodec(chunk_types, self.policy.max_value_bytes)
         codec = RecordingCodec(value_type, chunks)
         self._engine = Engine(self._operation, self._keys, self._freshness, self._store, self.policy, codec, wire)
-        admission = Admission(
-            tool_calls=self.policy.store_tool_calls, any_temperature=self.policy.store_sampled, admit=admit
-        )
+        admission = Admission(tool_calls=knobs.store_tool_calls, any_temperature=knobs.store_sampled, admit=admit)
         self._record = CacheRecord(self, self._operation)
         self._reads = ReadThrough(self._engine, self._record, self._identifier, admission)
         self._streams = StreamCache(self._operation, self._engine, self._record, self.policy, chunks)

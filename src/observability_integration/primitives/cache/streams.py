@@ -54,6 +54,10 @@ class StreamCall(NamedTuple):
     cost_usd: float
 
 
+def _cancellations(task: asyncio.Task[Any] | None) -> int:
+    return 0 if task is None else task.cancelling()
+
+
 def stream_digest(digest: bytes) -> bytes:
     """Returns the hash of the stream of an input, distinct from that of its whole answer."""
     return blake2b(digest + b"stream", digest_size=32).digest()
@@ -115,7 +119,9 @@ class StreamCache:
             broadcast.cancelled = True
             broadcast.fail(self._cancelled(broadcast))
             task.cancel()
-            if broadcast.pump is not None:
+            if broadcast.pump is not None and broadcast.pump is self._engine.flight_task(digest):
+                self._engine.cancel_flight(digest, _CLOSING_SECONDS)
+            elif broadcast.pump is not None:
                 cancel_until_done(broadcast.pump, _CLOSING_SECONDS)
             elif self._engine.flight_task(digest) not in self._pumps:  # else it waits for another stream's call
                 self._engine.cancel_flight(digest)
@@ -172,8 +178,12 @@ class StreamCache:
                 lookup.miss("expired")  # does nothing if the start of the call counted it
             elif isinstance(served.value, Recording):
                 broadcast.serve(served)
-            else:  # joined an equal call whose stream could not be recorded
-                lookup.miss("failed")
+            else:  # joined an equal call whose stream could not be recorded, or which waits for this one
+                if served.tier == "reentrant":
+                    self.record.bypass(lookup.span, served.tier)
+                else:
+                    lookup.miss("failed")
+                broadcast.node.nests = True
                 await lookup.compute(False)
         except BaseException as error:
             if not broadcast.settled:  # else the stream runs on, or has failed its readers itself
@@ -182,6 +192,7 @@ class StreamCache:
                 raise
         if broadcast.pump is not None and broadcast.pump is not asyncio.current_task():
             await wait_done(broadcast.pump, None)
+        broadcast.node.over = True
         broadcast.finish()  # after the store, so that a reader at the end finds the stream there
 
     async def _pump(self, call: StreamCall, broadcast: Broadcast) -> Recording | str:
@@ -193,7 +204,7 @@ class StreamCache:
         broadcast.pump = asyncio.current_task()
         broadcast.tags = entry_options().tags
         self._pumps.add(broadcast.pump)
-        ending = StreamEnding()
+        ending, cancelled = StreamEnding(), _cancellations(broadcast.pump)
         try:
             async with call.source(True) as chunks:
                 async for chunk in chunks:
@@ -209,6 +220,9 @@ class StreamCache:
             elif broadcast.count:  # else a stale stream may still be served
                 broadcast.fail(error)
             raise
+        if _cancellations(broadcast.pump) > cancelled and not ending.is_complete:
+            broadcast.fail(self._cancelled(broadcast))  # a source that ends when it is cancelled has not told all
+            raise asyncio.CancelledError
         self._finish_without_readers(broadcast)
         return broadcast.unrecorded_reason or self._recording(call, broadcast, ending)
 
