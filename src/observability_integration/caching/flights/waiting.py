@@ -10,14 +10,14 @@ cannot close a circle, and pays for one look at that variable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 
+import msgspec
 
-class CallNode:
+
+class CallNode(msgspec.Struct, eq=False):
     """One call under way. It refers to nothing of the call, because a context may hold it for long.
-
-    Args:
-        nests: see below.
 
     Attributes:
         waits_for: the calls that code inside of this one waits for; one as often as it is waited for.
@@ -25,25 +25,19 @@ class CallNode:
         over: whether the call has ended; code that outlives it is inside of no call.
     """
 
-    __slots__ = ("nests", "over", "waits_for")
-
-    def __init__(self, *, nests: bool = True) -> None:
-        self.waits_for: list[CallNode] = []
-        self.nests = nests
-        self.over = False
+    waits_for: list[CallNode] = []
+    nests: bool = True
+    over: bool = False
 
 
 _inside: ContextVar[CallNode | None] = ContextVar("observability_integration_cached_call", default=None)
 
 
-def enter(node: CallNode) -> None:
-    """Marks the rest of the current task as code inside of the call."""
-    _inside.set(node)
+enter: Callable[[CallNode], object] = _inside.set
+"""Marks the rest of the current task as code inside of the call."""
 
-
-def current() -> CallNode | None:
-    """The innermost call in which the current code runs, or None."""
-    return _inside.get()
+current: Callable[[], CallNode | None] = _inside.get
+"""Returns the innermost call in which the current code runs, or None."""
 
 
 def is_nested() -> bool:

@@ -127,3 +127,18 @@ def test_both_or_neither() -> None:
     """One without the other could do nothing, and would say nothing."""
     with pytest.raises(ConfigurationError, match="meaning_of"):
         CachePrimitive(Answers(), lambda request: request["text"], semantic=looking())
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"], ids=repr)
+async def test_inputs_without_a_text_have_no_meaning(text: str | None) -> None:
+    """They would all have the same, and each caller would get the answer of the first."""
+    answers = Answers()
+    cache = CachePrimitive[Any, Any](
+        answers,
+        lambda request: request["about"],
+        semantic=looking(mode="serve", require_evidence=False),
+        meaning_of=lambda request: ("all else", text),
+    )
+    assert "to x" == await cache.execute({"about": "x", "text": "one"})
+    await settled()
+    assert "to y" == await cache.execute({"about": "y", "text": "another"})

@@ -45,12 +45,12 @@ class Source:
             try:
                 await asyncio.sleep(1_000.0)
             except asyncio.CancelledError:
+                if self.end != "at once":
+                    await asyncio.sleep(1.0)
                 if self.end == "as if it were whole":
                     return
                 if self.end == "with an error":
                     raise ConnectionError("the clean-up has failed") from None
-                if self.end == "late":
-                    await asyncio.sleep(1.0)
                 raise
         yield f"answer {number}"
 
