@@ -12,7 +12,7 @@ from observability_integration.caching import CachePolicy, Keyring
 from observability_integration.errors import SharedCallError
 from observability_integration.primitives import CachePrimitive
 from tests.processes import RedisProcess
-from tests.redis_caches import ask_server, keys_in
+from tests.redis_caches import ask_server
 
 pytestmark = [
     pytest.mark.once,
@@ -38,10 +38,10 @@ def _text(value: Any) -> str:
 
 
 def everything_in(server: RedisProcess) -> list[bytes]:
-    """All keys, all values of all types, and the scripts' arguments that the server still shows."""
+    """All keys, those of leases, marks and counters too, and their values of all types."""
     found: list[bytes] = []
-    for key in keys_in(server):
-        found.append(str(key).encode())
+    for key in ask_server(server, "KEYS", "*"):
+        found.append(repr(key).encode())
         kind = _text(ask_server(server, "TYPE", key))
         found.append(repr(ask_server(server, *_READ[kind](key))).encode())  # type: ignore[no-untyped-call]
     return found
@@ -101,7 +101,11 @@ async def test_nothing_can_be_read_in_redis(redis_process: RedisProcess, compres
     )
     assert all(isinstance(error, ValueError | SharedCallError) for error in failed)
     assert all(SECRET not in str(error) for error in failed if isinstance(error, SharedCallError))
+    failing = asyncio.create_task(first.execute("fail again"))
+    await asyncio.sleep(0.1)
     seen = everything_in(server)
+    assert any(b":l'" in each for each in seen), "the lease of a call under way is among them"
+    await asyncio.wait([failing])
     await first.execute("x")
     await first.invalidate("key of x")
     await first.invalidate(tag=f"tag of {SECRET}")
