@@ -21,6 +21,9 @@ WIRE_VERSION = "2"  # part of every key: two versions of the wire format never r
 _NO_BRACES = str.maketrans("{}", "()")  # Redis Cluster hashes the part in the first braces of a key
 
 
+_NO_KEY = "a cache key must not be None: a key that is missing would be one key for all"
+
+
 class GlobalScope(Enum):
     """The type of `GLOBAL`."""
 
@@ -52,7 +55,7 @@ class KeySpace:
         ConfigurationError: see `check_scope`; or the namespace is not text.
     """
 
-    __slots__ = ("_bytes", "_structure", "_tags", "_text", "prefix")
+    __slots__ = ("_bytes", "_scoped", "_structure", "_tags", "_text", "prefix")
 
     def __init__(self, operation: str, scope: str | GlobalScope, namespace: str = "") -> None:
         check_scope(scope)
@@ -64,8 +67,8 @@ class KeySpace:
         ).digest()
         # Each hash begins with 33 bytes: the kind of the key and its owner. Copying such a hash is cheaper than
         # starting one, and by far cheaper than a keyed hash.
-        self._text, self._bytes, self._structure = (
-            blake2b(kind + identity, digest_size=32) for kind in (b"s", b"b", b"j")
+        self._text, self._bytes, self._structure, self._scoped = (
+            blake2b(kind + identity, digest_size=32) for kind in (b"s", b"b", b"j", b"o")
         )
         # Invalidation by tag reaches all scopes of an operation, as clearing does.
         self._tags = blake2b(b"t" + canonical([operation, namespace]), digest_size=10)
@@ -85,11 +88,23 @@ class KeySpace:
         elif isinstance(key, bytes):
             hasher, data = self._bytes, key
         elif key is None:
-            raise TypeError("a cache key must not be None: a key that is missing would be one key for all")
+            raise TypeError(_NO_KEY)
         else:
             hasher, data = self._structure, canonical(key)
         hasher = hasher.copy()
         hasher.update(data)
+        return hasher.digest()
+
+    def digest_in(self, scope: str | GlobalScope, key: Any) -> bytes:
+        """The hash of a key in a scope that is chosen for each call. No key outside of such a scope has the same hash.
+
+        Raises:
+            TypeError: the key is None, or see `canonical`.
+        """
+        if key is None:
+            raise TypeError(_NO_KEY)
+        hasher = self._scoped.copy()
+        hasher.update(canonical([scope_in_key(scope), key]))
         return hasher.digest()
 
     def place(self, digest: bytes) -> Place:

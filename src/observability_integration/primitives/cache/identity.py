@@ -159,7 +159,7 @@ class Identifier:
         if scope is None or (isinstance(scope, str) and is_blank(scope)):
             raise Unidentified("no_scope")
         check_scope(scope)
-        digest = self._keys.digest((scope_in_key(scope), key))
+        digest = self._keys.digest_in(scope, key)
         if self._semantic is not None:
             digest = _ScopedDigest(digest)
             digest.scope = scope

@@ -188,3 +188,18 @@ async def test_fixed_scopes_of_one_store(first: str | GlobalScope, second: str |
     assert "first" == await one.get_or_compute(key, lambda: "first")
     expected = "first" if first == second else "second"
     assert expected == await other.get_or_compute(key, lambda: "second")
+
+
+@pytest.mark.parametrize("way", ["execute", "stream"])
+async def test_a_key_that_looks_like_a_scope_and_a_key(way: str) -> None:
+    """A cache without scopes, beside one of the same name with a function for them, meets none of its entries."""
+    server: Any = Server()
+    step: Any = answer if way == "execute" else stream
+    for key in (("ada", "my balance?"), ["ada", "my balance?"]):
+        tenants = CachePrimitive(
+            step, lambda request: "my balance?", scope=by_request, operation_name="b", backend=server.store()
+        )
+        shared = CachePrimitive(step, lambda request, key=key: key, operation_name="b", backend=server.store())
+        assert "for 'ada'" == await ask(tenants, way, "ada")
+        assert "for 'bob'" == await ask(shared, way, "bob")
+        await shared.clear()
