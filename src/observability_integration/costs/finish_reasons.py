@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .shapes import choices_of, metadata_of, read, reason_in_metadata, text_or_none
+from .shapes import choices_of, metadata_of, read, reason_in_metadata, reason_or_none, text_or_none
 
 FinishKind = Literal["error", "content_filter", "length", "tool_call"]
 
@@ -60,14 +60,14 @@ def finish_reasons_of(answer: Any) -> tuple[str, ...]:
     """Returns the finish reason of each choice; empty if the answer has not ended, failed or reports none."""
     choices = choices_of(answer)
     if choices is not None:
-        reasons = [text_or_none(read(choice, "finish_reason")) for choice in choices]
+        reasons = [reason_or_none(read(choice, "finish_reason")) for choice in choices]
         return tuple(reason for reason in reasons if reason is not None)
     metadata = metadata_of(answer)
     if metadata is not None:
         reason = reason_in_metadata(metadata) or _status_of(metadata)
     else:
-        reason = text_or_none(read(answer, "stop_reason")) or text_or_none(read(answer, "delta", "stop_reason"))
-        reason = reason or text_or_none(read(answer, "finish_reason"))
+        reason = reason_or_none(read(answer, "stop_reason")) or reason_or_none(read(answer, "delta", "stop_reason"))
+        reason = reason or reason_or_none(read(answer, "finish_reason"))
         if reason is None:
             reason = _status_of(answer if read(answer, "object") == "response" else read(answer, "response"))
     return () if reason is None else (reason,)

@@ -27,6 +27,8 @@ _REPEATING = frozenset(
 )
 _REPEATING_OBJECTS = frozenset({"text", "thinking", "signature", "citation", "input_json", "compaction"})
 _MESSAGE_TYPES = ("AIMessageChunk", "ai")  # LangChain's names of a chunk and of a whole answer
+# Words of servers that fill the field of the finish reason before the end, in lower case.
+_NO_REASONS = frozenset({"", "finish_reason_unspecified", "none", "null"})
 _REASON_FIELDS = ("finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason")
 
 
@@ -75,6 +77,11 @@ def read(value: Any, name: str, *path: str) -> Any:
 def text_or_none(value: Any) -> str | None:
     """Returns a text that is not empty; None for anything else."""
     return value if isinstance(value, str) and value else None
+
+
+def reason_or_none(value: Any) -> str | None:
+    """Returns a finish reason; None for anything else, and for a word that says that there is none yet."""
+    return value if isinstance(value, str) and value.lower() not in _NO_REASONS else None
 
 
 def chunk_inside(event: Any) -> Any:
@@ -134,8 +141,8 @@ def metadata_of(message: Any) -> Mapping[str, Any] | None:
 def reason_in_metadata(metadata: Mapping[str, Any]) -> str | None:
     """Returns the finish reason in the metadata of one of LangChain's answers; each provider has its own field."""
     for name in _REASON_FIELDS:
-        reason = text_or_none(metadata.get(name))
-        if reason is not None and reason != "FINISH_REASON_UNSPECIFIED":  # Gemini's, of a chunk in the middle
+        reason = reason_or_none(metadata.get(name))
+        if reason is not None:
             return reason
     return None
 

@@ -7,15 +7,17 @@ from typing import Any, cast
 
 from observability_integration.costs.shapes import choices_of, metadata_of, read, repeats
 
-_CONTENT_FIELDS = (  # of an OpenAI choice, delta or message; some servers add `reasoning` and `reasoning_content`
+_CONTENT_FIELDS = (  # of an OpenAI choice, delta or message; some servers add reasoning and images
     "content",
     "text",
     "reasoning_content",
     "reasoning",
+    "reasoning_details",
     "refusal",
     "tool_calls",
     "function_call",
     "audio",
+    "images",
 )
 
 _BLOCK_LABELS = ("type", "id", "index")  # of a LangChain block, what is no content

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from observability_integration.costs.shapes import chunk_inside, reason_or_none
 from observability_integration.costs.usage import (
     Usage,
     finish_reasons_of,
@@ -21,7 +22,7 @@ from observability_integration.primitives.chunks import choice_text, chunk_text
 from observability_integration.primitives.streams import StreamRestart
 
 # Parts of a choice besides its text. Admission only checks their presence, so the last piece is enough.
-_PARTS = ("tool_calls", "function_call", "refusal", "audio")
+_PARTS = ("tool_calls", "function_call", "refusal", "audio", "images")
 
 
 class StreamEnding:
@@ -51,6 +52,8 @@ class StreamEnding:
                 self._error = read(chunk, "error") or chunk
             return
         self._is_provider_stream = True
+        inner = chunk_inside(chunk)
+        chunk = chunk if inner is None else inner
         self._usage = self._usage.merged(usage_of(chunk))
         self._error = read(chunk, "error") or self._error
         choices = read(chunk, "choices")
@@ -69,7 +72,7 @@ class StreamEnding:
 
     def _note_choice(self, choice: Any) -> None:
         merged = self._choice(read(choice, "index"))
-        self._add(merged, choice_text(choice), read(choice, "finish_reason"))
+        self._add(merged, choice_text(choice), reason_or_none(read(choice, "finish_reason")))
         message = read(choice, "delta") or read(choice, "message")
         for part in _PARTS:
             present = read(message, part)

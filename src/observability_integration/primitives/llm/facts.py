@@ -12,6 +12,7 @@ from observability_integration.costs.shapes import (
     is_provider_chunk,
     metadata_of,
     read,
+    reason_or_none,
     repeats,
 )
 from observability_integration.costs.usage import Usage, id_of, model_of, usage_of
@@ -29,7 +30,8 @@ class AnswerFacts:
     A finish reason is final, so that nothing more is due, only if the chunks agree: some servers send one with every
     chunk, or before the content. The reason of a choice is final if content of the choice came in an earlier chunk
     that had no reason, or if an answer with this reason may lack content; content after a reason takes that back. An
-    event that ends the answer makes all reasons final, and so does a usage report after them, in a chunk of its own.
+    event that ends the answer makes all reasons final, and so does a usage report after them, in a chunk of its own, if
+    no content of these choices followed an earlier one.
 
     Args:
         choices: how many choices the request asked for; None if that is unknown.
@@ -51,6 +53,8 @@ class AnswerFacts:
         "_requested",
         "_seen",
         "_settled",
+        "_usage_ends",
+        "_usage_reported",
         "complete",
         "final",
         "id",
@@ -72,6 +76,8 @@ class AnswerFacts:
         self._seen: set[int] = set()
         self._begun: set[int] = set()  # choices that have content, and no reason so far
         self._settled: set[int] = set()  # choices whose reason is final
+        self._usage_reported = False  # after a reason, in a chunk of its own
+        self._usage_ends = True  # no content has followed such a report
 
     def note(self, chunk: Any) -> bool | None:
         """Reads the next chunk, which is no plain text.
@@ -94,25 +100,29 @@ class AnswerFacts:
         may_be_error = not choices or (chunk.__class__ is dict and "error" in chunk)
         for choice in choices or ():
             index, reason = read(choice, "index"), read(choice, "finish_reason")
+            if reason is not None:
+                reason = reason_or_none(reason)
             if reason is not None or index.__class__ is not int or index not in self._begun:
                 index = index if index.__class__ is int else 0
                 self._note_choice(index, reason, has_content=is_content({"choices": [choice]}))
                 may_be_error = True
         if read(chunk, "usage") is not None:
-            self.usage = self.usage.merged(usage_of(chunk))
-            if not choices:
-                self._settle()
+            usage = usage_of(chunk)
+            self.usage = self.usage.merged(usage)
+            if not choices and usage != Usage():
+                self._note_report()
         self._note_names(chunk)
         return may_be_error
 
-    def _note_choice(self, index: int, reason: Any, *, has_content: bool) -> None:
+    def _note_choice(self, index: int, reason: str | None, *, has_content: bool) -> None:
         self._seen.add(index)
         if index in self._reasons:
             if has_content:
+                self._usage_ends = self._usage_ends and not self._usage_reported
                 self._settled.discard(index)
-            if isinstance(reason, str) and reason:
+            if reason is not None:
                 self._reasons[index] = reason
-        elif isinstance(reason, str) and reason:
+        elif reason is not None:
             self._reasons[index] = reason
             if index in self._begun or (not has_content and may_lack_content(reason)):
                 self._settled.add(index)
@@ -120,6 +130,12 @@ class AnswerFacts:
         elif has_content:
             self._begun.add(index)
         self._judge()
+
+    def _note_report(self) -> None:
+        if self._reasons:
+            self._usage_reported = True
+            if self._usage_ends:
+                self._settle()
 
     def _settle(self) -> None:
         self._settled.update(self._reasons)
@@ -141,17 +157,22 @@ class AnswerFacts:
             return False
         if self.is_provider_stream and repeats(event, kind):
             return None
-        self.is_provider_stream = self.is_provider_stream or is_provider_chunk(event)
+        message, usage = metadata_of(event) is not None, usage_of(event)
         had_reason = bool(self._reasons)
         reasons = finish_reasons_of(event)
         has_content = _begins_content(event) if kind == "content_block_start" else is_content(event)
+        if self.is_provider_stream:  # then a server's own extra is no content
+            has_content = has_content and (message or is_provider_chunk(event))
+        else:
+            self.is_provider_stream = is_provider_chunk(event)
         if reasons or has_content:
             self._note_choice(0, reasons[-1] if reasons else None, has_content=has_content)
-        message, usage = metadata_of(event) is not None, usage_of(event)
         self.usage = self.usage.plus(usage) if message else self.usage.merged(usage)
         ends = kind in _LAST_EVENTS or (message and read(event, "chunk_position") == "last")
-        if ends or (had_reason and not has_content and usage != Usage()):
+        if ends:
             self._settle()
+        elif had_reason and not has_content and usage != Usage():
+            self._note_report()
         self._note_names(event)
         return True
 

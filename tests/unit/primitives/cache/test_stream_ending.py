@@ -66,6 +66,7 @@ KEPT: dict[str, list[Any]] = {
     "chat": [chat(role="assistant"), chat("h"), chat("i"), chat(reason="stop"), USAGE],
     "choices that end one after another": [chat("a"), chat("b", index=1), chat(None, "stop"), chat(None, "stop", 1)],
     "completions": [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]}],
+    "an image": [chat(images=[{"type": "image_url"}]), chat(reason="stop")],
     "anthropic": anthropic({"type": "text", "text": "hi"}),
     "responses": [*BEGUN, response("completed", MESSAGE)],
     "text": ["a", "b"],
@@ -83,6 +84,7 @@ CUT: dict[str, list[Any]] = {
     "one of two choices": [chat("a", "stop"), chat("b", index=1)],
     "anthropic": anthropic({"type": "text", "text": "hi"}, reason=None),
     "responses": BEGUN,
+    "a null in words": [chat("h", "null"), chat("i", "FINISH_REASON_UNSPECIFIED")],
     "usage and nothing else": [USAGE],
     "begun anew": [chat("h"), StreamRestart("b", "timeout", 1), chat("hi", "stop")],
     "a chat completion in one piece": [{"choices": [{"index": 0, "message": {"content": "h"}}]}],
@@ -125,14 +127,19 @@ def test_whole_streams_may_be_kept(stream: list[Any], like: Any) -> None:
     assert Admission().refuses(answer(*stream)) is None
 
 
-@pytest.mark.parametrize("like", [lambda value: value, objects], ids=["dicts", "objects"])
+def helper(chunk: Any) -> Any:
+    """The event of OpenAI's helper around a chunk of its chat."""
+    return {"type": "chunk", "chunk": chunk} if isinstance(chunk, dict) and "choices" in chunk else chunk
+
+
+@pytest.mark.parametrize("like", [lambda value: value, objects, helper], ids=["dicts", "objects", "events"])
 @pytest.mark.parametrize("stream", CUT.values(), ids=CUT)
 def test_a_stream_without_a_finish_reason_is_cut(stream: list[Any], like: Any) -> None:
     """A connection that closes early looks like the end of the stream; the reason that is missing tells."""
     assert ending(*map(like, stream)).cut_off
 
 
-@pytest.mark.parametrize("like", [lambda value: value, objects], ids=["dicts", "objects"])
+@pytest.mark.parametrize("like", [lambda value: value, objects, helper], ids=["dicts", "objects", "events"])
 @pytest.mark.parametrize(("reason", "stream"), REFUSED.values(), ids=REFUSED)
 def test_what_is_judged_says_why_it_ended(reason: str, stream: list[Any], like: Any) -> None:
     """An answer in chunks is refused for the same reasons as one in one piece."""

@@ -52,7 +52,7 @@ def as_langchain(chunk: dict[str, Any]) -> Any:
     """As `langchain_openai` makes it of the chunk."""
     if not chunk["choices"]:
         tokens = chunk["usage"]
-        usage = {"input_tokens": tokens["prompt_tokens"], "output_tokens": tokens["completion_tokens"]}
+        usage = tokens and {"input_tokens": tokens["prompt_tokens"], "output_tokens": tokens["completion_tokens"]}
         return AIMessageChunk("", {}, usage_metadata=usage)
     (choice,) = chunk["choices"]
     reason = choice["finish_reason"]
@@ -100,11 +100,16 @@ WHOLE: dict[str, tuple[list[Any], str, float]] = {
     "content after the usage": ([A_STOP, USAGE, 1.9, B_STOP, 9.0, A_STOP], "aba", 10.9),
     "no content, but all tokens spent": ([ENOUGH, HANGS], "", 2.0),
     "no content, but filtered": ([chat(""), chat(reason="content_filter"), RESET()], "", 0.0),
+    "a reason and a usage with every chunk": ([A_STOP, USAGE, B_STOP, USAGE, 2.4, A_STOP, USAGE], "aba", 2.4),
+    "a usage without counts": ([A_STOP, chat(choices=[], usage={}), 2.4, B_STOP], "ab", 2.4),
+    "words for no reason, and it hangs": ([chat("a", "null"), chat("b", "None"), STOP, HANGS], "ab", 2.0),
     "an empty answer and its usage": ([STOP, USAGE, HANGS], "", 2.0),
     "nothing but the reason, and the end": ([STOP], "", 0.0),
 }
 BROKEN: dict[str, tuple[list[Any], type[Exception], float]] = {
     "no reason": ([A, B], StreamInterruptedError, 0.0),
+    "a null in words": ([A, chat("b", "null")], StreamInterruptedError, 0.0),
+    "a reason that is unspecified": ([chat("a", "FINISH_REASON_UNSPECIFIED")], StreamInterruptedError, 0.0),
     "a reason with every chunk, and it hangs": ([A_STOP, 1.0, B_STOP, HANGS], StreamStalledError, 16.0),
     "a reason with every chunk, and a reset": ([A_STOP, B_STOP, RESET()], RESET, 0.0),
     "a reason with every chunk, and what cannot be read": ([A_STOP, unreadable()], ValueError, 0.0),
@@ -253,6 +258,26 @@ async def test_a_call_that_announces_no_end_goes_on_after_a_reason() -> None:
     assert ("ab", "stop", 9.0) == (answer.text, answer.finish_reason, pytest.approx(now()))
     with pytest.raises(ConnectionResetError):
         await guarded(Source(A, asks, RESET()), announces_end=False).execute("q")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"id": "c1", "choices": None, "usage": {"prompt_tokens": 3}}, {"citations": ["x"]}, {"type": "done", "n": 1}],
+    ids=repr,
+)
+async def test_what_a_server_adds_after_the_answer_is_no_content(extra: Any) -> None:
+    """It has no form of the provider's chunks, so it does not take the end of the answer back."""
+    assert "ab" == (await guarded(Source(A, B, STOP, extra, HANGS)).execute("q")).text
+    assert 2.0 == pytest.approx(now())
+    assert "ab" == (await guarded(Source(A, B, STOP, extra, RESET())).execute("q")).text
+
+
+@pytest.mark.parametrize("part", ["images", "reasoning_details", "reasoning_content", "audio", "refusal", "tool_calls"])
+async def test_an_answer_without_text_has_content(part: str) -> None:
+    """What a server puts beside the text makes the reason after it final, too."""
+    choice = {"index": 0, "delta": {part: [{"index": 0}]}, "finish_reason": None}
+    await guarded(Source(chat(choices=[choice]), STOP, HANGS)).execute("q")
+    assert 2.0 == pytest.approx(now())
 
 
 # Several choices
