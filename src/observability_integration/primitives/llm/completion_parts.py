@@ -52,14 +52,17 @@ class CompletionParts:
         if isinstance(chunk, str):
             self.texts.append(chunk)
             return
-        self.facts.note(chunk)
+        if self.facts.note(chunk) is None:
+            return
         choices = choices_of(chunk)
         if choices is not None:
             first = next((choice for choice in choices if not read(choice, "index")), None)
             self._add_choice(first)
             return
         kind = read(chunk, "type")
-        if isinstance(kind, str) and kind.startswith("response."):
+        if kind == "content.delta":  # of OpenAI's helper; its events without the chunks between them
+            self.texts.append(_text(read(chunk, "delta")))
+        elif isinstance(kind, str) and kind.startswith("response."):
             self._add_event(kind, chunk)
         elif read(chunk, "object") == "response":
             self._add_response(chunk)

@@ -225,3 +225,13 @@ def test_answers_of_any_kind(chunks: list[Any], expected: Any) -> None:
     """Text stays text, and what is odd breaks nothing."""
     answer = answer_from_chunks(chunks)
     assert (expected == answer) if expected is not None else isinstance(answer, Completion)
+
+
+@pytest.mark.parametrize("with_chunks", [True, False])
+def test_text_of_a_helper_is_there_once(with_chunks: bool) -> None:
+    """Its events repeat the chunks; a reader that filters them keeps the text."""
+    events: list[Any] = []
+    for text in ("Hel", "lo"):
+        chunk = {"type": "chunk", "chunk": openai_chunk({"content": text})}
+        events += [chunk] * with_chunks + [{"type": "content.delta", "delta": text, "snapshot": text}]
+    assert "Hello" == completion_of(events).text
