@@ -315,3 +315,11 @@ async def test_a_second_choice_that_is_cut(provider: Provider) -> None:
         await pipeline([target(await provider.chat(two, n=2))]).execute("q")
     whole = await pipeline([target(await provider.chat([*two, chat({}, "stop", 1)], n=2))]).execute("q")
     assert ("a", "stop") == (whole.text, whole.finish_reason)
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "anthropic"])
+async def test_a_stream_without_any_event_was_cut(kind: str, provider: Provider) -> None:
+    """The status was 200 and the connection closed before the first event: no answer, not an empty one."""
+    call = await (provider.chat([], done=False) if kind == "chat" else getattr(provider, kind)([]))
+    with pytest.raises(StreamInterruptedError):
+        await pipeline([target(call)]).execute("q")

@@ -8,6 +8,8 @@ from typing import Any
 
 from observability_integration.errors import ConfigurationError
 
+_SDKS = ("anthropic", "openai")  # packages whose streams have at least one event
+
 
 class AnswerSource:
     """The chunks of one call.
@@ -52,6 +54,11 @@ class AnswerSource:
         else:
             raise ConfigurationError("stream() needs a call that is async, and an async iterator; pass stream_call=")
         return self._chunks
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an answer without any chunk may be whole. A stream of OpenAI's or Anthropic's SDK was cut then."""
+        return type(self._source).__module__.partition(".")[0] not in _SDKS
 
     async def close(self) -> None:
         """Closes the chunks and their source; may be called again, and after `open` failed."""

@@ -132,6 +132,7 @@ class LLMStream(ObservedStream):
         needs_reason = self._announces_end
         if needs_reason is None:
             needs_reason = facts.is_provider_stream and not self._source.single_chunk
+            needs_reason = needs_reason or not (self._count or self._source.may_be_empty)
         if not needs_reason:
             return
         if self._malformed:
