@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from observability_integration.costs.shapes import chunk_inside, reason_or_none
+from observability_integration.costs.shapes import chunk_inside, metadata_of, reason_or_none
 from observability_integration.costs.usage import (
     Usage,
     finish_reasons_of,
@@ -23,6 +23,8 @@ from observability_integration.primitives.streams import StreamRestart
 
 # Parts of a choice besides its text. Admission only checks their presence, so the last piece is enough.
 _PARTS = ("tool_calls", "function_call", "refusal", "audio", "images")
+
+_CALLS = ("tool_call_chunks", "tool_calls", "invalid_tool_calls")  # of LangChain's messages
 
 
 class StreamEnding:
@@ -69,6 +71,19 @@ class StreamEnding:
             return
         choice = self._choice(0)
         self._add(choice, chunk_text(chunk), reasons[0] if reasons else None)
+        if metadata_of(chunk) is not None:
+            self._note_message(choice["message"], chunk)
+
+    @staticmethod
+    def _note_message(merged: dict[str, Any], message: Any) -> None:
+        # Models of LangChain may end with a reason that does not tell of a tool call or a refusal.
+        for field in _CALLS:
+            calls = read(message, field)
+            if calls:
+                merged["tool_calls"] = calls
+        refusal = read(message, "additional_kwargs", "refusal")
+        if refusal:
+            merged["refusal"] = refusal
 
     def _note_choice(self, choice: Any) -> None:
         merged = self._choice(read(choice, "index"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +56,11 @@ def response(status: str, *output: dict[str, Any], **details: Any) -> dict[str, 
     return {"type": f"response.{status}", "response": body}
 
 
+def langchain(content: str, reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    metadata = MappingProxyType({"model_provider": "p", "finish_reason": reason})
+    return {"type": "AIMessageChunk", "content": content, "response_metadata": metadata, **fields}
+
+
 MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": "hi"}]}
 BEGUN = [
     {"type": "response.created", "response": {"object": "response", "status": "in_progress", "output": []}},
@@ -68,6 +73,7 @@ KEPT: dict[str, list[Any]] = {
     "completions": [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]}],
     "an image": [chat(images=[{"type": "image_url"}]), chat(reason="stop")],
     "anthropic": anthropic({"type": "text", "text": "hi"}),
+    "langchain": [langchain("h"), langchain("i"), langchain("", "STOP", tool_calls=[], additional_kwargs={})],
     "responses": [*BEGUN, response("completed", MESSAGE)],
     "text": ["a", "b"],
     "bytes": [b"a"],
@@ -112,6 +118,12 @@ REFUSED: dict[str, tuple[str, list[Any]]] = {
     "responses, tools": ("tool_call", [*BEGUN, response("completed", {"type": "function_call", "name": "f"})]),
     "responses, failed": ("error", [*BEGUN, response("failed")]),
     "responses, cancelled": ("length", [*BEGUN, response("cancelled", MESSAGE)]),
+    "langchain, tools": ("tool_call", [langchain("a"), langchain("", "STOP", tool_call_chunks=CALL)]),
+    "langchain, tools in one piece": ("tool_call", [langchain("a", "STOP", tool_calls=CALL)]),
+    "langchain, a refusal": (
+        "content_filter",
+        [langchain("a", additional_kwargs={"refusal": "no"}), langchain("", "stop")],
+    ),
     "in one piece, tools": ("tool_call", [{"choices": [{"message": {"tool_calls": CALL}, "finish_reason": "stop"}]}]),
     "in one piece, a message without text": ("empty", [{"type": "message", "content": []}]),
     "in one piece, a response that failed": ("error", [{"object": "response", "status": "failed", "output": []}]),
