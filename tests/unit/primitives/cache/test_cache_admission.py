@@ -187,6 +187,31 @@ def test_messages_of_langchain_and_joined_answers_are_judged_too(answer: Any, ex
     assert expected == ADMISSION.refuses(answer)
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("MALFORMED_FUNCTION_CALL", "error"),
+        ("malformed_model_output", "error"),
+        ("malformed_tool_use", "error"),
+        ("TOO_MANY_TOOL_CALLS", "error"),
+        ("MISSING_THOUGHT_SIGNATURE", "error"),
+        ("LANGUAGE", "content_filter"),
+        ("IMAGE_PROHIBITED_CONTENT", "content_filter"),
+        ("IMAGE_RECITATION", "content_filter"),
+        ("TIMEOUT", "length"),
+        ("OTHER", "length"),
+        ("TOOL_CALL", "tool_call"),
+        ("COMPLETE", None),
+        ("STOP_SEQUENCE", None),
+        ("eos_token", None),
+    ],
+)
+def test_finish_reasons_of_providers(reason: str, expected: RefusalReason | None) -> None:
+    """Cohere's, Bedrock's and Gemini's own words; an unknown word is a normal end."""
+    choice = {"message": {"content": "Paris"}, "finish_reason": reason}
+    assert expected == ADMISSION.refuses({"object": "chat.completion", "choices": [choice]})
+
+
 @pytest.mark.parametrize(("answer", "expected"), [case[1:] for case in _ANSWERS], ids=[case[0] for case in _ANSWERS])
 @pytest.mark.parametrize("form", [dict, _as_object], ids=["dict", "object"])
 def test_answers_are_judged_by_their_shape(form: Any, answer: dict[str, Any], expected: RefusalReason | None) -> None:
