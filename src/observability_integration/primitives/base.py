@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from observability_integration.context import WorkflowContext, deadline_of, deadline_var, earliest
 from observability_integration.errors import PrimitiveTimeoutError
@@ -75,6 +75,8 @@ _MISUSES = {
     "new": "the stream is not open: write `async with primitive.stream(x) as chunks:` and read `chunks`",
     "open": "the stream is open already, and one stream is one call: call `stream` again for another one",
     "closed": "the stream is closed: read it inside the `async with` block, or call `stream` again",
+    "read": "the stream is being read by another task: a stream has one reader at a time",
+    "cut": "the stream was closed while another task read it: its end is not the end of the answer",
 }
 
 
@@ -84,9 +86,14 @@ class ChunkStream(ABC):
     The end of the ``async with`` block closes the stream, whether or not the reader has reached its end. Without the
     block, ``async for`` opens the stream itself and closes it at its end; if the reader leaves early, the stream stays
     open until the event loop has collected it.
+
+    A stream has one reader at a time. A second task that asks for a chunk meanwhile gets a RuntimeError, and the first
+    one loses nothing. If another task closes the stream during a read, the reader gets a RuntimeError at its next chunk.
     """
 
     _phase: Literal["new", "open", "closed"] = "new"
+    _reading = False
+    _cut = False  # closed by one task while another read it
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """The chunks, also outside of an ``async with`` block.
@@ -95,10 +102,14 @@ class ChunkStream(ABC):
             RuntimeError: the stream is closed.
         """
         if self._phase == "open":
-            return self  # type: ignore[return-value] # `__aenter__` returned the stream itself
+            return self._iterator()
         if self._phase == "closed":
             raise RuntimeError(_MISUSES["closed"])
         return self._read()
+
+    def _iterator(self) -> AsyncIterator[Any]:
+        """What `__aenter__` returned: the stream itself, unless a subclass says otherwise."""
+        return cast("AsyncIterator[Any]", self)
 
     async def _read(self) -> AsyncIterator[Any]:
         async with self as chunks:
@@ -119,10 +130,22 @@ class ChunkStream(ABC):
         """Called by `__anext__`. A stream that is closed has no more chunks, as a generator has not.
 
         Raises:
-            RuntimeError: the stream was not opened.
+            RuntimeError: the stream was not opened, or another task closed it during a read.
         """
         if self._phase == "new":
             raise RuntimeError(_MISUSES["new"])
+        if self._cut:
+            raise self._misuse("cut")
+
+    @staticmethod
+    def _misuse(kind: Literal["read", "cut"]) -> RuntimeError:
+        """The error for two tasks that use the stream at the same time."""
+        return RuntimeError(_MISUSES[kind])
+
+    def _closing(self) -> None:
+        """Called first by `__aexit__`."""
+        self._phase = "closed"
+        self._cut = self._reading
 
     @abstractmethod
     async def __aenter__(self) -> AsyncIterator[Any]: ...

@@ -8,6 +8,7 @@ garbage-collected. It is never current across a ``yield``: OpenTelemetry would l
 from __future__ import annotations
 
 from abc import abstractmethod
+from asyncio import CancelledError, Task, current_task
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -50,17 +51,22 @@ class OneChunk(ChunkStream):
         return self
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._phase, self._run = "closed", None
+        self._phase, self._run = "closed", None  # a read under way still gets the whole result
 
     async def __anext__(self) -> Any:
         self._check_open()
+        if self._reading:
+            raise self._misuse("read")
         run, self._run = self._run, None
         if run is None:
             raise StopAsyncIteration
+        self._reading = True
         try:
             return await run()
         except StopAsyncIteration as stop:
             raise as_error(stop) from stop
+        finally:
+            self._reading = False
 
 
 class GeneratorStream(ChunkStream):
@@ -81,6 +87,9 @@ class GeneratorStream(ChunkStream):
         check_time_left(self._name, self._context)
         self._begin_reading()
         self._generator = self._make()
+        return self._generator
+
+    def _iterator(self) -> AsyncIterator[Any]:
         return self._generator
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
@@ -151,6 +160,9 @@ class ObservedStream(ChunkStream):
         if self._recorded:
             self._check_open()
             raise StopAsyncIteration
+        if self._reading:
+            raise self._misuse("read")
+        self._reading = True
         token = spans.tracing.activate(self._span)
         try:
             return await self._next()
@@ -159,12 +171,15 @@ class ObservedStream(ChunkStream):
             raise
         except BaseException as error:
             self._end_with_error(error)
+            if self._cut and isinstance(error, CancelledError) and not cast("Task[Any]", current_task()).cancelling():
+                raise self._misuse("cut") from error  # the producer was cancelled, not the reader
             raise
         finally:
+            self._reading = False
             spans.tracing.deactivate(token)
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._phase = "closed"
+        self._closing()
         token = spans.tracing.activate(self._span)
         try:
             await self._close()

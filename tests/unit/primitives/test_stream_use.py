@@ -67,6 +67,86 @@ async def test_without_a_block_the_answer_comes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AROUND_STREAMS)
+async def test_inside_of_a_block_the_stream_itself_can_be_read(name: str) -> None:
+    """``async with stream: async for chunk in stream`` is as good as the name after ``as``."""
+    primitive, producer = streamed(name)
+    stream = primitive.stream("q")
+    async with stream:
+        assert ["a", "b"] == [chunk async for chunk in stream]
+    assert producer.closed
+
+
+async def slow_stream(request: Any) -> AsyncIterator[str]:
+    for chunk in "abcd":
+        await asyncio.sleep(1.0)
+        yield chunk
+
+
+async def slow_call(request: Any) -> str:
+    await asyncio.sleep(1.0)
+    return "ab"
+
+
+@pytest.mark.parametrize("name", AROUND_STREAMS)
+async def test_a_second_reader_is_refused_and_takes_nothing(name: str) -> None:
+    """Neither waits for a chunk that the other has got, and the first gets the whole answer."""
+    async with AROUND_STREAMS[name](slow_stream).stream("q") as chunks:
+
+        async def read() -> list[Any]:
+            return [chunk async for chunk in chunks]
+
+        first, second = await asyncio.gather(read(), read(), return_exceptions=True)
+    assert ["a", "b", "c", "d"] == first
+    assert isinstance(second, RuntimeError)
+    assert asyncio.get_running_loop().time() < 10.0
+
+
+@pytest.mark.parametrize("name", sorted({*AROUND_CALLS} - {"cache", "llm call"}))  # they make the call as they open
+async def test_a_second_reader_of_a_whole_answer_is_refused(name: str) -> None:
+    """While the call runs it has no answer, and an empty one would be wrong."""
+    async with AROUND_CALLS[name](slow_call).stream("q") as chunks:
+
+        async def read() -> list[Any]:
+            return [chunk async for chunk in chunks]
+
+        first, second = await asyncio.gather(read(), read(), return_exceptions=True)
+    assert "ab" in str(first)
+    assert isinstance(second, RuntimeError)
+
+
+@pytest.mark.parametrize("name", sorted({*AROUND_STREAMS} - {"streaming"}))
+async def test_a_stream_closed_under_its_reader_is_no_whole_answer(name: str) -> None:
+    """The task that reads gets an error of its own: neither the end of the answer, nor a cancellation of another's."""
+    stream = AROUND_STREAMS[name](slow_stream).stream("q")
+    chunks = await stream.__aenter__()
+    seen: list[Any] = []
+
+    async def read() -> None:
+        async for chunk in chunks:
+            seen.append(chunk)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(2.5)
+    await asyncio.gather(stream.__aexit__(None, None, None), return_exceptions=True)
+    (ended,) = await asyncio.gather(reader, return_exceptions=True)
+    assert isinstance(ended, Exception), ended
+    assert len(seen) < 4
+
+
+@pytest.mark.parametrize("name", sorted({*AROUND_STREAMS} - {"cache", "streaming"}))  # a cache opens with a chunk
+async def test_a_reader_that_is_cancelled_as_its_stream_is_closed(name: str) -> None:
+    """Its own cancellation wins."""
+    stream = AROUND_STREAMS[name](slow_stream).stream("q")
+    chunks = await stream.__aenter__()
+    reader = asyncio.ensure_future(anext(chunks))
+    await asyncio.sleep(0.5)
+    reader.cancel()
+    await asyncio.gather(stream.__aexit__(None, None, None), return_exceptions=True)
+    (ended,) = await asyncio.gather(reader, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("name", AROUND_STREAMS)
 async def test_without_a_block_a_reader_may_leave_early(name: str) -> None:
     """The stream is closed once it has been collected, as a generator is."""
     primitive, producer = streamed(name)

@@ -83,6 +83,9 @@ class TimeoutStream(ChunkStream):
         if self._ended or self._handover is None:
             self._check_open()
             raise StopAsyncIteration
+        if self._reading:
+            raise self._misuse("read")
+        self._reading = True
         loop = self._handover.loop
         delivered = self._handover.ask()
         began = loop.time()
@@ -102,6 +105,7 @@ class TimeoutStream(ChunkStream):
             self._end_cancelled()
             raise
         finally:
+            self._reading = False
             own.end_wait(loop.time())
         self._waited += loop.time() - began
         if expired is None:
@@ -117,7 +121,7 @@ class TimeoutStream(ChunkStream):
     def _received(self, delivered: asyncio.Future[Any]) -> Any:
         if delivered.cancelled():
             self._end_cancelled()
-            raise asyncio.CancelledError
+            raise self._misuse("cut") if self._cut else asyncio.CancelledError
         error = delivered.exception()
         if error is not None:
             own = cast("StreamDeadline", self._own)
@@ -178,7 +182,7 @@ class TimeoutStream(ChunkStream):
         self._record.cancelled(self._span, self._waited)
 
     async def __aexit__(self, exc_type: Any, exc: BaseException | None, tb: Any) -> None:
-        self._phase = "closed"
+        self._closing()
         pump = self._take_pump()
         try:
             if pump is not None:
