@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
+from copy import copy
 from dataclasses import dataclass, field
 from random import getrandbits
 from typing import Any, cast
@@ -231,10 +233,14 @@ def bounded_by(context: object) -> Deadline | None:
 
 def ids_of(context: object) -> dict[str, str | float]:
     """The span attributes that identify the run of a context of any type; empty if the caller gave no id."""
-    if type(context) is WorkflowContext:
-        own = context.workflow_id is not None or context.session_id is not None
-        return {key: value for key, value in context.to_otel_context().items() if _is_plain(value)} if own else {}
-    found = {key: _field(context, name) for key, name in _ID_FIELDS.items()}
+    found: dict[str, Any] | None = None
+    if issubclass(type(context), WorkflowContext):
+        own = cast("WorkflowContext", context)
+        with suppress(Exception):  # a subclass may override it, and raise
+            found = own.to_otel_context() if own.workflow_id is not None or own.session_id is not None else {}
+            found = dict(found)
+    if found is None:
+        found = {key: _field(context, name) for key, name in _ID_FIELDS.items()}
     return {key: value for key, value in found.items() if _is_plain(value)}
 
 
@@ -246,7 +252,27 @@ def mapping_of(context: object, name: str) -> Mapping[Any, Any]:
 
 def child_of(context: object, step_name: str) -> Any:
     """The context for one step: `WorkflowContext.child`, or the same object if it is of another type."""
-    return context.child(step_name) if type(context) is WorkflowContext else context
+    child: Any = None
+    if issubclass(type(context), WorkflowContext):
+        with suppress(Exception):  # as above
+            child = cast("WorkflowContext", context).child(step_name)
+    return child if issubclass(type(child), WorkflowContext) else context
+
+
+def with_deadline(context: Any, deadline: Deadline) -> Any:
+    """A context of any type, bound by `deadline` in place of its own.
+
+    Returns a shallow copy if `context` has a deadline of its own, else the same object, and so also if that cannot be
+    copied or changed.
+    """
+    if deadline_of(context) is None:
+        return context
+    try:
+        changed = copy(context)
+        changed.deadline = deadline
+    except Exception:  # noqa: BLE001 - a foreign class may refuse either
+        return context
+    return changed
 
 
 _ID_FIELDS = {

@@ -15,7 +15,7 @@ import pytest
 
 from observability_integration import WorkflowContext
 from observability_integration.context import Deadline
-from observability_integration.errors import AllTargetsFailedError, ConfigurationError
+from observability_integration.errors import AllTargetsFailedError, ConfigurationError, PrimitiveTimeoutError
 from observability_integration.primitives import (
     CachePolicy,
     CachePrimitive,
@@ -247,3 +247,74 @@ async def test_one_id_names_the_run(field: str, attribute: str) -> None:
     with capture_telemetry() as captured:
         await RetryPrimitive(good).execute("q", WorkflowContext(**{field: "7"}))  # type: ignore[arg-type]
     assert "7" == captured.span("retry good").attributes[attribute]
+
+
+class Extended(WorkflowContext):
+    """A context of this library with more to tell."""
+
+    def to_otel_context(self) -> dict[str, str | float]:
+        """Adds the tenant."""
+        return {**super().to_otel_context(), "tenant": "t", "secret": [1]}  # type: ignore[dict-item]
+
+
+class Settable:
+    """An application's own, with a deadline of this library."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.state: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda end: WorkflowContext(deadline=end), lambda end: Extended(deadline=end), Settable]
+)
+async def test_what_is_done_is_undone_after_the_deadline(make: Callable[[Deadline], Any]) -> None:
+    """The deadline that ended the run does not refuse its compensations, whatever class of context holds it."""
+    undone: list[str] = []
+    deadline = Deadline.after(1.0)
+    context = make(deadline)
+
+    async def charge(request: Any) -> str:
+        await asyncio.sleep(2.0)
+        return "charged"
+
+    async def undo(result: Any, inner: Any) -> None:
+        inner.state["undone"] = result
+        undone.append(result)
+
+    saga = SagaPrimitive([SagaStep(charge, RetryPrimitive(undo)), SagaStep(charge)])
+    with pytest.raises(PrimitiveTimeoutError, match="deadline"):
+        await saga.execute("q", context)
+    assert ["charged"] == undone
+    assert {"undone": "charged"} == context.state
+    assert context.deadline is deadline, "the caller's own object keeps its deadline"
+
+
+async def test_a_deadline_that_cannot_be_replaced_breaks_nothing() -> None:
+    """A compensation without primitives inside runs all the same."""
+
+    @dataclass(frozen=True)
+    class Fixed:
+        deadline: Deadline
+
+    undone: list[str] = []
+
+    async def undo(result: Any) -> None:
+        undone.append(result)
+
+    async def work(request: Any) -> str:
+        await asyncio.sleep(2.0)
+        return "done"
+
+    with pytest.raises(PrimitiveTimeoutError):
+        await SagaPrimitive([SagaStep(work, undo), work]).execute("q", Fixed(Deadline.after(1.0)))  # type: ignore[arg-type]
+    assert ["done"] == undone
+
+
+async def test_attributes_that_a_subclass_adds() -> None:
+    """A subclass says by `to_otel_context` what identifies its run."""
+    with capture_telemetry() as captured:
+        await RetryPrimitive(good).execute("q", Extended("w"))
+    attributes = captured.span("retry good").attributes
+    assert ("w", "t") == (attributes["workflow.id"], attributes["tenant"])
+    assert "secret" not in attributes

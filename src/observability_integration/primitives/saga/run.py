@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from observability_integration.context import Deadline, WorkflowContext, child_of, reset_deadline, set_deadline
+from observability_integration.context import (
+    Deadline,
+    WorkflowContext,
+    child_of,
+    reset_deadline,
+    set_deadline,
+    with_deadline,
+)
 from observability_integration.errors import Cleanup, CompensationError, PrimitiveTimeoutError
 from observability_integration.primitives.base import WorkflowPrimitive
 from observability_integration.primitives.lifting import call_of
@@ -184,9 +191,12 @@ class SagaRun:
         limit, began = self._timeout_seconds, loop.time()
         deadline = Deadline(began + limit, f"compensation of {step.name}")
         context = child_of(self._context, step.name)
-        if type(context) is WorkflowContext:
+        # The run's own deadline may have expired, and so caused the failure.
+        if context is self._context:
+            context = with_deadline(context, deadline)
+        else:
+            context.deadline = deadline
             context.state = self._context.state  # so that compensations can pass data to the next one and to the caller
-            context.deadline = deadline  # the run's own deadline may have expired, and so caused the failure
         token = set_deadline(deadline)
         try:
             task = loop.create_task(self._call_compensation(step, result, context), name=f"undo {step.name}")
