@@ -60,15 +60,16 @@ def open_question() -> Question | None:
     return None if around is not None and around.active else Question()
 
 
-def asked_again(error: Exception) -> Question | None:
+def asked_again(error: Exception, handled: BaseException | None = None) -> Question | None:
     """Returns the question for the attempts that follow a failed one; None inside of another question.
 
     Args:
         error: of the first attempt.
+        handled: an exception of an earlier call, which Python has chained to it (see `chain_of`).
     """
     question = open_question()
     if question is not None:
-        for each in chain_of(error):
+        for each in chain_of(error, handled):
             counted_by = read(each, _COUNTED)
             if isinstance(counted_by, frozenset):
                 question.counted_by |= counted_by

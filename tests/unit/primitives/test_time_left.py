@@ -15,6 +15,7 @@ from observability_integration.context import Deadline, reset_deadline, set_dead
 from observability_integration.errors import PrimitiveTimeoutError
 from observability_integration.primitives import (
     CachePrimitive,
+    RetryPrimitive,
     SagaPrimitive,
     SagaStep,
     SequentialPrimitive,
@@ -22,6 +23,7 @@ from observability_integration.primitives import (
     WorkflowPrimitive,
 )
 from observability_integration.propagation import continue_from, incoming
+from observability_integration.resilience.backoff import Backoff
 from observability_integration.testing import FakeClockLoop
 from tests.every_primitive import AROUND_CALLS, AROUND_STREAMS, Make, covered, exported
 
@@ -293,3 +295,25 @@ async def test_a_call_around_the_cache_is_refused_too(way: str) -> None:
         with pytest.raises(PrimitiveTimeoutError):
             await WAYS[way](cache, WorkflowContext(deadline=Deadline.after(0.0)))
     assert 0 == work.starts
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["execute", "stream"])
+async def test_no_attempt_begins_after_a_wait_that_took_too_long(streams: bool) -> None:
+    """A wait may end after the deadline although it was to end before: the event loop was blocked."""
+    starts = 0
+    loop: Any = asyncio.get_running_loop()
+
+    async def call(request: Any) -> str:
+        nonlocal starts
+        starts += 1
+        loop.call_later(0.5, loop.advance, 5.0)
+        raise ConnectionError("blip")
+
+    retry = RetryPrimitive(call, backoff=Backoff(base_seconds=1.0, max_seconds=1.0, jitter="none"))
+    context = WorkflowContext(deadline=Deadline.after(2.0))
+    with pytest.raises(ConnectionError, match="blip"):  # noqa: PT012
+        if streams:
+            [chunk async for chunk in retry.stream("q", context)]
+        else:
+            await retry.execute("q", context)
+    assert 1 == starts

@@ -41,13 +41,14 @@ class RetryDecision:
         """Classifies an exception."""
         return classify(error, self._classifier)
 
-    def charge_sdk_retries(self, error: Exception) -> int:
+    def charge_sdk_retries(self, error: Exception, handled: BaseException | None) -> int:
         """Returns how many retries the client made by itself in the failed attempt; takes their tokens of the budget.
 
         Args:
             error: the error of the attempt.
+            handled: what the caller was handling when the call began: the client's retries then are not charged again.
         """
-        retries = sdk_retries_of(error)
+        retries = sdk_retries_of(error, handled)
         if retries:
             self.record.sdk_retried()
             if self.budget is not None:
@@ -78,6 +79,11 @@ class RetryDecision:
         if self.budget is not None and not self.budget.withdraw():
             return "budget"
         return fault, (wait_seconds if waits else 0.0)
+
+
+def is_late(context: WorkflowContext | None) -> bool:
+    """Whether the deadline has passed during the wait, as where the event loop was blocked."""
+    return _remaining(context) == 0.0
 
 
 def _remaining(context: WorkflowContext | None) -> float | None:

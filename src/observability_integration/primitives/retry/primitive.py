@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from typing import Any, Generic, cast
 
@@ -25,7 +26,7 @@ from observability_integration.telemetry.metrics.instruments import switch
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import NO_SPAN
 
-from .decision import RetryDecision
+from .decision import RetryDecision, is_late
 from .record import RetryRecord
 from .stream import RetryStream
 
@@ -132,6 +133,8 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         if deadline_var.get() is not None or context is not None:
             check_time_left(self, context)
         attempts, sdk_retries = 1, 0
+        handled = sys.exception()  # inside of the `except` below it would be the attempt's own
+        failure: Exception | None = None
         question: Question | None = None
         scope: BudgetScope | None = None
         budget = self._decision.budget
@@ -150,25 +153,31 @@ class RetryPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
                 try:
                     result = await self._call(input_data, context)
                 except Exception as error:
-                    sdk_retries += self._decision.charge_sdk_retries(error)
+                    sdk_retries += self._decision.charge_sdk_retries(error, handled)
                     decided = self._decision.decide(error, attempts + sdk_retries, context)
                     if not isinstance(decided, tuple):
                         self._record.failed(span, attempts, sdk_retries, decided)
                         tracing.mark_failed(span, error)
                         raise
                     self._record.retrying(span, *decided)
-                    if question is None and (question := asked_again(error)) is not None:
+                    if question is None and (question := asked_again(error, handled)) is not None:
                         question.__enter__()
+                    failure = error
                 else:
                     if switch.on or span is not NO_SPAN:
                         self._record.succeeded(span, attempts, sdk_retries)
                     return cast("Out", result)
                 await asyncio.sleep(decided[1])
+                if is_late(context):
+                    self._record.failed(span, attempts, sdk_retries, "deadline")
+                    tracing.mark_failed(span, failure)
+                    raise failure
                 attempts += 1
         except asyncio.CancelledError:
             self._record.cancelled(span, attempts, sdk_retries)
             raise
         finally:
+            failure = None  # its traceback holds this frame
             if question is not None:
                 question.end()
             if scope is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -17,7 +18,7 @@ from observability_integration.resilience.retry_budget import BudgetScope, leave
 from observability_integration.telemetry.tracing import spans
 from observability_integration.telemetry.tracing.spans import OperationSpan
 
-from .decision import RetryDecision
+from .decision import RetryDecision, is_late
 from .record import GaveUp
 
 
@@ -51,6 +52,7 @@ class RetryStream(ObservedStream):
         """Opens nothing: the first attempt begins with the first chunk that is requested."""
 
     async def _next(self) -> Any:
+        handled = sys.exception()  # inside of the `except` below it would be the attempt's own
         while True:
             if self._attempt is None:
                 if self._attempts == 0:
@@ -68,7 +70,7 @@ class RetryStream(ObservedStream):
                     raise
                 if attempt.begun:
                     mark_begun(error)
-                self._sdk_retries += self._decision.charge_sdk_retries(error)
+                self._sdk_retries += self._decision.charge_sdk_retries(error, handled)
                 if attempt.shown:
                     broken = broken_off(self._records.operation, attempt.chunks, self._decision.fault_of(error), error)
                     if broken is error:
@@ -79,10 +81,15 @@ class RetryStream(ObservedStream):
                     self._gave_up = decided
                     raise
                 self._records.retrying(self._span, *decided)
-                self._question = self._question or asked_again(error)
+                self._question = self._question or asked_again(error, handled)
                 self._attempt = None
                 await attempt.give_up(error)
+                failure = error
             await asyncio.sleep(decided[1])
+            if is_late(self._context):
+                self._gave_up = "deadline"
+                raise failure
+            del failure  # its traceback holds this frame
 
     async def _close(self) -> None:
         if self._attempt is not None:

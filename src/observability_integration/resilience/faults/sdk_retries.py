@@ -15,14 +15,18 @@ MOST_RETRIES = 100
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
-def sdk_retries_of(error: object) -> int:
+def sdk_retries_of(error: object, handled: BaseException | None = None) -> int:
     """Returns how many retries of its own the client made in the attempt that failed, 0 to 100; 0 if it does not say.
 
     Several layers may retry, each of them the one inside. Their numbers are added up, which is never too many. Where
     an exception and its cause tell the same, as when an SDK wraps the error of its HTTP client, it counts once.
+
+    Args:
+        error: the exception.
+        handled: an exception of an earlier call, which Python has chained to it (see `chain_of`).
     """
     told: dict[Callable[[Any], int | None], int] = {}
-    for each in chain_of(error):
+    for each in chain_of(error, handled):
         for source in _SOURCES:
             if source not in told:
                 try:

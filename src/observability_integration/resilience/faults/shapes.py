@@ -63,13 +63,18 @@ def cause_of(error: object) -> Any:
     return cause
 
 
-def chain_of(error: object) -> Iterator[Any]:
+def chain_of(error: object, handled: BaseException | None = None) -> Iterator[Any]:
     """Yields an exception, the members of its group and all that led to them, nearest first and each once.
 
     Goes on behind a ``raise ... from None``, which hides what has happened from the reader of a traceback only.
+
+    Args:
+        error: the exception.
+        handled: the exception that the caller's own code was handling when the call began. Python chains it too, but
+            neither it nor what led to it is yielded: it is of an earlier call.
     """
     pending: deque[Any] = deque([error])
-    seen: set[int] = set()
+    seen: set[int] = set() if handled is None or handled is error else {id(handled)}
     while pending and len(seen) < MOST_EXCEPTIONS:
         each = pending.popleft()
         if each is None or id(each) in seen:

@@ -155,6 +155,35 @@ async def test_the_testing_mode_counts_them_as_well(mode: dict[str, Any], calls:
 
 
 @FORMS
+async def test_those_of_an_earlier_call_are_not_charged_again(streams: bool) -> None:
+    """A second choice that is asked while the error of the first is handled has made no retries yet."""
+    client, budget = Client(0), budgeted()
+    try:
+        raise ServerSays(503, retries=2)
+    except ServerSays:
+        await ask(retry(client, 3, budget=budget), streams)
+    assert 3 == client.calls
+    assert 48.0 == pytest.approx(budget.balance, abs=budget.earned), "two retries of this primitive"
+
+
+@FORMS
+async def test_an_error_that_is_handled_and_raised_again_is_charged(streams: bool) -> None:
+    """A call may raise the very object that is being handled."""
+    error, calls = ServerSays(503, retries=2), 0
+
+    async def again(_: Any) -> str:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    try:
+        raise error
+    except ServerSays:
+        await ask(retry(again, 3), streams)
+    assert 1 == calls
+
+
+@FORMS
 async def test_the_waits_grow_with_them(streams: bool) -> None:
     """A target that has failed three times is not asked again as soon as after the first time."""
     client = Client(1)
