@@ -88,7 +88,8 @@ class ChunkStream(ABC):
     open until the event loop has collected it.
 
     A stream has one reader at a time. A second task that asks for a chunk meanwhile gets a RuntimeError, and the first
-    one loses nothing. If another task closes the stream during a read, the reader gets a RuntimeError at its next chunk.
+    one loses nothing. If another task closes the stream during a read, the reader gets a RuntimeError, at the latest
+    at its next chunk.
     """
 
     _phase: Literal["new", "open", "closed"] = "new"
