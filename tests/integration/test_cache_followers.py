@@ -112,11 +112,12 @@ async def test_a_task_that_outlives_its_call_follows_to_the_end(
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("way", ["execute", "stream"])
-async def test_a_lookup_inside_of_a_call_follows_for_one_lease(
-    way: str, caches: Caches, redis_process: RedisProcess
+@pytest.mark.parametrize("begun", ["inside of it", "outside, before it joins"])
+async def test_what_a_call_with_a_lease_waits_for_follows_for_one_lease(
+    way: str, begun: str, caches: Caches, redis_process: RedisProcess
 ) -> None:
-    """The leader elsewhere may wait for a lease of this process, which nothing here can see."""
-    slow = Slow(10.0)
+    """The leader elsewhere may wait for that lease, which nothing here can see."""
+    slow = Slow(12.0)
     first, second = (_made(caches, redis_process, slow, way) for _ in range(2))
 
     async def outer(_: str) -> str:
@@ -125,11 +126,34 @@ async def test_a_lookup_inside_of_a_call_follows_for_one_lease(
     leading = asyncio.create_task(_ask(first, way))
     while not slow.calls:
         await asyncio.sleep(0.01)
-    inner = asyncio.create_task(CachePrimitive(outer, str).execute("q"))
+    follower = None
+    if begun != "inside of it":
+        follower = asyncio.create_task(_ask(second, way))
+        await asyncio.sleep(2 * _LEASE_SECONDS)
+        assert 1 == slow.calls
+    policy = CachePolicy(lease_seconds=_LEASE_SECONDS, backend_budget_seconds=2.0)
+    around = caches("asyncio", redis_process, outer, str, operation_name="around", policy=policy)
+    inner = asyncio.create_task(around.execute("q"))
     while slow.calls == 1:
+        assert not leading.done()
         await asyncio.sleep(0.01)
-    assert not leading.done()
     assert (await leading)[-1] != str(await inner)[-1]
+    assert follower is None or await follower == await inner
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("way", ["execute", "stream"])
+async def test_a_call_without_a_lease_follows_to_the_end(way: str, caches: Caches, redis_process: RedisProcess) -> None:
+    """No other process can wait for a call that is cached in memory only."""
+    slow = Slow()
+    first, second = (_made(caches, redis_process, slow, way) for _ in range(2))
+
+    async def outer(_: str) -> str:
+        return await _ask(second, way)
+
+    answers = await asyncio.gather(_ask(first, way), CachePrimitive(outer, str).execute("q"))
+    assert 1 == slow.calls
+    assert 1 == len(set(answers))
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -16,7 +16,7 @@ import msgspec
 from observability_integration.caching.entry import Entry
 from observability_integration.tasks import cancel_until_done, spawn_detached
 
-from .waiting import CallNode
+from .waiting import CallNode, begin_wait, end_wait
 
 
 class Flight(msgspec.Struct, eq=False):
@@ -112,6 +112,7 @@ class SingleFlight:
         flight.loop_key = loop_key = loop, key
         self._flights[loop_key] = flight
         self._in_flight.add(flight)
+        waiting = begin_wait(flight.node)  # an eager task runs before its caller can wait for it
         try:
             if context is None:
                 task = loop.create_task(work, name="cache flight")
@@ -121,13 +122,14 @@ class SingleFlight:
         except BaseException:
             self.finish(flight)
             raise
+        finally:
+            end_wait(waiting, flight.node)
         task.add_done_callback(functools.partial(self._on_task_done, flight))
         return task
 
     def finish(self, flight: Flight) -> None:
         """Ends a flight. Called in the last step of its task, which wakes waiters one iteration of the loop sooner."""
         self._in_flight.discard(flight)
-        flight.node.over = True
         if self._flights.get(flight.loop_key) is flight:
             del self._flights[flight.loop_key]
         flight.wake_waiters()

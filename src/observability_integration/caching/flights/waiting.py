@@ -2,7 +2,8 @@
 
 A call that asks a cache for the key that it is making, directly, through another cache or in a circle, would wait for
 ever. So each call under way is a node, its waits for others are edges, and a wait that would close a circle is refused:
-the asking call then makes its own.
+the asking call then makes its own. A circle may also lead through other processes, whose edges are not known here. They
+wait for leases only, so it leads through a call that holds one (see `holds_up_a_leader`).
 
 The node of the innermost call is in a context variable, which tasks and threads inherit. Code outside of all calls
 cannot close a circle, and pays for one look at that variable.
@@ -21,13 +22,13 @@ class CallNode(msgspec.Struct, eq=False):
 
     Attributes:
         waits_for: the calls that code inside of this one waits for; one as often as it is waited for.
-        nests: whether code inside of this one is inside of a call; False for a lookup from outside of all calls.
-        over: whether the call has ended; code that outlives it is inside of no call.
+        waited_by: the calls that wait for this one, likewise.
+        leads: whether it holds a lease, so that other processes may wait for it.
     """
 
     waits_for: list[CallNode] = []
-    nests: bool = True
-    over: bool = False
+    waited_by: list[CallNode] = []
+    leads: bool = False
 
 
 _inside: ContextVar[CallNode | None] = ContextVar("observability_integration_cached_call", default=None)
@@ -38,12 +39,6 @@ enter: Callable[[CallNode], object] = _inside.set
 
 current: Callable[[], CallNode | None] = _inside.get
 """Returns the innermost call in which the current code runs, or None."""
-
-
-def is_nested() -> bool:
-    """Whether the current code is inside of a call that has not ended."""
-    node = _inside.get()
-    return node is not None and node.nests and not node.over
 
 
 def waits_for_itself(target: CallNode | None, waiting: CallNode | None) -> bool:
@@ -61,11 +56,25 @@ def waits_for_itself(target: CallNode | None, waiting: CallNode | None) -> bool:
     return False
 
 
-def begin_wait(target: CallNode) -> CallNode | None:
-    """Notes that the current call waits for `target`; returns the current call, for `end_wait`."""
-    waiting = _inside.get()
+def holds_up_a_leader(node: CallNode) -> bool:
+    """Whether a call that holds a lease waits for `node`, itself or through other calls of this process."""
+    pending, seen = list(node.waited_by), set[CallNode]()
+    while pending:
+        waiting = pending.pop()
+        if waiting.leads:
+            return True
+        if waiting not in seen:
+            seen.add(waiting)
+            pending += waiting.waited_by
+    return False
+
+
+def begin_wait(target: CallNode, waiting: CallNode | None = None) -> CallNode | None:
+    """Notes that `waiting`, by default the current call, waits for `target`; returns the former, for `end_wait`."""
+    waiting = waiting or _inside.get()
     if waiting is not None:
         waiting.waits_for.append(target)
+        target.waited_by.append(waiting)
     return waiting
 
 
@@ -73,3 +82,4 @@ def end_wait(waiting: CallNode | None, target: CallNode) -> None:
     """Undoes `begin_wait`."""
     if waiting is not None:
         waiting.waits_for.remove(target)
+        target.waited_by.remove(waiting)

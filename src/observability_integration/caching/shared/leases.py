@@ -18,7 +18,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from observability_integration.caching.flights.waiting import CallNode, is_nested, waits_for_itself
+from observability_integration.caching.flights.waiting import (
+    CallNode,
+    begin_wait,
+    end_wait,
+    holds_up_a_leader,
+    waits_for_itself,
+)
 from observability_integration.caching.stores.plain import PlainStore
 from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
 from observability_integration.context import current_deadline, remaining
@@ -166,9 +172,9 @@ class Leases:
                 None if it is of no use and has to be replaced.
             compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
                 at fault or because the result of this call cannot be shared.
-            node: this call, if others may wait for it. It never follows a call that waits for it. If it is itself
-                inside of another call, it follows a leader in another process for the length of a lease at most,
-                because that leader may wait for a lease of this process.
+            node: this call, if others may wait for it. It never follows a call that waits for it. While a call that
+                holds a lease waits for it, it follows a leader in another process for the length of a lease at most,
+                because that leader may wait for the lease.
             wait: whether to follow another leader.
 
         Returns:
@@ -182,7 +188,8 @@ class Leases:
         node = node or CallNode()
         endless = _Endless(self.seconds)
         ended = False
-        loop, nested = asyncio.get_running_loop(), is_nested()
+        holding_up_since: float | None = None
+        loop = asyncio.get_running_loop()
         allowed, started = remaining(), loop.time()
         with self.channel.waiting(place.name) as waiter:
             while True:
@@ -214,9 +221,11 @@ class Leases:
                 leader = _leaders.get(place.key)
                 if waits_for_itself(leader, node):
                     return None
-                if leader is None and nested and loop.time() - started >= self.seconds:
-                    self.lost()
-                    return await compute(None)
+                if leader is None and holds_up_a_leader(node):  # asked each time: a leader may join later
+                    holding_up_since = loop.time() if holding_up_since is None else holding_up_since
+                    if loop.time() - holding_up_since >= self.seconds:
+                        self.lost()
+                        return await compute(None)
                 with _following(leader, node):
                     note = await waiter.wait(self._patience(acquired))
                 if note is not None and note.action == "failed":
@@ -315,9 +324,11 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def _leading(place: Place, node: CallNode) -> Iterator[None]:
     _leaders[place.key] = node
+    node.leads = True
     try:
         yield
     finally:
+        node.leads = False
         if _leaders.get(place.key) is node:
             del _leaders[place.key]
 
@@ -327,11 +338,11 @@ def _following(leader: CallNode | None, node: CallNode) -> Iterator[None]:
     if leader is None:
         yield
         return
-    node.waits_for.append(leader)
+    begin_wait(leader, node)
     try:
         yield
     finally:
-        node.waits_for.remove(leader)
+        end_wait(node, leader)
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> None:

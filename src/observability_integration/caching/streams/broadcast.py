@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from observability_integration.caching.codec import Uncopyable
-from observability_integration.caching.flights.waiting import CallNode, begin_wait, end_wait, is_nested
+from observability_integration.caching.flights.waiting import CallNode, begin_wait, end_wait
 from observability_integration.caching.lookup import LookupResult
 from observability_integration.context import Deadline
 from observability_integration.tasks import wait_done
@@ -112,7 +112,7 @@ class Broadcast:
         self.look_again = False
         self.stored: LookupResult | None = None
         self.began = time.monotonic()
-        self.node = CallNode(nests=is_nested())
+        self.node = CallNode()
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self._chunks = chunks

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from observability_integration.caching.engine import Engine
 from observability_integration.caching.entry_options import entry_options
-from observability_integration.caching.flights.waiting import current, enter
+from observability_integration.caching.flights.waiting import begin_wait, current, end_wait, enter
 from observability_integration.caching.lookup import Lookup, LookupResult
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.streams.broadcast import Broadcast
@@ -113,7 +113,11 @@ class StreamCache:
         broadcast = self._new_broadcast(digest, span)
         lookup = self._lookup(digest, tags, call, span, started, broadcast)
         lookup.stream_started = broadcast.started
-        task = spawn(self._run_lookup(broadcast, lookup), name="cached stream")
+        waiting = begin_wait(broadcast.node)  # an eager task runs before its reader can wait for it
+        try:
+            task = spawn(self._run_lookup(broadcast, lookup), name="cached stream")
+        finally:
+            end_wait(waiting, broadcast.node)
 
         def cancel() -> None:
             broadcast.cancelled = True
@@ -183,7 +187,6 @@ class StreamCache:
                     self.record.bypass(lookup.span, served.tier)
                 else:
                     lookup.miss("failed")
-                broadcast.node.nests = True
                 await lookup.compute(False)
         except BaseException as error:
             if not broadcast.settled:  # else the stream runs on, or has failed its readers itself
@@ -192,7 +195,6 @@ class StreamCache:
                 raise
         if broadcast.pump is not None and broadcast.pump is not asyncio.current_task():
             await wait_done(broadcast.pump, None)
-        broadcast.node.over = True
         broadcast.finish()  # after the store, so that a reader at the end finds the stream there
 
     async def _pump(self, call: StreamCall, broadcast: Broadcast) -> Recording | str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
+import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -34,7 +36,7 @@ class Caches:
         self.way = way
         self.plan = plan
         self.calls: list[str] = []
-        self.pause = 0.0
+        self.pause: float | None = 0.0
         self._caches: dict[str, CachePrimitive[Any, Any]] = {}
         for name in "ab":
             step: Any = self._answer if way == "execute" else self._chunks
@@ -60,7 +62,8 @@ class Caches:
     async def _made(self, name: str, key: str) -> str:
         self.calls.append(name + key)
         number = len(self.calls)
-        await asyncio.sleep(self.pause)
+        if self.pause is not None:
+            await asyncio.sleep(self.pause)
         inner = [await self.ask(*asked) for asked in self.plan.get(number, ())]
         return f"{name}{key}({' '.join(inner)})"
 
@@ -244,3 +247,50 @@ def test_a_circle_of_others_ends_the_search() -> None:
     one.waits_for.append(other)
     other.waits_for.append(one)
     assert not waiting.waits_for_itself(one, outside)
+
+
+class _Done(asyncio.Future[Any]):
+    def set_name(self, name: object) -> None:
+        """As tasks have it."""
+
+
+def _eager(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+    """What the eager tasks of Python 3.12 do: the first step is made when the task is, in a context of its own."""
+    context = options.pop("context", None) or contextvars.copy_context()
+    try:
+        first = context.run(work.send, None)
+    except StopIteration as end:
+        done = _Done(loop=loop)
+        done.set_result(end.value)
+        return done
+
+    @types.coroutine
+    def steps() -> Any:
+        waited = first
+        while True:
+            if waited is not None:
+                waited._asyncio_future_blocking = True
+            try:
+                yield waited
+                waited = work.send(None)
+            except StopIteration as end:
+                return end.value
+
+    async def rest() -> Any:
+        return await steps()
+
+    return asyncio.Task(rest(), loop=loop, context=context, **options)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_with_eager_tasks(way: str) -> None:
+    """A call that begins before its caller can wait for it is known to be waited for all the same."""
+    caches = Caches(way, {1: [("b", "x")], 2: [("a", "x")]})
+    caches.pause = None
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(_eager)
+    try:
+        async with asyncio.timeout(60.0):
+            assert "ax(bx(ax()))" == await caches.ask("a", "x")
+    finally:
+        loop.set_task_factory(None)
