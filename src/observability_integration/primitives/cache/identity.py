@@ -117,6 +117,7 @@ class Identifier:
         self._tags: Any = tags if callable(tags) else tuple(map(str, tags))
         self._semantic = semantic
         self._meaning_of: Any = meaning_of
+        self.varies_scope = self._scope_fn is not None
         self.takes_context = self._key_takes_context or self._scope_takes_context
 
     def digest(self, input_data: Any, context: WorkflowContext | None) -> bytes | Coroutine[Any, Any, bytes]:
@@ -164,6 +165,28 @@ class Identifier:
             digest = _ScopedDigest(digest)
             digest.scope = scope
         return digest
+
+    def digest_of_key(self, key: Any, scope: Any) -> bytes:
+        """Returns the hash of a key that is given outright, as `digest` returns it for its input.
+
+        Args:
+            key: the key.
+            scope: its scope if that is a function of the input; else None.
+
+        Raises:
+            TypeError: the key has no canonical form.
+            ConfigurationError: the scope is missing, blank, or given although it is fixed.
+        """
+        if self._scope_fn is None:
+            if scope is not None:
+                raise ConfigurationError("this cache has one fixed scope: give the key alone")
+            return self._keys.digest(key)
+        if scope is None:
+            raise ConfigurationError(
+                "the scope of this cache is a function of the input, and a key alone has none: give scope=, too"
+            )
+        check_scope(scope)
+        return self._scoped_digest(key, scope)
 
     def details(self, input_data: Any, digest: bytes) -> tuple[Sequence[str], Meaning | None]:
         """Returns the tags of an input, and its meaning if there is a semantic lookup.

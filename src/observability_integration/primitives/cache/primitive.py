@@ -303,8 +303,11 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
 
         Raises:
             TypeError: the key is None or has no canonical form, or a tag is no text.
-            ConfigurationError: the cost is out of range, or the tags are one text.
+            ConfigurationError: the cost is out of range, the tags are one text, or the scope of this cache is a
+                function of the input, which is not known here.
         """
+        if self._identifier.varies_scope:
+            raise ConfigurationError("the scope of this cache is a function of the input; use execute")
         check_cost("cost_per_call", cost_per_call, optional=True)
         if tags is not _NO_TAGS:
             tags = check_tags(tags)
@@ -351,23 +354,27 @@ class CachePrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
         )
         return CachedStream(self._streams, call)
 
-    async def invalidate(self, key: Any = None, *, tag: str | None = None) -> None:
+    async def invalidate(
+        self, key: Any = None, *, tag: str | None = None, scope: str | GlobalScope | None = None
+    ) -> None:
         """Deletes the value stored under `key` (the result of `cache_key_fn`), or every value with `tag`.
+
+        If the scope of this cache is a function, `scope` is what it returned for the input of the key.
 
         Deletes in this process at once, in Redis within the budget or once it recovers, and in other processes once
         Redis notifies them. A call in flight still answers its callers, but its value is not stored.
 
         Raises:
             TypeError: the key has no canonical form, or the tag is no text.
-            ConfigurationError: neither or both are given, None being no key; or a tag is given with a `backend`, which
-                has no tags.
+            ConfigurationError: neither or both are given, None being no key; a tag is given with a `backend`, which has
+                no tags, or with a scope; or the scope of the key is missing, or is fixed and given.
         """
-        if (key is None) == (tag is None):
-            raise ConfigurationError("give either a key or a tag")
+        if (key is None) == (tag is None) or (scope is not None and tag is not None):
+            raise ConfigurationError("give either a key or a tag; a scope goes with a key only")
         if tag is not None:
             await self._engine.forget_tag(self._keys.tag(tag))
         else:
-            digest = self._keys.digest(key)
+            digest = self._identifier.digest_of_key(key, scope)
             await self._engine.forget(digest)
             if self._step is not None:
                 await self._engine.forget(stream_digest(digest))

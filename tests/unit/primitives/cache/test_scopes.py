@@ -203,3 +203,50 @@ async def test_a_key_that_looks_like_a_scope_and_a_key(way: str) -> None:
         assert "for 'ada'" == await ask(tenants, way, "ada")
         assert "for 'bob'" == await ask(shared, way, "bob")
         await shared.clear()
+
+
+@pytest.mark.parametrize("scope", [by_request, by_context, later])
+async def test_a_key_alone_has_no_scope_of_the_input(scope: Any) -> None:
+    """``get_or_compute`` would share among all scopes, and reach the entries of one with a pair as its key."""
+    cache = made("memory", Server(), "execute", "key", scope)()
+    await ask(cache, "execute", "ada")
+    for key in ("my balance?", ("ada", "my balance?")):
+        with pytest.raises(ConfigurationError, match="function of the input"):
+            await cache.get_or_compute(key, lambda: "for all")
+        with pytest.raises(ConfigurationError, match="scope="):
+            await cache.invalidate(key)
+
+
+@pytest.mark.parametrize("way", ["execute", "stream"])
+@pytest.mark.parametrize("place", ["memory", "store"])
+async def test_a_key_is_invalidated_in_its_scope(place: str, way: str) -> None:
+    """Without a scope the entry that was to be deleted stood on, and no error told of it."""
+    calls = 0
+
+    async def counted(request: dict[str, Any]) -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    async def counting(request: dict[str, Any]) -> AsyncIterator[str]:
+        yield str(await counted(request))
+
+    step: Any = counted if way == "execute" else counting
+    options: Any = {} if place == "memory" else {"backend": Server().store()}
+    cache = CachePrimitive[Any, Any](step, lambda request: "key", scope=by_request, **options)
+    assert ["1", "2", "1"] == [await ask(cache, way, user) for user in ("ada", "bob", "ada")]
+    await cache.invalidate("key", scope="ada")
+    assert ["3", "2"] == [await ask(cache, way, user) for user in ("ada", "bob")]
+
+
+async def test_a_scope_that_does_not_fit_the_cache_is_refused() -> None:
+    """It would be ignored, and the wrong entry deleted."""
+    fixed = CachePrimitive[Any, Any](answer, str, scope="ada")
+    varying = CachePrimitive[Any, Any](answer, str, scope=by_request)
+    for cache, options in (
+        (fixed, {"key": "x", "scope": "ada"}),
+        (varying, {"key": "x", "scope": " "}),
+        (varying, {"tag": "x", "scope": "ada"}),
+    ):
+        with pytest.raises(ConfigurationError):
+            await cache.invalidate(**options)
