@@ -12,7 +12,7 @@ import pytest
 
 from observability_integration.caching.shared.recovery import PendingWrites
 from observability_integration.caching.stores.memory import MemoryStore
-from observability_integration.caching.stores.shared import Acquired, Place, Reading
+from observability_integration.caching.stores.shared import Acquired, Committed, Generation, Place, Reading, Write
 
 _EPOCH = 1_700_000_000.0  # wall time at the start of a fake clock
 
@@ -48,7 +48,8 @@ class Server:
     def __init__(self) -> None:
         self.entries: dict[str, tuple[bytes, float]] = {}
         self.leases: dict[str, tuple[str, float]] = {}
-        self.marks: dict[tuple[str, str | None], int] = {}
+        self.generation = Generation(b"0" * 16, 0)
+        self.voided: dict[str, int] = {}  # a tag's or entry's last invalidation
         self.listeners: list[Callable[[str], None]] = []
         self.lives_ms: list[int] = []
         self.commands: list[str] = []
@@ -77,6 +78,22 @@ class Server:
         """Publishes a note: it arrives soon, and not at once."""
         for hear in self.listeners:
             asyncio.get_running_loop().call_soon(hear, note)
+
+    def invalidate(self, name: str, note: str) -> None:
+        """Counts an invalidation, and tells of it."""
+        self.generation = self.generation._replace(number=self.generation.number + 1)
+        self.voided[name] = self.generation.number
+        self.tell(f"{note}\n{self.generation.id.decode()}:{self.generation.number}")
+
+    def is_void(self, write: Write) -> bool:
+        """Whether it was cleared, or one of its tags was invalidated, since the call began."""
+        basis = write.basis
+        return basis.id != self.generation.id or any(self.voided.get(tag, 0) > basis.number for tag in write.tags)
+
+    def clear(self, note: str) -> None:
+        """Begins another generation."""
+        self.generation = Generation(f"{int(self.generation.id, 16) + 1:016x}".encode(), 0)
+        self.tell(note)
 
     @staticmethod
     def now_us() -> int:
@@ -113,25 +130,27 @@ class ServedStore:
 
     async def read(self, place: Place) -> Reading:
         await self._do("read")
-        reading = Reading(self.server.entry(place.key), self.server.marks.get((place.prefix, None), 0))
+        reading = Reading(self.server.entry(place.key), self.server.generation)
         await asyncio.sleep(self.answers_late_seconds)
         return reading
 
-    async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        await self._do("marked_us")
-        return max(self.server.marks.get((prefix, tag), 0) for tag in tags)
+    async def vouches(self, prefix: str, tags: Sequence[str], basis: Generation) -> bool:
+        await self._do("vouches")
+        return not self.server.is_void(Write(b"", 1, basis, tags))
 
-    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+    async def acquire(
+        self, place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str] = ()
+    ) -> Acquired:
         await self._do("acquire")
         server = self.server
-        cleared, data = server.marks.get((place.prefix, None), 0), server.entry(place.key)
+        generation, data = server.generation, server.entry(place.key)
         if data is not None and not (known and data.startswith(known)):
-            return Acquired(data, cleared, server.now_us(), leading=False, lease_left_ms=0)
+            return Acquired(data, generation, server.now_us(), leading=False, lease_left_ms=0)
         holder, left = server.holder(place.key)
         if holder is not None:
-            return Acquired(None, cleared, server.now_us(), leading=False, lease_left_ms=int(1000 * left))
+            return Acquired(None, generation, server.now_us(), leading=False, lease_left_ms=int(1000 * left))
         server.leases[place.key] = token, time.monotonic() + lease_ms / 1000
-        return Acquired(None, cleared, server.now_us(), leading=True, lease_left_ms=0)
+        return Acquired(None, generation, server.now_us(), leading=True, lease_left_ms=0)
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
         await self._do("renew")
@@ -140,15 +159,17 @@ class ServedStore:
         self.server.leases[place.key] = token, time.monotonic() + lease_ms / 1000
         return True
 
-    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def commit(self, place: Place, token: str, write: Write, note: str) -> Committed:
         await self._do("commit")
         if self.server.holder(place.key)[0] != token:
-            return False
+            return "lost"
+        if self.server.is_void(write):
+            return "void"
         del self.server.leases[place.key]
-        self.server.put(place.key, data, ttl_ms)
+        self.server.put(place.key, write.data, write.ttl_ms)
         self.server.tell(note)
         await asyncio.sleep(0)
-        return True
+        return "written"
 
     async def release(self, place: Place, token: str, note: str) -> None:
         await self._do("release")
@@ -156,25 +177,29 @@ class ServedStore:
             del self.server.leases[place.key]
             self.server.tell(note)
 
-    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def put_late(self, place: Place, write: Write, note: str, origin: str) -> bool:
         await self._do("put_late")
         if self.server.entry(place.key) is not None or self.server.holder(place.key)[0] is not None:
             return False
-        self.server.put(place.key, data, ttl_ms)
+        if self.server.is_void(write):
+            return False
+        self.server.put(place.key, write.data, write.ttl_ms)
         self.server.tell(note)
         return True
 
-    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str], origin: str) -> None:
         await self._do("delete")
         for name, note in zip(names, notes, strict=True):
             self.server.entries.pop(prefix + name, None)
             self.server.leases.pop(prefix + name, None)
-            self.server.tell(note)
+            self.server.invalidate(name, note)
 
-    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
-        await self._do("mark")
-        self.server.marks[prefix, tag] = self.server.now_us()
-        self.server.tell(note)
+    async def void(self, prefix: str, tag: str | None, note: str, origin: str) -> None:
+        await self._do("void")
+        if tag is None:
+            self.server.clear(note)
+        else:
+            self.server.invalidate(tag, note)
 
     async def probe(self, prefix: str) -> None:
         await self._do("probe")

@@ -27,7 +27,7 @@ _THREADS_SECONDS = 10.0
 
 Caches = Callable[..., CachePrimitive[Any, Any]]
 
-_NO_ENTRY = re.compile(r"\}:(?:gen|cleared|probe|tag:.*|.*:l)$")
+_NO_ENTRY = re.compile(r"\}:(?:gen|log|probe|tag:.*|.*:l)$")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def ask_server(server: RedisProcess, *command: Any) -> Any:
 
 
 def keys_in(server: RedisProcess) -> list[str]:
-    """The keys of all entries, without those of leases, marks and counters."""
+    """The keys of all entries, without those of leases, of tags and of the generation."""
     keys = sorted(key.decode() for key in ask_server(server, "KEYS", "*"))
     return [key for key in keys if not _NO_ENTRY.search(key)]
 

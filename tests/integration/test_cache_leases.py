@@ -36,7 +36,7 @@ from observability_integration.caching.shared.store_guard import GuardedStore
 from observability_integration.caching.shared.leases import Leases
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores.redis import RedisStore
-from observability_integration.caching.stores.shared import Place
+from observability_integration.caching.stores.shared import Place, Write
 
 options = json.loads(sys.argv[1])
 
@@ -70,7 +70,7 @@ async def main():
     leases = Leases(store, guarded, channel, "ask", options["lease"], lambda: lost.append(1))
     place = Place(options["prefix"], "entry")
 
-    async def judge(data, cleared_us):
+    async def judge(data, generation):
         return data[16:].decode()
 
     async def compute(lease):
@@ -80,14 +80,14 @@ async def main():
             raise LookupError("the prompt may be in here")
         answer = f"by {os.getpid()}"
         if lease is not None and options["keeps"]:
-            say(committed=await lease.commit(os.urandom(16) + answer.encode(), 60_000))
+            say(committed=await lease.commit(Write(os.urandom(16) + answer.encode(), 60_000, lease.generation)))
         return answer
 
     async def fly():
         reading = await guarded.ask(lambda: store.read(place))
         channel.start()
         if reading.data is not None:
-            return await judge(reading.data, reading.cleared_us)
+            return await judge(reading.data, reading.generation)
         return await leases.run(place, b"", judge, compute)
 
     async def call(flight):

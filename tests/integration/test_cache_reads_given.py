@@ -25,7 +25,7 @@ pytest.importorskip("redis.asyncio.sentinel")
 pytestmark = [pytest.mark.once, pytest.mark.needs_redis_package, pytest.mark.needs_redis_server]
 
 _PLACE = Place("cache:{given}:", "entry")
-_ENTRY = Reading(b"data", 0)
+_ENTRY = Reading(b"data", None)
 _SOON_SECONDS = 5.0
 
 Open = Callable[..., Any]

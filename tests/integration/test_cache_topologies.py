@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from observability_integration.caching.stores.redis import RedisStore
-from observability_integration.caching.stores.shared import Place
+from observability_integration.caching.stores.shared import Generation, Place, Reading, Write
 from tests.processes import RedisProcess, free_port, require_binary
 
 pytestmark = [
@@ -133,7 +133,7 @@ async def check(store: RedisStore, prefix: str) -> None:
     place, notes, came = Place(prefix, "entry"), list[str](), asyncio.Event()
 
     def hear(note: str) -> None:
-        notes.append(note)
+        notes.append(note.partition("\n")[0])
         came.set()
 
     async def heard(*expected: str) -> None:
@@ -145,18 +145,24 @@ async def check(store: RedisStore, prefix: str) -> None:
     async with asyncio.timeout(_READY_SECONDS):
         subscription = await store.listen(prefix, hear, lambda: None)
     await store.probe(prefix)
-    assert (await store.acquire(place, "token", 5000, b"")).leading
+    leading = await store.acquire(place, "token", 5000, b"", ["u"])
+    assert leading.leading
+    assert leading.generation is not None
+    write = Write(b"\xffdata", 5000, leading.generation, ["t", "u"])
     assert not (await store.acquire(place, "other", 5000, b"")).leading
     assert await store.renew(place, "token", 5000)
-    assert await store.commit(place, "token", b"\xffdata", 5000, "set")
-    assert b"\xffdata" == (await store.read(place)).data
-    await store.mark(prefix, None, 5000, "clear")
-    await store.mark(prefix, "t", 5000, "tag")
-    assert 0 < (await store.read(place)).cleared_us <= await store.marked_us(prefix, ["t", "u"])
-    await store.delete(prefix, ["entry", "another"], ["delete"])
-    assert await store.put_late(place, b"late", 5000, "late")
-    await heard("set", "clear", "tag", "delete", "late")
-    await store.delete(prefix, ["entry"], [])
+    assert "written" == await store.commit(place, "token", write, "set")
+    assert Reading(b"\xffdata", leading.generation) == await store.read(place)
+    assert await store.vouches(prefix, ["t", "u"], leading.generation)
+    await store.void(prefix, "t", "tag", "origin")
+    assert not await store.vouches(prefix, ["t", "u"], leading.generation)
+    await store.delete(prefix, ["entry", "another"], ["delete", "also"], "origin")
+    assert await store.put_late(place, write._replace(data=b"late", tags=["u"]), "late", "origin")
+    await store.void(prefix, None, "clear", "origin")
+    assert (await store.read(place)).generation is None
+    await heard("set", "tag", "delete", "also", "late", "clear")
+    await store.delete(prefix, ["entry"], ["at last"], "origin")
+    await store.acquire(Place(prefix, "left behind"), "token", 5000, b"", ["t"])
     await subscription.aclose()
 
 
@@ -219,6 +225,7 @@ async def test_databases_are_kept_apart_and_notes_are_not(redis_server: RedisPro
     clients = [closing_at_end(redis.asyncio.Redis(port=redis_server.port, db=db)) for db in (0, 1)]
     first, second = (closing_at_end(RedisStore(client)) for client in clients)
     place = Place("cache:{a}:", "entry")
-    await second.put_late(place, b"data", 5000, "")
+    write = Write(b"data", 5000, (await second.acquire(place, "token", 5000, b"")).generation or Generation(b"", 0))
+    assert "written" == await second.commit(place, "token", write, "")
     assert (await first.read(place)).data is None
     await check(first, "cache:{a}:")

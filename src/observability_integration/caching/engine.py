@@ -18,13 +18,13 @@ from observability_integration.telemetry.catalogue.cache import (
     CACHE_DUPLICATES,
     CACHE_LOCK_WAIT,
     CACHE_STALE_SERVED,
-    CACHE_TIER_LATENCY,
 )
 from observability_integration.telemetry.guard import note_fault
 from observability_integration.telemetry.tracing import spans
 
 from .codec import Codec
 from .entry import Entry
+from .flights.reading import StoreReads
 from .flights.refreshing import Refresher
 from .flights.single_flight import Flight, SingleFlight
 from .flights.waiting import begin_wait, current, end_wait, waits_for_itself
@@ -36,7 +36,7 @@ from .policy import CachePolicy
 from .shared.channel import Channel, Note
 from .shared.leases import Leases
 from .stores.shared import SharedStore
-from .tiers import ABSENT, StoreHit, Tiers
+from .tiers import ABSENT, Tiers
 from .wire.frame import Wire
 
 _NO_TAGS: frozenset[str] = frozenset()
@@ -76,29 +76,42 @@ class Engine:
         self._soft, self._hard = policy.soft_timeout_seconds, policy.hard_timeout_seconds
         self._limited = self._soft is not None or self._hard is not None
         self._flights = SingleFlight()
-        self._reads: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[FlightResult | None]] = {}
         budget, leases = policy.backend_budget_seconds, None
-        self._channel = None if store is None else Channel(store, keys.prefix, self._on_note, budget)
+        self._channel = (
+            None
+            if store is None
+            else Channel(store, keys.prefix, self._on_note, budget, lambda: self._confirmation.after_gap())
+        )
         self._tiers = Tiers(operation, keys, freshness, store, self._channel, policy, codec, wire)
-        self._memory = self._tiers.memory
+        self._memory, self._confirmation = self._tiers.memory, self._tiers.confirmation
         self.value_of = self._tiers.value_of
         shared, duplicates = self._tiers.shared, CACHE_DUPLICATES.declare(self, operation)
         if store is not None and shared is not None and self._channel is not None:
             leases = Leases(store, shared, self._channel, operation, policy.lease_seconds, duplicates.add)
         self._work = FlightWork(operation, keys, self._tiers, freshness, self._flights, leases, policy)
         self._refresher = Refresher(operation, self._flights, self._work, policy)
+        self._reads = StoreReads(operation, self._tiers, self._flights, self._channel, freshness, self._refresher)
 
     def fresh(self, digest: bytes) -> Entry | None:
         """The fresh entry in memory; None if there is none, or if a hit may have to start an early refresh."""
         return None if self._freshness.refreshes_early else self._memory.fresh(digest)
 
-    def serve_from_memory(self, lookup: Lookup) -> LookupResult | None:
-        """Serves a fresh entry from memory, or a stale one within the policy; starts a refresh if it is due."""
-        digest = lookup.digest
+    def serve_from_memory(self, lookup: Lookup, *, asked: bool = False) -> LookupResult | None:
+        """Serves a fresh entry from memory, or a stale one within the policy; starts a refresh if it is due.
+
+        Args:
+            lookup: the lookup.
+            asked: whether the shared store was asked. Else an entry that is stale or in doubt is not served.
+        """
+        digest, shared = lookup.digest, self._tiers.shared
         entry = self._memory.get(digest)
         if entry is None:
             return None
         now = time.monotonic()
+        if now >= entry.expired_at:
+            if not asked and shared is not None and shared.check():
+                return None
+            entry = entry.original
         fresh = now < entry.fresh_until
         if fresh:
             if self._freshness.refreshes_early and self._freshness.is_due(entry, now):
@@ -115,6 +128,17 @@ class Engine:
         CACHE_STALE_SERVED.series(self._operation, "throttled" if fresh else "revalidating").add()
         return LookupResult(value, "memory", "stale", now - entry.created, entry.tokens)
 
+    async def serve_confirmed(self, lookup: Lookup) -> LookupResult | None:
+        """Serves a stale entry of memory that may be served at once, or one in doubt, after asking the shared store."""
+        held = self._memory.get(lookup.digest)
+        if held is None or self._tiers.shared is None:
+            return None
+        now, entry = time.monotonic(), held.original
+        if now >= entry.fresh_until and not self._freshness.may_revalidate(entry, now):
+            return None
+        found = await self._read_store(lookup)
+        return found if isinstance(found, LookupResult) else self.serve_from_memory(lookup, asked=True)
+
     async def fetch_or_compute(self, lookup: Lookup) -> LookupResult:
         """Joins an equal call in flight, or looks in the shared store and makes the call.
 
@@ -125,14 +149,21 @@ class Engine:
         while True:
             flight = self._flights.running(lookup.digest)
             leading = flight is None
-            if flight is None:
+            if flight is not None:  # perhaps a refresh
+                result = await self.serve_confirmed(lookup)
+                if result is not None:
+                    return result
+                if self._flights.running(lookup.digest) is not flight:
+                    continue
+                spans.tracing.link(lookup.span, flight.span)
+            else:
                 stale_entry = None
                 if self._tiers.shared is not None:
                     found = await self._read_store(lookup)
                     if isinstance(found, LookupResult):
                         return found
                     # During the read, another caller may have made the call, or started it.
-                    result = self.serve_from_memory(lookup)
+                    result = self.serve_from_memory(lookup, asked=True)
                     if result is not None:
                         return result
                     if found is Signal.LOOK_AGAIN:
@@ -142,8 +173,6 @@ class Engine:
                     lookup.miss("failed")
                     raise deadline_error(self._operation, current_deadline(), 0.0)
                 flight = self._start_flight(lookup, stale_entry)
-            else:
-                spans.tracing.link(lookup.span, flight.span)
             if waits_for_itself(flight.node, current()):  # its own flight too: an eager task has begun by now
                 return LookupResult(None, "reentrant")
             awaited = await self._await_flight(lookup, flight, leading, entered_at)
@@ -152,36 +181,12 @@ class Engine:
 
     async def _read_store(self, lookup: Lookup) -> LookupResult | Entry | Signal | None:
         """Reads the shared store: a hit, a stale entry to fall back on, None, or `LOOK_AGAIN`."""
-        read_key = asyncio.get_running_loop(), lookup.digest
-        running = self._reads.get(read_key)
-        if running is not None:  # another caller reads the same entry
-            await wait_done(running, None)
-            accepted = running.result()
-            return Signal.LOOK_AGAIN if accepted is None else self._to_lookup_result(lookup, accepted, leading=False)
-        read: asyncio.Future[FlightResult | None] = read_key[0].create_future()
-        self._reads[read_key] = read
-        started = time.perf_counter()
-        accepted = stale_entry = None
-        try:
-            if self._channel is not None:
-                self._channel.start()  # to learn when an entry kept in memory is voided elsewhere
-            hit = await self._tiers.fetch(lookup.digest)
-            CACHE_TIER_LATENCY.series(self._operation, "backend").record(time.perf_counter() - started)
-            if hit is not None:
-                current = self._reads.get(read_key) is read  # else the entry was invalidated during the read
-                stale_entry = hit.entry if current else None
-                accepted = self._accept(lookup, hit, current=current)
-        finally:
-            read.set_result(accepted)
-            if self._reads.get(read_key) is read:
-                del self._reads[read_key]
-        if accepted is not None:
-            return self._to_lookup_result(lookup, accepted, leading=True)
-        # If the entry was forgotten during the read, another caller may have started the call.
-        return stale_entry if self._flights.running(lookup.digest) is None else Signal.LOOK_AGAIN
+        found = await self._reads.read(lookup)
+        return self._to_lookup_result(lookup, *found) if isinstance(found, tuple) else found
 
     def _start_flight(self, lookup: Lookup, stale_entry: Entry | None) -> Flight:
         entry = self._memory.get(lookup.digest)
+        entry = None if entry is None else entry.original
         if stale_entry is None or (entry is not None and entry.expired_at >= stale_entry.expired_at):
             stale_entry = entry
         flight = Flight(lookup.span, stale_entry)
@@ -259,8 +264,10 @@ class Engine:
             PrimitiveTimeoutError: see above.
         """
         if self._soft is not None and not await wait_done(task, self._soft - (time.monotonic() - entered_at)):
-            stale_entry = None if lookup.is_streaming else self._work.servable_stale_entry(flight)
-            if stale_entry is not None:
+            stale_entry = None if lookup.is_streaming else await self._work.stand_in(flight, lookup.digest)
+            if task.done():
+                return None
+            if stale_entry is not None and not lookup.is_streaming:
                 self._flights.cancel_after(flight, self._background_seconds)
                 return stale_entry
         while True:
@@ -273,10 +280,14 @@ class Engine:
                 return None
             if left is not None and (hard is None or left < hard):
                 raise deadline_error(self._operation, deadline, time.monotonic() - entered_at)
-            if not lookup.is_streaming:  # else the hard timeout no longer applies
+            if lookup.is_streaming:  # the hard timeout no longer applies
+                continue
+            stale_entry = await self._work.stand_in(flight, lookup.digest)
+            if task.done():
+                return None
+            if not lookup.is_streaming:
                 break
         self._flights.cancel_after(flight, self._background_seconds)
-        stale_entry = self._work.servable_stale_entry(flight)
         if stale_entry is None:
             elapsed = time.monotonic() - entered_at
             raise PrimitiveTimeoutError(self._operation, self._hard or 0.0, elapsed, kind="hard")
@@ -311,20 +322,6 @@ class Engine:
         CACHE_STALE_SERVED.series(self._operation, "timeout").add()
         return LookupResult(value, "memory", "stale", time.monotonic() - entry.created, entry.tokens)
 
-    def _accept(self, lookup: Lookup, hit: StoreHit, *, current: bool) -> FlightResult | None:
-        """The result to serve for an entry of the shared store; None if the entry may not be served at once."""
-        entry, now = hit.entry, time.monotonic()
-        fresh = now < entry.fresh_until
-        if not fresh and not (current and self._freshness.may_revalidate(entry, now)):
-            return None
-        if current:
-            self._tiers.put_in_memory(lookup.digest, entry)
-        if fresh:
-            return FlightResult(hit.value, "backend", entry.kept, entry)
-        CACHE_STALE_SERVED.series(self._operation, "revalidating").add()
-        self._refresher.refresh(lookup, entry)
-        return FlightResult(hit.value, "stale", entry.kept, entry)
-
     def flight_task(self, digest: bytes, tags: Sequence[str] = ()) -> asyncio.Task[Any] | None:
         """The task that computes the value for `digest` in this event loop.
 
@@ -346,35 +343,30 @@ class Engine:
     async def forget(self, digest: bytes) -> None:
         """Deletes an entry from all tiers. A value in flight for it is not kept."""
         self._flights.forget(digest)
-        self._void_reads(digest)
+        self._reads.void(digest)
         await self._tiers.forget(digest)
-
-    def _void_reads(self, digest: bytes) -> None:
-        for loop, read_digest in list(self._reads):
-            if read_digest == digest:
-                self._reads.pop((loop, read_digest), None)
 
     async def forget_tag(self, tag: str) -> None:
         """Voids all entries with the tag (its hash) in all tiers. Values in flight with the tag are not kept."""
         self._flights.void_tag(tag)
-        self._reads.clear()
+        self._reads.void_all()
         await self._tiers.forget_tag(tag)
 
     async def clear(self) -> None:
         """Voids all entries in all tiers. Values in flight are not kept."""
         self._flights.forget_all()
-        self._reads.clear()
+        self._reads.void_all()
         await self._tiers.clear()
 
     def _on_note(self, note: Note) -> None:
         """Applies a change that another process, or another cache of this one, has published."""
         if note.action == "clear":
             self._flights.forget_all()
-            self._reads.clear()
+            self._reads.void_all()
             self._memory.clear()
         elif note.action == "tag":
             self._flights.void_tag(note.tag)
-            self._reads.clear()
+            self._reads.void_all()
             self._memory.delete_tagged(note.tag)
         elif note.action in ("set", "delete"):
             try:
@@ -383,7 +375,7 @@ class Engine:
                 note_fault("cache.note", error)
                 return
             self._memory.delete(digest)
-            self._void_reads(digest)
+            self._reads.void(digest)
             if note.action == "delete":
                 self._flights.forget(digest)
 
@@ -397,4 +389,5 @@ class Engine:
             await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         if self._channel is not None:
             await self._channel.aclose()
+        await self._confirmation.aclose()
         await self._tiers.aclose()

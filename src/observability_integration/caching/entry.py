@@ -1,10 +1,15 @@
-"""A cache entry in memory: the value, and the times that decide whether it may be served."""
+"""A cache entry in memory: the value, and the times that decide whether it may be served; and one that was read."""
 
 from __future__ import annotations
 
+import math
+from typing import Any, NamedTuple
+
 import msgspec
+from msgspec.structs import replace
 
 from .codec import StoredValue
+from .stores.shared import Generation
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -21,6 +26,10 @@ class Entry(msgspec.Struct, frozen=True):
         tags: hashes of its tags.
         version: tells the entry from others under the same key in the shared store; empty if it is not stored there.
         tokens: tokens that a hit saves, by the usage of the answer; 0 without usage.
+        basis: generation in the shared store before the call that computed it began; None if none was known, and for an
+            entry that was read there.
+        doubted: the entry as it was before a gap in which its invalidation may have been missed; None for one that is
+            not in doubt.
     """
 
     kept: StoredValue
@@ -33,3 +42,39 @@ class Entry(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     version: bytes = b""
     tokens: int = 0
+    basis: Generation | None = None
+    doubted: Entry | None = None
+
+    @property
+    def original(self) -> Entry:
+        """The entry as it was before it came into doubt."""
+        return self if self.doubted is None else self.doubted
+
+    def in_doubt(self) -> Entry:
+        """The entry as one that is not fresh, whatever its TTL: a lookup has to ask the shared store first."""
+        if self.doubted is not None:
+            return self
+        return replace(self, fresh_until=-math.inf, expired_at=-math.inf, refresh_at=math.inf, doubted=self)
+
+
+class StoreHit(msgspec.Struct, frozen=True):
+    """An entry found in the shared store: its value, and the entry as memory may keep it."""
+
+    value: Any
+    entry: Entry
+
+
+class Answer(NamedTuple):
+    """What the shared store says about an entry.
+
+    Attributes:
+        answered: whether it says anything; it may be out of use or late, or not know an invalidation yet.
+        version: of the entry that it has; empty if it has none, or one that is void or unreadable.
+        hit: that entry, unless it has expired.
+        generation: of the operation.
+    """
+
+    answered: bool
+    version: bytes = b""
+    hit: StoreHit | None = None
+    generation: Generation | None = None

@@ -17,7 +17,7 @@ from observability_integration.errors import ConfigurationError
 
 from .stores.shared import Place
 
-WIRE_VERSION = "2"  # part of every key: two versions of the wire format never read each other's entries
+WIRE_VERSION = "3"  # part of every key: two versions of the wire format never read each other's entries
 _NO_BRACES = str.maketrans("{}", "()")  # Redis Cluster hashes the part in the first braces of a key
 
 

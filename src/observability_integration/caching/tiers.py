@@ -14,30 +14,23 @@ from observability_integration.telemetry.catalogue.cache import CACHE_ENTRY_SIZE
 from observability_integration.telemetry.guard import note_fault
 
 from .codec import Codec, StoredValue, Uncopyable, Unreadable
-from .entry import Entry
+from .entry import Answer, Entry, StoreHit
 from .freshness import Freshness
 from .keys import KeySpace
 from .policy import CachePolicy
 from .shared.channel import Action, Channel
+from .shared.confirmation import Confirmation
 from .shared.leases import Lease
-from .shared.recovery import FOR_EVER_MS
 from .shared.store_guard import GuardedStore
 from .stores.memory import MemoryStore
-from .stores.plain import PlainStore
-from .stores.shared import SharedStore
+from .stores.plain import UNCHANGING, PlainStore
+from .stores.shared import FOR_EVER_MS, Generation, SharedStore, Write
 from .wire.frame import Stamp, Wire
 
 ABSENT: Final[Any] = object()  # None is a value
 
-# How long the marks of invalidated tags are kept, and the most that entries with tags live: as in FusionCache.
-_TAG_LIFE_SECONDS = 10 * 86_400.0
 
-
-class StoreHit(msgspec.Struct, frozen=True):
-    """An entry found in the shared store: its value, and the entry as memory may keep it."""
-
-    value: Any
-    entry: Entry
+_NO_ANSWER = Answer(answered=False)
 
 
 class Computed(msgspec.Struct, frozen=True):
@@ -51,6 +44,7 @@ class Computed(msgspec.Struct, frozen=True):
         seconds: duration of the call.
         tokens: tokens that a hit will save.
         refusal: why the value must not be kept, or None.
+        basis: generation that was read in the shared store before the call began, or None.
     """
 
     value: Any
@@ -60,6 +54,7 @@ class Computed(msgspec.Struct, frozen=True):
     seconds: float
     tokens: int
     refusal: str | None
+    basis: Generation | None = None
 
 
 class Tiers:
@@ -78,6 +73,8 @@ class Tiers:
     Attributes:
         memory: the first tier.
         shared: the second tier, the guarded shared store, or None.
+        confirmation: tells whether what memory holds is still valid.
+        generation: the last one that was read in the shared store; None if none was.
     """
 
     def __init__(
@@ -100,7 +97,10 @@ class Tiers:
         self._store = store
         self._channel = channel
         self.memory = MemoryStore(policy.max_entries, policy.max_bytes)
-        self.shared = None if store is None else GuardedStore(store, operation, keys.prefix, policy)
+        origin = "" if channel is None else channel.origin
+        self.shared = None if store is None else GuardedStore(store, operation, keys.prefix, policy, origin)
+        self.generation = UNCHANGING if isinstance(store, PlainStore) else None
+        self.confirmation = Confirmation(keys, self.memory, self.shared, channel, self.ask, self.put_in_memory)
         self._size = CACHE_ENTRY_SIZE.declare(self, operation)
 
     def value_of(self, digest: bytes, entry: Entry) -> Any:
@@ -125,14 +125,34 @@ class Tiers:
 
     async def fetch(self, digest: bytes) -> StoreHit | None:
         """Reads an entry from the shared store, fresh or stale."""
-        if self.shared is None:
-            return None
-        reading = await self.shared.read(self._keys.place(digest))
-        if reading is None or reading.data is None:
-            return None
-        return await self.decode(digest, reading.data, reading.cleared_us)
+        return (await self.ask(digest)).hit
 
-    async def decode(self, digest: bytes, data: bytes, cleared_us: int) -> StoreHit | None:
+    async def ask(self, digest: bytes, *, in_any_case: bool = False) -> Answer:
+        """Asks the shared store about an entry.
+
+        Args:
+            digest: the key.
+            in_any_case: see `GuardedStore.ask`.
+        """
+        if self.shared is None:
+            return _NO_ANSWER
+        reading = await self.shared.read(self._keys.place(digest), in_any_case=in_any_case)
+        if reading is None:
+            return _NO_ANSWER
+        generation = reading.generation
+        if generation is not self.generation and generation is not None:
+            self.note_generation(generation)
+        if reading.data is None:
+            return Answer(answered=True, generation=generation)
+        return await self._open(digest, reading.data, generation, in_any_case=in_any_case)
+
+    def note_generation(self, generation: Generation) -> None:
+        """Notes a generation that was read in the shared store: calls that begin from now on are based on it."""
+        self.generation = generation
+        if self._channel is not None:
+            self._channel.begin(generation)
+
+    async def decode(self, digest: bytes, data: bytes, generation: Generation | None) -> StoreHit | None:
         """Decodes an entry of the shared store; None if it is void, expired or unreadable.
 
         An unreadable entry is deleted from the shared store.
@@ -140,11 +160,17 @@ class Tiers:
         Args:
             digest: the key.
             data: the entry as it was read.
-            cleared_us: when the operation was last cleared, in Unix microseconds.
+            generation: of the operation.
         """
+        return (await self._open(digest, data, generation)).hit
+
+    async def _open(
+        self, digest: bytes, data: bytes, generation: Generation | None, *, in_any_case: bool = False
+    ) -> Answer:
+        absent = Answer(answered=True, generation=generation)
         place = self._keys.place(digest)
         if self.shared is not None and self.shared.forgets(place.name):
-            return None
+            return _NO_ANSWER
         try:
             stamp, payload, version = self._wire.open(place.key, data)
             value = self._codec.decode(payload)
@@ -152,9 +178,25 @@ class Tiers:
             note_fault("cache.decode", error.__cause__ or error)
             if self.shared is not None:
                 await self.shared.delete(place.name, self._note("delete", place.name))
-            return None
-        if stamp.created_us <= cleared_us or (stamp.tags and await self._is_void(stamp)):
-            return None
+            return absent
+        basis = stamp.generation
+        if generation is None or basis.id != generation.id or basis.number > generation.number:
+            return absent
+        if stamp.tags and basis.number != generation.number:
+            vouched = await self._vouches(stamp, in_any_case)
+            if not vouched:
+                return _NO_ANSWER if vouched is None else absent
+        return Answer(True, version, self._hit(stamp, value, payload, version), generation)
+
+    async def _vouches(self, stamp: Stamp, in_any_case: bool) -> bool | None:
+        store, guarded = self._store, self.shared
+        if store is None or guarded is None:
+            return True
+        return await guarded.ask(
+            lambda: store.vouches(self._keys.prefix, stamp.tags, stamp.generation), in_any_case=in_any_case
+        )
+
+    def _hit(self, stamp: Stamp, value: Any, payload: bytes, version: bytes) -> StoreHit | None:
         # The clocks of two machines may disagree: no entry gets more than its whole life.
         age = max(0.0, time.time() - stamp.created_us / 1e6)
         now = time.monotonic()
@@ -180,13 +222,6 @@ class Tiers:
             stamp.tokens,
         )
         return StoreHit(value, entry)
-
-    async def _is_void(self, stamp: Stamp) -> bool:
-        store, guarded = self._store, self.shared
-        if store is None or guarded is None:
-            return False
-        marked_us = await guarded.ask(lambda: store.marked_us(self._keys.prefix, stamp.tags))
-        return marked_us is None or stamp.created_us <= marked_us  # without an answer, it may be void
 
     def put_in_memory(self, digest: bytes, entry: Entry) -> None:
         """Keeps an entry that was stored before in memory, unless it is too large."""
@@ -215,9 +250,6 @@ class Tiers:
             self.count_refusal(refusal)
             return kept, None, None
         fresh_seconds, usable_seconds = self._freshness.lifetime(computed.ttl_seconds)
-        if computed.tags:
-            usable_seconds = min(usable_seconds, self.tag_life_seconds)
-            fresh_seconds = min(fresh_seconds, usable_seconds)
         now = time.monotonic()
         entry = Entry(
             kept,
@@ -230,6 +262,7 @@ class Tiers:
             computed.tags,
             b"",
             computed.tokens,
+            computed.basis,
         )
         return kept, entry, None if self.shared is None else encoded
 
@@ -253,7 +286,7 @@ class Tiers:
         Returns:
             The entry as it is stored; None if it is not.
         """
-        written = await self._write(digest, entry, encoded, time.monotonic(), lease)
+        written = await self._write(digest, entry, encoded, lease, current)
         if written is None or not current():
             self.count_refusal("invalidated")
             return None
@@ -262,10 +295,14 @@ class Tiers:
         return entry
 
     async def _write(
-        self, digest: bytes, entry: Entry, encoded: bytes, now: float, lease: Lease | None
+        self, digest: bytes, entry: Entry, encoded: bytes, lease: Lease | None, current: Callable[[], bool]
     ) -> bytes | None:
-        # Returns the version of the entry in the shared store, now or later; None if it may not be kept.
+        # Returns the version of the entry in the shared store, now or later; empty if there will be none, because
+        # nothing was known before the call that shows what is void; None if it may not be kept.
         assert self.shared is not None  # noqa: S101 - for the type checker
+        if entry.basis is None:
+            return b""
+        now = time.monotonic()
         place = self._keys.place(digest)
         made_ms = _ms(now - entry.created)
         created_us = int(time.time() * 1e6) - 1000 * made_ms if lease is None else lease.now_us
@@ -277,14 +314,18 @@ class Tiers:
             _ms(entry.compute_seconds),
             entry.tags,
             entry.tokens,
+            entry.basis,
         )
         data = self._wire.seal(place.key, stamp, encoded)
         self._size.record(len(data))
+        write = Write(data, usable_ms, entry.basis, entry.tags)
         if lease is not None:
-            written = await lease.commit(data, usable_ms)
+            written = await lease.commit(write)
             if written is not None:  # False: the lease was lost, to an invalidation or to a newer leader
                 return data[:16] if written else None
-        self.shared.put_late(place, data, usable_ms, self._note("set", place.name))
+            if not current():
+                return None
+        self.shared.put_late(place, write, self._note("set", place.name))
         return data[:16]
 
     def _note(self, action: Action, name: str = "", *, tag: str = "") -> str:
@@ -301,11 +342,6 @@ class Tiers:
             name = self._keys.place(digest).name
             await self.shared.delete(name, self._note("delete", name))
 
-    @property
-    def tag_life_seconds(self) -> float:
-        """How long an invalidated tag is remembered: longer than any entry with the tag lives."""
-        return max(_TAG_LIFE_SECONDS, self._freshness.max_lifetime_seconds)
-
     async def forget_tag(self, tag: str) -> None:
         """Voids all entries with the tag, given by its hash.
 
@@ -316,13 +352,13 @@ class Tiers:
             raise ConfigurationError("invalidation by tag needs Redis; the backend given has no tags")
         self.memory.delete_tagged(tag)
         if self.shared is not None:
-            await self.shared.mark(tag, _ms(self.tag_life_seconds), self._note("tag", tag=tag))
+            await self.shared.void(tag, self._note("tag", tag=tag))
 
     async def clear(self) -> None:
         """Deletes all entries from memory, and voids all of the operation in the shared store."""
         self.memory.clear()
         if self.shared is not None:
-            await self.shared.mark(None, FOR_EVER_MS, self._note("clear"))
+            await self.shared.void(None, self._note("clear"))
 
     async def aclose(self) -> None:
         """Closes the connections that the shared store opened itself."""

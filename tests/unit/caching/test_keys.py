@@ -206,7 +206,7 @@ def test_the_prefix_of_the_older_layout_is_kept() -> None:
 def test_no_text_can_be_read_from_a_key(prompt: str, scope: str) -> None:
     """Keys are seen by whoever may list Redis; prompts and tenants are not theirs to read."""
     keys = KeySpace("operation", scope)
-    hashed = keys.place(keys.digest(prompt)).key.removeprefix("cache:operation:v2:")
+    hashed = keys.place(keys.digest(prompt)).key.removeprefix("cache:operation:v3:")
     assert set(hashed) <= set("0123456789abcdef:{}")
     assert set(keys.tag(prompt)) <= set("0123456789abcdef")
 
@@ -232,7 +232,7 @@ def test_processes_agree_and_the_format_is_pinned() -> None:
         for seed in ("1", "2")
     }
     assert {
-        "cache:operation:v2:{d6b47ea1d568}:8546ce21c24a7e5fc8253f1bd8a3ebf4fe7f43000ab39cdd07f55f5d0567da97",
+        "cache:operation:v3:{d6b47ea1d568}:a532e70193d78b39607831ae59f7aff3778e9c4c089d5470c97f6f5affb96b8b",
         "8496e68c55d7d61dbdb7",
     } == {line for output in outputs for line in output.splitlines()}
     assert 1 == len(outputs)

@@ -62,6 +62,6 @@ def test_the_default_of_the_ttl_is_that_of_the_code() -> None:
 def test_the_layout_of_keys_is_that_of_the_code() -> None:
     """People look for their entries by it."""
     keys = KeySpace("answers", GLOBAL)
-    shown = re.escape("cache:{operation}:v2:{mark}:{hash}")
+    shown = re.escape("cache:{operation}:v3:{mark}:{hash}")
     assert re.search(shown, _TEXT)
-    assert re.fullmatch(r"cache:answers:v2:\{[0-9a-f]{12}\}:[0-9a-f]{64}", keys.place(keys.digest("a")).key)
+    assert re.fullmatch(r"cache:answers:v3:\{[0-9a-f]{12}\}:[0-9a-f]{64}", keys.place(keys.digest("a")).key)

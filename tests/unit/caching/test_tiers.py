@@ -13,8 +13,8 @@ from observability_integration.caching.entry_options import EntryOptions
 from observability_integration.caching.freshness import Freshness
 from observability_integration.caching.keys import GLOBAL, KeySpace
 from observability_integration.caching.policy import CachePolicy
-from observability_integration.caching.shared.recovery import FOR_EVER_MS
 from observability_integration.caching.stores.plain import PlainStore
+from observability_integration.caching.stores.shared import FOR_EVER_MS, Write
 from observability_integration.caching.tiers import ABSENT, Computed, StoreHit, Tiers
 from observability_integration.caching.wire.frame import Stamp, Wire
 from observability_integration.errors import ConfigurationError
@@ -48,26 +48,29 @@ class _Right:
         self.now_us = store.server.now_us()
         self._store, self._written = store, written
 
-    async def commit(self, data: bytes, ttl_ms: int) -> bool | None:
+    async def commit(self, write: Write) -> bool | None:
         if self._written:
-            self._store.server.put(_PLACE.key, data, ttl_ms)
+            self._store.server.put(_PLACE.key, write.data, write.ttl_ms)
         return self._written
 
 
-def _made(value: Any, *, seconds: float = 0.0, refusal: str | None = None, **options: Any) -> Computed:
+def _made(
+    value: Any, *, seconds: float = 0.0, refusal: str | None = None, basis: Any = None, **options: Any
+) -> Computed:
     decided = EntryOptions()
     for name, option in options.items():
         setattr(decided, name, option)
     tags = tuple(sorted(set(map(_KEYS.tag, decided.tags))))
-    return Computed(value, decided.ttl_seconds, tags, time.monotonic() - seconds, seconds, 5, refusal)
+    return Computed(value, decided.ttl_seconds, tags, time.monotonic() - seconds, seconds, 5, refusal, basis)
 
 
 async def _keep(tiers: Tiers, value: Any, store: ServedStore | None = None, **more: Any) -> Any:
     """Keeps a value, with a lease if a store is given."""
     written = more.pop("written", True)
     lease: Any = None if store is None else _Right(store, written)
+    basis = tiers._store.server.generation if isinstance(tiers._store, ServedStore) else tiers.generation
     current = more.pop("current", lambda: True)
-    kept, entry, encoded = tiers.prepare(_made(value, **more))
+    kept, entry, encoded = tiers.prepare(_made(value, basis=basis, **more))
     if entry is not None and encoded is None:
         tiers.store_in_memory(_DIGEST, entry)
     elif entry is not None and encoded is not None:
@@ -153,7 +156,7 @@ async def test_age_counts_from_the_beginning_of_the_call_and_life_from_its_end(s
     right: Any = _Right(store)
     right.now_us -= 20_000_000  # the lease was had when the call began
     tiers = _tiers(store)
-    _, made, encoded = tiers.prepare(_made("value", seconds=20.0))
+    _, made, encoded = tiers.prepare(_made("value", seconds=20.0, basis=server.generation))
     assert made is not None
     assert encoded is not None
     entry = await tiers.store_in_both(_DIGEST, made, encoded, right, lambda: True)
@@ -319,13 +322,13 @@ async def test_a_type_that_stops_cooperating_is_a_miss(metrics: Any) -> None:
 
 
 @pytest.mark.promise("C8")
-async def test_marks_void_what_was_created_before_them(server: Server) -> None:
-    """By tag, or all: what was created in the same microsecond is void too, and what comes after it is not."""
+async def test_what_was_created_before_an_invalidation_is_void(server: Server) -> None:
+    """By tag, or all; what comes after it is not."""
     store = server.store()
     tiers = _tiers(store)
     for tag in ("a", None):
         await _keep(tiers, "old", store, tags=["a", "b"])
-        server.marks[_KEYS.prefix, None if tag is None else _KEYS.tag(tag)] = server.now_us()
+        await server.store().void(_KEYS.prefix, None if tag is None else _KEYS.tag(tag), "note", "another")
         assert await _tiers(server.store()).fetch(_DIGEST) is None
         await at(time.monotonic() + 1.0)
         await _keep(tiers, "new", store, tags=["a", "b"])
@@ -344,11 +347,12 @@ async def test_entries_without_tags_cost_no_question(server: Server) -> None:
 
 @pytest.mark.promise("C8")
 async def test_tags_that_cannot_be_asked_about_are_void(server: Server) -> None:
-    """The store fails between the entry and its marks: a miss costs a call, an answer that is void costs more."""
+    """The store fails between the entry and its tags: a miss costs a call, an answer that is void costs more."""
     store = server.store()
     tiers = _tiers(store)
     await _keep(tiers, "value", store, tags=["a"])
-    store.behave = raising(ConnectionResetError(), "marked_us")
+    await server.store().void(_KEYS.prefix, "another tag", "note", "another")
+    store.behave = raising(ConnectionResetError(), "vouches")
     assert await tiers.fetch(_DIGEST) is None
     assert server.entries
 
@@ -361,21 +365,10 @@ async def test_what_is_about_to_be_deleted_is_not_taken_from_another_hand(server
     await _keep(tiers, "value", store)
     data = server.entry(_PLACE.key)
     assert data is not None
-    assert isinstance(await tiers.decode(_DIGEST, data, 0), StoreHit)
+    assert isinstance(await tiers.decode(_DIGEST, data, server.generation), StoreHit)
     assert tiers.shared is not None
     tiers.shared._pending.delete(_PLACE.name, "note")
-    assert await tiers.decode(_DIGEST, data, 0) is None
-
-
-async def test_entries_with_tags_live_no_longer_than_marks(server: Server) -> None:
-    """A mark is kept for ten days, or for the cache's longest life; an entry that outlived it would rise again."""
-    store = server.store()
-    year = 365 * 86_400.0
-    tiers = _tiers(store, 60.0)
-    await _keep(tiers, "value", store, tags=["a"], ttl_seconds=year)
-    await _keep(tiers, "value", store, ttl_seconds=year)
-    assert [10 * 86_400_000, 365 * 86_400_000] == server.lives_ms
-    assert year + 5.0 == _tiers(store, year, stale_if_error_seconds=5.0).tag_life_seconds
+    assert await tiers.decode(_DIGEST, data, server.generation) is None
 
 
 async def test_forgetting_and_clearing_reach_both_levels(server: Server) -> None:
@@ -436,14 +429,51 @@ async def test_an_entry_says_when_it_was_made_by_whom_it_was_asked() -> None:
     wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=1_000_000)
     lease: Any = _Right(store)
     lease.now_us = 1_234_567
-    _, entry, encoded = tiers.prepare(_made("value", seconds=2.0))
+    _, entry, encoded = tiers.prepare(_made("value", seconds=2.0, basis=server.generation))
     assert entry is not None
     assert encoded is not None
     await tiers.store_in_both(_DIGEST, entry, encoded, lease, lambda: True)
     stamp, _, _ = wire.open(_PLACE.key, server.entry(_PLACE.key))
-    assert Stamp(1_234_567, 62_000, 62_000, 2_000, (), 5) == stamp
+    assert Stamp(1_234_567, 62_000, 62_000, 2_000, (), 5, server.generation) == stamp
     server.entries.clear()
     await _keep(tiers, "value", seconds=2.0)
     await turns()
     stamp, _, _ = wire.open(_PLACE.key, server.entry(_PLACE.key))
     assert server.now_us() - 2_000_000 == stamp.created_us
+
+
+@pytest.mark.promise("C8")
+async def test_what_is_invalidated_while_it_is_written_is_not_written_later(server: Server) -> None:
+    """The store did not answer, and the invalidation came meanwhile."""
+    store = server.store()
+    tiers = _tiers(store)
+    _, entry = await _keep(tiers, "value", store, written=None, current=lambda: False)
+    await turns()
+    assert entry is None
+    assert [] == store.calls
+    assert not server.entries
+
+
+async def test_what_is_based_on_nothing_is_kept_in_memory_alone(server: Server) -> None:
+    """The store was never asked: it cannot be told whether the value was invalidated during its call."""
+    store = server.store()
+    tiers = _tiers(store)
+    _, entry, encoded = tiers.prepare(_made("value"))
+    assert entry is not None
+    assert encoded is not None
+    kept = await tiers.store_in_both(_DIGEST, entry, encoded, None, lambda: True)
+    await turns()
+    assert kept is not None
+    assert b"" == kept.version
+    assert ("value", []) == (_recall(tiers), store.calls)
+
+
+async def test_entries_of_a_higher_number_than_there_is_are_void(server: Server) -> None:
+    """The server has gone back to an earlier state, and with it went the invalidations after that."""
+    store = server.store()
+    tiers = _tiers(store)
+    await store.void(_KEYS.prefix, "tag", "note", "another")
+    await _keep(tiers, "value", store)
+    assert await tiers.fetch(_DIGEST) is not None
+    server.generation = server.generation._replace(number=0)
+    assert await tiers.fetch(_DIGEST) is None

@@ -14,14 +14,15 @@ import msgspec
 from msgspec.structs import replace
 
 from observability_integration.caching.codec import StoredValue
-from observability_integration.caching.entry import Entry
+from observability_integration.caching.entry import Entry, StoreHit
 from observability_integration.caching.entry_options import NOTHING, begin_entry
 from observability_integration.caching.freshness import Freshness
 from observability_integration.caching.keys import KeySpace
 from observability_integration.caching.lookup import Lookup, Meaning
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.shared.leases import Lease, Leases
-from observability_integration.caching.tiers import ABSENT, Computed, StoreHit, Tiers
+from observability_integration.caching.stores.shared import Generation
+from observability_integration.caching.tiers import ABSENT, Computed, Tiers
 from observability_integration.tasks import spawn
 from observability_integration.telemetry.catalogue.cache import CACHE_COMPUTE, CACHE_LOCK_WAIT, CACHE_STALE_SERVED
 from observability_integration.telemetry.metrics.instruments import switch
@@ -91,11 +92,13 @@ class FlightWork:
         try:
             return await self.obtain(flight, lookup, refreshing=False)
         except Exception:
-            stale = self.servable_stale_entry(flight)
+            stale = await self.stand_in(flight, lookup.digest)
             value = ABSENT if stale is None else self._tiers.restore(stale.kept)
             if stale is None or value is ABSENT:
                 raise
             CACHE_STALE_SERVED.series(self._operation, "error").add()
+            if self._may_put(flight, stale):
+                self._tiers.confirmation.keep(lookup.digest, stale)
             self.postpone_refresh(flight, lookup.digest, stale, self._policy.stale_if_error_throttle_seconds)
             return FlightResult(value, "stale", stale.kept, stale)
         finally:
@@ -103,18 +106,29 @@ class FlightWork:
 
     def postpone_refresh(self, flight: Flight, digest: bytes, entry: Entry, seconds: float) -> None:
         """Serves an entry for a while without a refresh, at most until `Entry.usable_until`."""
+        if not self._may_put(flight, entry):
+            return
         later = time.monotonic() + seconds
-        if later > entry.fresh_until:
-            entry = replace(entry, fresh_until=min(later, entry.usable_until))
+        fresh_until = max(entry.fresh_until, min(later, entry.usable_until))
         # Zero compute_seconds: early refreshes at random, which grow with it, are postponed too.
-        self._put_in_memory(flight, digest, replace(entry, refresh_at=later, compute_seconds=0.0))
+        changed = replace(entry, fresh_until=fresh_until, refresh_at=later, compute_seconds=0.0)
+        self._tiers.confirmation.put_back(digest, entry, changed)
 
     def servable_stale_entry(self, flight: Flight) -> Entry | None:
         """The stale entry that may be served in place of a call that failed or is late."""
-        entry = flight.stale_entry
-        if entry is None or not flight.void_tags.isdisjoint(entry.tags):
+        return self._if_servable(flight, flight.stale_entry)
+
+    def _if_servable(self, flight: Flight, entry: Entry | None) -> Entry | None:
+        if entry is None or not self._may_put(flight, entry):
             return None
         return entry if self._freshness.may_serve_if_error(entry, time.monotonic()) else None
+
+    async def stand_in(self, flight: Flight, digest: bytes) -> Entry | None:
+        """The same, or a newer one, once the shared store has confirmed it or has not answered."""
+        entry = self.servable_stale_entry(flight)
+        return (
+            None if entry is None else self._if_servable(flight, await self._tiers.confirmation.stand_in(digest, entry))
+        )
 
     def obtain(self, flight: Flight, lookup: Lookup, *, refreshing: bool) -> Coroutine[Any, Any, FlightResult]:
         """Obtains the value from a semantic match, another process or the call; for a refresh, never from a match."""
@@ -144,7 +158,7 @@ class FlightWork:
         """The entry of that name, if it is fresh."""
         digest, now = bytes.fromhex(name), time.monotonic()
         entry = self._tiers.memory.get(digest)
-        if entry is None or now >= entry.fresh_until:
+        if entry is None or now >= entry.expired_at:
             hit = await self._tiers.fetch(digest)
             return hit if hit is not None and time.monotonic() < hit.entry.fresh_until else None
         value = self._tiers.value_of(digest, entry)
@@ -163,8 +177,8 @@ class FlightWork:
         began, waiting_since = time.monotonic(), time.perf_counter()
         known = b"" if flight.stale_entry is None else flight.stale_entry.version
 
-        async def accept(data: bytes, cleared_us: int) -> FlightResult | None:
-            hit = await self._tiers.decode(lookup.digest, data, cleared_us)
+        async def accept(data: bytes, generation: Generation | None) -> FlightResult | None:
+            hit = await self._tiers.decode(lookup.digest, data, generation)
             if hit is None or time.monotonic() >= hit.entry.fresh_until:
                 return None
             self._put_in_memory(flight, lookup.digest, hit.entry)
@@ -179,14 +193,18 @@ class FlightWork:
             lambda lease: self._compute(flight, lookup, lease, refreshing),
             node=flight.node,
             wait=not refreshing,
+            tags=[self._keys.tag(tag) for tag in lookup.tags],
         )
         if result is None:
             return NO_RESULT if refreshing else REENTRANT
         return result
 
     def _put_in_memory(self, flight: Flight, digest: bytes, entry: Entry) -> None:
-        if self._flights.is_current(flight) and flight.void_tags.isdisjoint(entry.tags):
+        if self._may_put(flight, entry):
             self._tiers.put_in_memory(digest, entry)
+
+    def _may_put(self, flight: Flight, entry: Entry) -> bool:
+        return self._flights.is_current(flight) and flight.void_tags.isdisjoint(entry.tags)
 
     async def _compute(self, flight: Flight, lookup: Lookup, lease: Lease | None, refreshing: bool) -> FlightResult:
         stale = NOTHING
@@ -196,6 +214,9 @@ class FlightWork:
             lookup.end_search()  # it may still become a hit
         else:
             lookup.miss(self._miss_reason(flight))
+        if lease is not None and lease.generation is not None:
+            self._tiers.note_generation(lease.generation)
+        basis = self._tiers.generation
         options = begin_entry(lookup.tags, NOTHING if stale is ABSENT else stale)
         began = time.monotonic()
         enter(flight.node)
@@ -214,7 +235,7 @@ class FlightWork:
         tokens, refusal = lookup.assess(value)
         if not options.store:
             refusal = "not_stored"
-        computed = Computed(value, options.ttl_seconds, flight.tags, began, seconds, tokens, refusal)
+        computed = Computed(value, options.ttl_seconds, flight.tags, began, seconds, tokens, refusal, basis)
         kept, entry, encoded = self._tiers.prepare(computed)
         if entry is not None:
             if not self._may_keep(flight):

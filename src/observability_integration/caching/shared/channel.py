@@ -1,7 +1,8 @@
 """Notes that processes publish about the entries of an operation.
 
 A note says what happened to which entry and never what is in it. Notes may be lost, so only speed depends on them: a
-waiter also asks the store in the end, and an entry that outlives its deletion in some process expires with its TTL.
+waiter also asks the store in the end, and so does a lookup that finds a stale entry in memory, or any entry in it that
+is from before a gap. The notes of invalidations are numbered (see `Generation`), so it is known when none was missed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from observability_integration.caching.stores.shared import SharedStore, Subscription
+from observability_integration.caching.stores.plain import Silence
+from observability_integration.caching.stores.shared import Generation, SharedStore, Subscription, parse_generation
 from observability_integration.tasks import cancel_until_done, keep_alive, spawn_detached, wait_done
 from observability_integration.telemetry.guard import note_fault
 
@@ -112,7 +114,7 @@ class Channel:
         prefix: of the operation.
         forget: called with each note of another cache, in the event loop that listens.
         patience_seconds: how long `ensure` waits.
-        resumed: called when listening goes on after a gap: notes may have been missed.
+        resumed: called when listening begins, and goes on after a gap: notes may have been missed.
 
     Attributes:
         origin: identifies the notes of this cache.
@@ -133,10 +135,44 @@ class Channel:
         self._patience = patience_seconds
         self._resumed = resumed
         self._listening: dict[asyncio.AbstractEventLoop, _Listening] = {}
+        self._heard: Generation | None = None  # up to which every note came since the number `_heard_since`
+        self._heard_since = 0
 
     def note(self, action: Action, name: str = "", *, error_type: str = "", tag: str = "") -> str:
         """Returns a note of this cache, encoded."""
         return Note(action, name, error_type, tag, self.origin).encode()
+
+    def heard_all(self, basis: Generation, now: Generation) -> bool:
+        """Tells whether each invalidation from `basis` until `now` is known here."""
+        if basis == now:
+            return True
+        heard = self._heard
+        if heard is None or not basis.id == now.id == heard.id:
+            return False
+        return self._heard_since <= basis.number <= now.number <= heard.number
+
+    def catch_up(self, now: Generation | None) -> bool:
+        """Tells whether no invalidation was missed until `now`, the generation after a gap; counts on from there."""
+        heard, self._heard = self._heard, now
+        if heard == now:
+            return True
+        self._heard_since = 0 if now is None else now.number
+        return False
+
+    def begin(self, generation: Generation) -> None:
+        """Counts from this generation on, if from none yet."""
+        if self._heard is None:
+            self._heard, self._heard_since = generation, generation.number
+
+    def _count(self, generation: Generation | None) -> None:
+        heard = self._heard
+        if generation is None or (
+            heard is not None and heard.id == generation.id and heard.number >= generation.number
+        ):
+            return  # a note of another kind, or one that another event loop has heard
+        if heard is None or generation != (heard.id, heard.number + 1):
+            self._heard_since = generation.number - 1
+        self._heard = generation
 
     def start(self) -> bool:
         """Begins to listen in the running event loop, unless it does already, and tells whether it listens by now.
@@ -195,9 +231,15 @@ class Channel:
         return here
 
     async def _listen(self, here: _Listening) -> Subscription:
-        return await self._store.listen(self._prefix, lambda text: self._hear(here, text), lambda: self._look(here))
+        subscription = await self._store.listen(
+            self._prefix, lambda text: self._hear(here, text), lambda: self._look(here)
+        )
+        if not isinstance(subscription, Silence):
+            self._shielded(self._resumed)  # until now there was a gap
+        return subscription
 
     def _hear(self, here: _Listening, text: str) -> None:
+        text, _, generation = text.partition("\n")
         try:
             note = Note.decode(text)
         except (msgspec.DecodeError, ValueError) as error:  # every publisher may publish anything
@@ -205,6 +247,10 @@ class Channel:
             return
         if note.origin != self.origin:
             self._shielded(lambda: self._forget(note))
+        if note.action == "clear":
+            self._heard = None
+        elif generation:
+            self._count(parse_generation(generation.encode("utf-8", "replace")))
         for waiter in here.all() if note.action == "clear" else here.waiters.get(note.name, ()):
             waiter.tell(note)
 

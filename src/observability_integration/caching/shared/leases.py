@@ -14,7 +14,7 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from observability_integration.caching.flights.waiting import (
     waits_for_itself,
 )
 from observability_integration.caching.stores.plain import PlainStore
-from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
+from observability_integration.caching.stores.shared import Acquired, Generation, Place, SharedStore, Write
 from observability_integration.context import current_deadline, remaining
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
 from observability_integration.tasks import keep_alive, spawn_detached, wait_done
@@ -50,11 +50,13 @@ class Lease:
 
     Attributes:
         now_us: the store's time when the lease was acquired: the call begins no earlier.
+        generation: that of the operation at that time.
         lost: whether it is known that the lease ran out or was taken away.
     """
 
-    def __init__(self, leases: Leases, place: Place, token: str, now_us: int, waiter: Waiter) -> None:
-        self.now_us = now_us
+    def __init__(self, leases: Leases, place: Place, token: str, acquired: Acquired | None, waiter: Waiter) -> None:
+        self.now_us = 0 if acquired is None else acquired.now_us
+        self.generation = None if acquired is None else acquired.generation
         self.lost = False
         self._leases = leases
         self._place = place
@@ -63,22 +65,25 @@ class Lease:
         self._settled = False  # the store has been told how it ended
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def commit(self, data: bytes, ttl_ms: int) -> bool | None:
+    async def commit(self, write: Write) -> bool | None:
         """Writes the entry and ends the lease.
 
         Returns:
-            False if the lease was lost, and nothing was written; None if the store could not be asked, or has not said.
+            False if the lease was lost or the entry is void, and nothing was written; None if the store could not be
+            asked, or has not said.
         """
         if self.lost:
             return False
         leases, self._settled = self._leases, True
         note = leases.channel.note("set", self._place.name)
-        written = await leases.ask(lambda: leases.store.commit(self._place, self._token, data, ttl_ms, note))
-        if written is None:
+        committed = await leases.ask(lambda: leases.store.commit(self._place, self._token, write, note))
+        if committed is None or committed == "void":
             self._settled = False
-        elif not written:
+        elif committed == "lost":
             self._lose()
-        return written
+        if committed == "void":
+            await self.release("free")
+        return None if committed is None else committed == "written"
 
     async def release(self, action: Action, error_type: str = "") -> None:
         """Ends the lease without an entry, and publishes why; does nothing if it has ended already.
@@ -157,25 +162,27 @@ class Leases:
         self,
         place: Place,
         known: bytes,
-        judge: Callable[[bytes, int], Awaitable[T | None]],
+        judge: Callable[[bytes, Generation | None], Awaitable[T | None]],
         compute: Callable[[Lease | None], Awaitable[T]],
         *,
         node: CallNode | None = None,
         wait: bool = True,
+        tags: Sequence[str] = (),
     ) -> T | None:
         """Returns the entry, computing it here or waiting for the process that holds the lease.
 
         Args:
             place: where the entry stands.
             known: how an entry begins that is there and is to be replaced; empty if none is.
-            judge: makes a result of an entry that is found and of the moment at which the operation was last cleared;
-                None if it is of no use and has to be replaced.
+            judge: makes a result of an entry that is found and of the generation of the operation; None if it is of no
+                use and has to be replaced.
             compute: makes the call: with a lease to commit by, or None when there is none, either because the store is
                 at fault or because the result of this call cannot be shared.
             node: this call, if others may wait for it. It never follows a call that waits for it. While a call that
                 holds a lease waits for it, it follows a leader in another process for the length of a lease at most,
                 because that leader may wait for the lease.
             wait: whether to follow another leader.
+            tags: hashes of those tags of the entry that are known before the call.
 
         Returns:
             The result; None if another call leads that is not followed: because `wait` is false, or because it waits
@@ -196,18 +203,18 @@ class Leases:
                 heard = wait and self.channel.start()
                 waiter.clear()
                 token = self._kept.pop(place.name, None) or f"{random.getrandbits(128):032x}"
-                acquired = await self._acquire(place, token, known, waiter)
+                acquired = await self._acquire(place, token, known, tags, waiter)
                 if acquired is None:
                     return await compute(None)
                 if acquired.data is not None:
-                    result = await judge(acquired.data, acquired.cleared_us)
+                    result = await judge(acquired.data, acquired.generation)
                     if result is not None:
                         return result
                     known = acquired.data[:VERSION_BYTES]
                     continue
                 if acquired.leading:
                     with _leading(place, node):
-                        return await self._lead(Lease(self, place, token, acquired.now_us, waiter), compute)
+                        return await self._lead(Lease(self, place, token, acquired, waiter), compute)
                 if not wait:
                     return None
                 if not heard and await self.channel.ensure():
@@ -235,13 +242,15 @@ class Leases:
                 if allowed is not None and remaining() == 0.0:
                     raise self._too_late(allowed, started)
 
-    async def _acquire(self, place: Place, token: str, known: bytes, waiter: Waiter) -> Acquired | None:
+    async def _acquire(
+        self, place: Place, token: str, known: bytes, tags: Sequence[str], waiter: Waiter
+    ) -> Acquired | None:
         acquired = None
         try:
-            acquired = await self.ask(lambda: self.store.acquire(place, token, self.milliseconds, known))
+            acquired = await self.ask(lambda: self.store.acquire(place, token, self.milliseconds, known, tags))
         finally:
             if acquired is None:  # the lease may have been given all the same, and no process would renew it
-                _in_background(Lease(self, place, token, 0, waiter).release("free"))
+                _in_background(Lease(self, place, token, None, waiter).release("free"))
         return acquired
 
     async def _end_lease(self, place: Place) -> None:

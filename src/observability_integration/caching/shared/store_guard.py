@@ -10,12 +10,16 @@ was invalidated while the store was away is not served when it comes back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores.plain import PlainStore
-from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
+from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy, Write
 from observability_integration.context import remaining
 from observability_integration.redis_backend import Guard, Notice
 from observability_integration.tasks import spawn, wait_done
@@ -26,9 +30,11 @@ from .recovery import PendingWrites
 from .semaphore import ConcurrencyGate
 
 T = TypeVar("T")
+logger = logging.getLogger("observability_integration")
 
 _MAX_AT_ONCE = 16  # accesses; each needs a connection, and opening hundreds takes longer than the budget
 _PATIENCE = 10  # budgets that an access waits in the queue: the store is answering, or it would be out of use
+_LAST_SECONDS = 1.0  # at the close, for all that is still to be invalidated
 _WALK_SECONDS = 600.0  # for a store that has to walk through its entries to clear them
 
 
@@ -40,9 +46,10 @@ class GuardedStore:
         operation: name for metrics and logs.
         prefix: how the keys of the operation begin.
         policy: budget and retry times.
+        origin: the cache; see `Channel.origin`.
     """
 
-    def __init__(self, store: SharedStore, operation: str, prefix: str, policy: CachePolicy) -> None:
+    def __init__(self, store: SharedStore, operation: str, prefix: str, policy: CachePolicy, origin: str = "") -> None:
         self._store = store
         self._operation = operation
         self._prefix = prefix
@@ -69,27 +76,41 @@ class GuardedStore:
         )
         self._gate = ConcurrencyGate(1)  # the first access goes alone: many connections opened at once are all late
         self._answered = False
-        self._pending = PendingWrites(prefix)
+        self._pending = PendingWrites(prefix, origin)
         self._flushing: asyncio.Task[None] | None = None
+        weakref.finalize(self, _report, operation, self._pending, os.getpid())
 
     @property
     def in_use(self) -> bool:
         """Whether the store is asked at all."""
         return self._guard.in_use
 
+    def check(self) -> bool:
+        """Tells whether the store is asked at all; if not, finds out whether it is back when that is due."""
+        return self._guard.check()
+
     def forgets(self, name: str) -> bool:
         """Tells whether the entry was invalidated, and the store may not know it yet."""
         return self._pending.forgets(name)
 
-    def read(self, place: Place) -> Coroutine[Any, Any, Reading | None]:
-        """Returns the entry; None when the store is out of use or late, or the entry is about to be deleted."""
+    def writes(self, name: str) -> bool:
+        """Tells whether the entry has yet to be written."""
+        return self._pending.writes(name)
+
+    def read(self, place: Place, *, in_any_case: bool = False) -> Coroutine[Any, Any, Reading | None]:
+        """Returns the entry; None when the store is out of use or late, or the entry is about to be deleted.
+
+        Args:
+            place: of the entry.
+            in_any_case: see `ask`.
+        """
         if self._guard.in_use and self._pending.forgets(place.name):
             return _nothing()
-        return self.ask(lambda: self._store.read(place))
+        return self.ask(lambda: self._store.read(place), in_any_case=in_any_case)
 
-    def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> None:
+    def put_late(self, place: Place, write: Write, note: str) -> None:
         """Writes an entry without a lease: soon if the store is in use, else when it is. No caller waits for it."""
-        self._pending.put(place.name, data, ttl_ms, note)
+        self._pending.put(place.name, write, note)
         if self._guard.in_use and (self._flushing is None or self._flushing.done()):
             self._flush_soon()
 
@@ -98,21 +119,42 @@ class GuardedStore:
         self._pending.delete(name, note)
         await asyncio.shield(self._flush_soon())
 
-    async def mark(self, tag: str | None, life_ms: int, note: str) -> None:
+    async def void(self, tag: str | None, note: str) -> None:
         """Voids all entries with the tag (None: all): in the store within the budget, or when it is back in use."""
-        self._pending.mark(tag, life_ms, note)
+        self._pending.void(tag, note)
         await asyncio.shield(self._flush_soon())
 
     async def aclose(self) -> None:
-        """Ends the probe and the store's own connections, once pending writes and deletions have been attempted."""
+        """Ends the probe and the store's own connections, once pending writes and deletions have been attempted.
+
+        Invalidations that the store has not confirmed are tried once more, for a second at most. One line in the log
+        says how many are lost.
+        """
         await self._guard.aclose()
         flushing = self._flushing
         if flushing is not None and flushing.get_loop() is asyncio.get_running_loop():
             await wait_done(flushing, None)
+        if self._pending.invalidations:
+            await self._invalidate_at_last()
+            _report(self._operation, self._pending, os.getpid())
         await self._store.aclose()
 
-    def ask(self, start: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T | None]:
-        """Returns what `start` brings, which must not be None; None when the store is out of use, late, or fails."""
+    async def _invalidate_at_last(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + _LAST_SECONDS
+        with contextlib.suppress(Exception):  # out of use or not, and whatever is wrong with it
+            while self._pending.invalidations and (left := until - clock()) > 0:
+                await self._guard.within(self._flush(), min(left, self._flush_seconds()))
+
+    def ask(self, start: Callable[[], Awaitable[T]], *, in_any_case: bool = False) -> Coroutine[Any, Any, T | None]:
+        """Returns what `start` brings, which must not be None; None when the store is out of use, late, or fails.
+
+        Args:
+            start: begins the access.
+            in_any_case: whether the answer is waited for whatever the caller's deadline: two budgets, in the queue too.
+        """
+        if in_any_case:
+            return self._leave_early(start, 2 * self._budget)
         left = remaining()
         if left is None or left > 2 * self._longest_seconds:
             return self._queue(start)
@@ -173,6 +215,18 @@ class GuardedStore:
 
     def _count(self, error: BaseException) -> None:
         CACHE_BACKEND_ERRORS.series(self._operation, spans.error_type(error)).add()
+
+
+def _report(operation: str, pending: PendingWrites, pid: int) -> None:
+    # Also called when the cache is dropped, and at the end of the interpreter. A forked child has a copy, not the duty.
+    lost = pending.unreported()
+    if lost and pid == os.getpid():
+        logger.warning(
+            "Cache '%s': invalidations that the shared store has not confirmed: %d; other processes may go on serving "
+            "what they void until it expires: invalidate again when the store is back, or clear the operation",
+            operation,
+            lost,
+        )
 
 
 async def _nothing() -> None:

@@ -15,7 +15,7 @@ from .shared import CacheBackend, SharedStore
 logger = logging.getLogger("observability_integration")
 
 # The methods that a store which coordinates processes has, and a mere backend does not.
-_COORDINATES = ("read", "marked_us", "acquire", "renew", "commit", "release", "put_late", "mark", "probe", "listen")
+_COORDINATES = ("read", "vouches", "acquire", "renew", "commit", "release", "put_late", "void", "probe", "listen")
 
 
 def choose_store(

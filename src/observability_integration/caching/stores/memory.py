@@ -138,6 +138,12 @@ class MemoryStore:
                 self._drop(key, self._slots[key])
             return len(keys)
 
+    def doubt(self) -> None:
+        """Puts all entries in doubt; see `Entry.in_doubt`."""
+        with self._lock:
+            for slot in self._slots.values():
+                slot.entry = slot.entry.in_doubt()
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 
 from observability_integration.errors import ConfigurationError
 
-from .shared import Acquired, CacheBackend, Place, Reading, Subscription
+from .shared import Acquired, CacheBackend, Committed, Generation, Place, Reading, Subscription, Write
 
 _PROBE_TTL_MS = 1000
+
+UNCHANGING = Generation(b"0" * 16, 0)
+"""The generation of a backend, which has none: its entries are void when they are deleted, and not before."""
 
 
 class Silence:
@@ -22,7 +25,7 @@ class Silence:
 class PlainStore:
     """A `SharedStore` on a `CacheBackend`: every process leads, and receives no notes of the others.
 
-    To clear is to delete, as there are no marks; calls under way may write their entries afterwards.
+    To clear is to delete, as there are no generations; calls under way may write their entries afterwards.
     """
 
     def __init__(self, backend: CacheBackend) -> None:
@@ -30,15 +33,17 @@ class PlainStore:
 
     async def read(self, place: Place) -> Reading:
         """Returns the entry; an empty one counts as none."""
-        return Reading(await self._backend.get(place.key) or None, 0)
+        return Reading(await self._backend.get(place.key) or None, UNCHANGING)
 
-    async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        """Returns 0: see `mark`."""
-        return 0
+    async def vouches(self, prefix: str, tags: Sequence[str], basis: Generation) -> bool:
+        """Returns True: see `void`."""
+        return True
 
-    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+    async def acquire(
+        self, place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str] = ()
+    ) -> Acquired:
         """Always leads, without asking the backend."""
-        return Acquired(None, 0, time.time_ns() // 1000, leading=True, lease_left_ms=0)
+        return Acquired(None, UNCHANGING, time.time_ns() // 1000, leading=True, lease_left_ms=0)
 
     async def end_lease(self, place: Place, longest_ms: int) -> None:
         """Does nothing: there are no leases."""
@@ -47,27 +52,27 @@ class PlainStore:
         """Succeeds: there is no lease to lose."""
         return True
 
-    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def commit(self, place: Place, token: str, write: Write, note: str) -> Committed:
         """Writes the entry."""
-        await self._backend.set(place.key, data, ttl_ms)
-        return True
+        await self._backend.set(place.key, write.data, write.ttl_ms)
+        return "written"
 
     async def release(self, place: Place, token: str, note: str) -> None:
         """Does nothing: there was no lease."""
 
-    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def put_late(self, place: Place, write: Write, note: str, origin: str) -> bool:
         """Writes the entry, unless one is there."""
         if await self._backend.get(place.key):
             return False
-        await self._backend.set(place.key, data, ttl_ms)
+        await self._backend.set(place.key, write.data, write.ttl_ms)
         return True
 
-    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str], origin: str) -> None:
         """Deletes the entries."""
         if names:
             await self._backend.delete(*(Place(prefix, name).key for name in names))
 
-    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
+    async def void(self, prefix: str, tag: str | None, note: str, origin: str) -> None:
         """Deletes all entries.
 
         Raises:

@@ -7,6 +7,7 @@ from clients made with ``decode_responses=True``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from os import urandom
 from typing import Any, NamedTuple
 
 from observability_integration.redis_backend import RedisBackend, Script
@@ -15,9 +16,21 @@ from observability_integration.redis_backend.clients import PerLoop
 from . import redis_scripts as scripts
 from .redis_reads import ReadLine, drop_ended_lines, has_line
 from .redis_subscription import drop_ended_hubs, leave, subscribe
-from .shared import Acquired, Place, Reading, StoreBusy, Subscription
+from .shared import (
+    FOR_EVER_MS,
+    Acquired,
+    Committed,
+    Generation,
+    Place,
+    Reading,
+    StoreBusy,
+    Subscription,
+    Write,
+    parse_generation,
+)
 
 _NAMES_AT_ONCE = 500  # two keys each; Lua hands some 8,000 values to a function at most
+_CALL_MS = 3_600_000  # longer than any call: what a call found at its beginning is still there at its end
 _PROBE_TTL_MS = 1000
 _PATIENCE_SECONDS = 0.5  # ten times what an access may take by default; a late read is then made without the line
 
@@ -59,24 +72,26 @@ class RedisStore:
         return self._read(place) if answer is None else answer
 
     async def _read(self, place: Place) -> Reading:
-        """MGET of the entry and the clear mark; what is no string is no entry."""
+        """MGET of the entry and the generation; what is no string is no entry."""
         return _reading(await self._execute(*_read(place)))
 
-    async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        """MGET of the marks."""
+    async def vouches(self, prefix: str, tags: Sequence[str], basis: Generation) -> bool:
+        """MGET of the keys of the tags."""
         if not tags:
-            return 0
-        marks = await self._execute("MGET", *(_tag_mark(prefix, tag) for tag in tags))
-        return max(map(_moment, marks))
+            return True
+        found = await self._execute("MGET", *(_tag(prefix, tag) for tag in tags))
+        known = [parse_generation(each) for each in found]
+        return all(each is not None and each.id == basis.id and each.number <= basis.number for each in known)
 
-    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+    async def acquire(
+        self, place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str] = ()
+    ) -> Acquired:
         """See `SharedStore.acquire`."""
-        keys = place.key, _clear_mark(place.prefix), _lease(place), place.prefix + "gen"
-        data, cleared, seconds, micros, leading, left_ms = await self._run(
-            scripts.ACQUIRE, keys, token, lease_ms, known
-        )
+        keys = place.key, _generation(place.prefix), _lease(place), *(_tag(place.prefix, tag) for tag in tags)
+        args = token, lease_ms, known, urandom(8).hex(), _CALL_MS
+        data, generation, seconds, micros, leading, left_ms = await self._run(scripts.ACQUIRE, keys, *args)
         now_us = int(seconds) * 1_000_000 + int(micros)
-        return Acquired(data, _moment(cleared), now_us, bool(leading), left_ms)
+        return Acquired(data, parse_generation(generation), now_us, bool(leading), left_ms)
 
     async def end_lease(self, place: Place, longest_ms: int) -> None:
         """See `SharedStore.end_lease`."""
@@ -86,32 +101,52 @@ class RedisStore:
         """See `SharedStore.renew`."""
         return bool(await self._run(scripts.RENEW, (_lease(place),), token, lease_ms))
 
-    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def commit(self, place: Place, token: str, write: Write, note: str) -> Committed:
         """See `SharedStore.commit`."""
-        keys = _lease(place), place.key
-        return bool(await self._run(scripts.COMMIT, keys, token, data, ttl_ms, _channel(place.prefix), note))
+        committed: int = await self._write(scripts.COMMIT, place, token, write, note)
+        return "written" if committed > 0 else "void" if committed < 0 else "lost"
 
     async def release(self, place: Place, token: str, note: str) -> None:
         """See `SharedStore.release`."""
         await self._run(scripts.RELEASE, (_lease(place),), token, _channel(place.prefix), note)
 
-    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def put_late(self, place: Place, write: Write, note: str, origin: str) -> bool:
         """See `SharedStore.put_late`."""
-        keys = place.key, _lease(place)
-        return bool(await self._run(scripts.PUT_LATE, keys, data, ttl_ms, _channel(place.prefix), note))
+        return bool(
+            await self._write(
+                scripts.PUT_LATE, place, _logged(place.name), write, note, _padded(origin, scripts.ORIGIN_CHARS)
+            )
+        )
 
-    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
-        """DEL of entries and leases; the notes go out when the last are gone."""
+    async def _write(self, script: Script, place: Place, first: str, write: Write, *rest: str) -> Any:
+        # `rest` is the note, and for some scripts more, which comes last.
+        prefix, basis = place.prefix, write.basis
+        keys = _lease(place), place.key, _generation(prefix), _log(prefix), *(_tag(prefix, tag) for tag in write.tags)
+        life_ms = min(2 * write.ttl_ms, FOR_EVER_MS)  # longer than the entry, and so not to be set with each entry
+        args = first, write.data, write.ttl_ms, _channel(prefix), rest[0], basis.id, basis.number, life_ms
+        return await self._run(script, keys, *args, *rest[1:])
+
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str], origin: str) -> None:
+        """Deletes entries and leases; the note of each follows at once."""
         for start in range(0, len(names), _NAMES_AT_ONCE):
-            places = [Place(prefix, name) for name in names[start : start + _NAMES_AT_ONCE]]
+            some = names[start : start + _NAMES_AT_ONCE]
+            places = [Place(prefix, name) for name in some]
             keys = [key for place in places for key in (place.key, _lease(place))]
-            sent = notes if start + _NAMES_AT_ONCE >= len(names) else ()
-            await self._run(scripts.DELETE, keys, _channel(prefix), *sent)
+            await self._invalidate(prefix, keys, some, notes[start : start + _NAMES_AT_ONCE], origin)
 
-    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
-        """Writes the server's time: one short key, however many entries it voids."""
-        key = _clear_mark(prefix) if tag is None else _tag_mark(prefix, tag)
-        await self._run(scripts.MARK, (key,), life_ms, _channel(prefix), note)
+    async def void(self, prefix: str, tag: str | None, note: str, origin: str) -> None:
+        """Deletes the key of the tag, or the generation: however many entries are void."""
+        if tag is None:
+            await self._evaluate(scripts.CLEAR, (_generation(prefix), _log(prefix)), _channel(prefix), note)
+        else:
+            await self._invalidate(prefix, [_tag(prefix, tag)], [tag], [note], origin)
+
+    async def _invalidate(
+        self, prefix: str, keys: Sequence[str], names: Sequence[str], notes: Sequence[str], origin: str
+    ) -> None:
+        logged = "".join(map(_logged, names))
+        args = _channel(prefix), _padded(origin, scripts.ORIGIN_CHARS), _CALL_MS, logged, *notes
+        await self._evaluate(scripts.INVALIDATE, (_generation(prefix), _log(prefix), *keys), *args)
 
     async def probe(self, prefix: str) -> None:
         """Runs a script, because a server that runs none is of no use; over a new connection, if it is ours."""
@@ -140,6 +175,11 @@ class RedisStore:
     async def _run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         await self._client()
         return await self._backend.run(script, keys, *args)
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], *args: Any) -> None:
+        # By its text: a server that stands still does what it was sent when it goes on, but is not asked twice then.
+        await self._client()
+        await self._backend.execute("EVAL", script.source, len(keys), *keys, *args)
 
     async def _client(self) -> Any:
         client = await self._backend.client()
@@ -172,31 +212,38 @@ class RedisStore:
 
 
 def _read(place: Place) -> tuple[str, ...]:
-    return "MGET", place.key, _clear_mark(place.prefix)
+    return "MGET", place.key, _generation(place.prefix)
 
 
 def _reading(found: list[Any] | None) -> Reading:
     if not isinstance(found, list):
-        return Reading(None, 0)  # a stand-in for a client, which has no entries
-    return Reading(found[0] or None, _moment(found[1]))
+        return Reading(None, None)  # a stand-in for a client, which has no entries
+    return Reading(found[0] or None, parse_generation(found[1]))
 
 
 def _lease(place: Place) -> str:
     return place.key + ":l"
 
 
-def _clear_mark(prefix: str) -> str:
-    return prefix + "cleared"
+def _generation(prefix: str) -> str:
+    return prefix + "gen"
 
 
-def _tag_mark(prefix: str, tag: str) -> str:
+def _log(prefix: str) -> str:
+    return prefix + "log"
+
+
+def _tag(prefix: str, tag: str) -> str:
     return f"{prefix}tag:{tag}"
+
+
+def _logged(name: str) -> str:
+    return _padded(name, scripts.ITEM_CHARS)
+
+
+def _padded(text: str, chars: int) -> str:
+    return f"{text:-<{chars}.{chars}}"
 
 
 def _channel(prefix: str) -> str:
     return prefix + "events"
-
-
-def _moment(mark: Any) -> int:
-    # Only the scripts should write marks; any other value counts as none.
-    return int(mark) if isinstance(mark, bytes) and mark.isdigit() else 0

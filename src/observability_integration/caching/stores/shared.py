@@ -6,10 +6,16 @@ clocks of the processes need not agree.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
+
+FOR_EVER_MS = 1 << 53  # some 285,000 years; Redis refuses what does not fit a signed 64-bit date
+_GENERATION = re.compile(rb"([0-9a-f]{16}):([0-9]{1,14})")  # scripts would round numbers of more digits
+_MAX_CHARS = 31
 
 
 class StoreBusy(Exception):  # noqa: N818 - never leaves the cache
@@ -28,16 +34,62 @@ class Place(msgspec.Struct, frozen=True, gc=False):
         return self.prefix + self.name
 
 
+class Generation(NamedTuple):
+    """What vouches for the entries of an operation: an entry of another generation, or without one, is void.
+
+    Nothing that a store loses makes an entry valid again. A clearing removes the generation, and the next one has
+    another id. An invalidation by key or by tag raises its number.
+
+    Attributes:
+        id: 16 random hexadecimal digits.
+        number: how many invalidations by key or by tag there have been.
+    """
+
+    id: bytes
+    number: int
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(text: bytes) -> Generation | None:
+    found = _GENERATION.fullmatch(text)
+    return None if found is None else Generation(found[1], int(found[2]))
+
+
+def parse_generation(text: Any) -> Generation | None:
+    """Parses ``id:number``, as the store has it; what is anything else is no generation."""
+    return _parse(text) if type(text) is bytes and len(text) <= _MAX_CHARS else None
+
+
+class Write(NamedTuple):
+    """An entry to write.
+
+    Attributes:
+        data: the entry.
+        ttl_ms: how long it is kept.
+        basis: the generation that was read before the call for the entry began; what was invalidated since then must
+            not be written.
+        tags: hashes of its tags.
+    """
+
+    data: bytes
+    ttl_ms: int
+    basis: Generation
+    tags: Sequence[str] = ()
+
+
+Committed = Literal["written", "lost", "void"]
+
+
 class Reading(msgspec.Struct, frozen=True, gc=False):
     """The result of a read.
 
     Attributes:
         data: the entry, or None.
-        cleared_us: when the operation was last cleared; 0 if never. What was created no later than that is void.
+        generation: of the operation; None if there is none, and then no entry is valid.
     """
 
     data: bytes | None
-    cleared_us: int
+    generation: Generation | None
 
 
 class Acquired(NamedTuple):
@@ -45,14 +97,14 @@ class Acquired(NamedTuple):
 
     Attributes:
         data: an entry other than the one known; then there is no need to lead.
-        cleared_us: as in `Reading`.
+        generation: as in `Reading`.
         now_us: the store's time, if the lease is now the caller's.
         leading: whether the lease is now the caller's.
         lease_left_ms: how long the lease of another lasts, below 0 without end; 0 otherwise.
     """
 
     data: bytes | None
-    cleared_us: int
+    generation: Generation | None
     now_us: int
     leading: bool
     lease_left_ms: int
@@ -73,12 +125,17 @@ class SharedStore(Protocol):
         """Returns the entry; a plain future may be left at any moment, anything else is awaited in a task."""
         ...
 
-    async def marked_us(self, prefix: str, tags: Sequence[str]) -> int:
-        """Returns the last moment at which any of these tags was invalidated; 0 if none ever was."""
+    async def vouches(self, prefix: str, tags: Sequence[str], basis: Generation) -> bool:
+        """Tells whether it is known of all these tags that they have not been invalidated since `basis`."""
         ...
 
-    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
-        """Requests the lease on an entry, unless one exists that does not begin with `known` (empty: any entry)."""
+    async def acquire(
+        self, place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str] = ()
+    ) -> Acquired:
+        """Requests the lease on an entry, unless one exists that does not begin with `known` (empty: any entry).
+
+        Begins to vouch for `tags`, those of the entry that are known before the call.
+        """
         ...
 
     async def end_lease(self, place: Place, longest_ms: int) -> None:
@@ -89,23 +146,36 @@ class SharedStore(Protocol):
         """Extends the lease, if it is still held with this token."""
         ...
 
-    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
-        """Writes the entry, ends the lease and publishes `note`, if the lease is still held with this token."""
+    async def commit(self, place: Place, token: str, write: Write, note: str) -> Committed:
+        """Writes the entry, ends the lease and publishes `note`.
+
+        Returns:
+            ``lost`` if the lease is not held with this token any more; ``void`` if the operation was cleared since the
+            basis, or a tag was invalidated or may have been. In both cases nothing was done.
+        """
         ...
 
     async def release(self, place: Place, token: str, note: str) -> None:
         """Ends the lease and publishes `note`, if it is still held with this token."""
         ...
 
-    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
-        """Writes an entry for which no lease was held and publishes `note`, unless one is there or being made."""
+    async def put_late(self, place: Place, write: Write, note: str, origin: str) -> bool:
+        """Writes an entry for which no lease was held and publishes `note`.
+
+        Returns:
+            False if nothing was written: an entry is there or being made, or this one was invalidated since the basis
+            or may have been. A deletion of the entry by `origin` itself does not count.
+        """
         ...
 
-    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
-        """Deletes entries, ends leases on them so that calls under way write nothing, and publishes the notes."""
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str], origin: str) -> None:
+        """Deletes entries, ends leases on them so that calls under way write nothing, and publishes a note for each.
+
+        `origin` names the cache that does it.
+        """
         ...
 
-    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
+    async def void(self, prefix: str, tag: str | None, note: str, origin: str) -> None:
         """Voids all entries with the tag (None: all of the operation) created until now, and publishes `note`."""
         ...
 

@@ -3,7 +3,7 @@
 ::
 
     format 1 | created 8 | random 7                                                    these three are the version
-    flags 1 | fresh 8 | usable 8 | compute 8 | tokens 8 | length of the tags 4
+    flags 1 | generation 16 + 8 | fresh 8 | usable 8 | compute 8 | tokens 8 | length of the tags 4
     tags
     body
 
@@ -21,20 +21,24 @@ from typing import Any
 import msgspec
 
 from observability_integration.caching.codec import Unreadable
+from observability_integration.caching.stores.shared import Generation
 
 from . import compression
 from .encryption import Keyring
 
-FORMAT = 2  # the first byte of an entry; entries of earlier versions begin with other bytes
+FORMAT = 3  # the first byte of an entry; entries of earlier versions begin with other bytes
 VERSION_BYTES = 16  # format, creation time and random bytes: they differ for all entries under one key
 _RANDOM_BYTES = 7
-_HEAD = struct.Struct(f">BQ{_RANDOM_BYTES}sBQQQQI")
+_HEAD = struct.Struct(f">BQ{_RANDOM_BYTES}sB16sQQQQQI")
 _HEAD_BYTES = _HEAD.size
 _COMPRESSED = 1
 _ENCRYPTED = 2
 _MAX_NUMBER = 2**64 - 1
 _NUMBERS = ("created_us", "fresh_ms", "usable_ms", "compute_ms", "tokens")
 _OVERHEAD_BYTES = 64 * 1024  # for everything but the payload; only the tags can grow
+
+
+_NO_GENERATION = Generation(b"0" * 16, 0)
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
@@ -47,6 +51,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
         compute_ms: duration of the call.
         tags: hashes of the tags.
         tokens: tokens that a hit saves.
+        generation: the one that was read before the call began.
     """
 
     created_us: int
@@ -55,6 +60,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     compute_ms: int
     tags: tuple[str, ...] = ()
     tokens: int = 0
+    generation: Generation = _NO_GENERATION
 
 
 class Wire:
@@ -120,7 +126,9 @@ class Wire:
         if len(data) > self._max_entry_bytes:
             raise Unreadable("size")
         try:
-            form, created, _, flags, fresh, usable, compute, tokens, tags_bytes = _HEAD.unpack_from(data)
+            form, created, _, flags, generation, number, fresh, usable, compute, tokens, tags_bytes = _HEAD.unpack_from(
+                data
+            )
         except struct.error:
             raise Unreadable("version" if data and data[0] != FORMAT else "format") from None
         if form != FORMAT:
@@ -132,7 +140,8 @@ class Wire:
             payload = self._decode_body(key, flags, data[:body], payload)
         if len(payload) > self._max_bytes:
             raise Unreadable("size")
-        return Stamp(created, fresh, usable, compute, tags, tokens), payload, data[:VERSION_BYTES]
+        stamp = Stamp(created, fresh, usable, compute, tags, tokens, Generation(generation, number))
+        return stamp, payload, data[:VERSION_BYTES]
 
     def _read_tags(self, data: bytes) -> tuple[str, ...]:
         try:
@@ -152,13 +161,13 @@ class Wire:
 
 def _head(stamp: Stamp, flags: int, tags_bytes: int) -> bytes:
     created, *others = stamp.created_us, stamp.fresh_ms, stamp.usable_ms, stamp.compute_ms, stamp.tokens
-    return _HEAD.pack(FORMAT, created, urandom(_RANDOM_BYTES), flags, *others, tags_bytes)
+    return _HEAD.pack(FORMAT, created, urandom(_RANDOM_BYTES), flags, *stamp.generation, *others, tags_bytes)
 
 
 def _bounded(stamp: Stamp) -> Stamp:
     # A clock may be set before 1970, and a provider may report any number of tokens.
     bounded = {name: min(max(getattr(stamp, name), 0), _MAX_NUMBER) for name in _NUMBERS}
-    return Stamp(tags=stamp.tags, **bounded)
+    return Stamp(tags=stamp.tags, generation=stamp.generation, **bounded)
 
 
 def _raw(key: str) -> bytes:

@@ -76,7 +76,7 @@ class CachedStream(ObservedStream):
     async def _find(self, digest: bytes, tags: Sequence[str], started: float) -> bool:
         """Finds the chunks: a recording, a stream in flight or a call; returns whether the reader has to look again."""
         streams, call, span = self._streams, self._call, self._span
-        served = streams.recall(digest, tags, call, span, started)
+        served = await streams.recall(digest, tags, call, span, started)
         if served is not None:
             self._replay(served, started)
             return False

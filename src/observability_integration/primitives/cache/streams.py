@@ -88,11 +88,12 @@ class StreamCache:
         self._running: dict[tuple[asyncio.AbstractEventLoop, bytes], Broadcast] = {}
         self._pumps: WeakSet[asyncio.Task[Any] | None] = WeakSet()
 
-    def recall(
+    async def recall(
         self, digest: bytes, tags: Sequence[str], call: StreamCall, span: OperationSpan, started: float
     ) -> LookupResult | None:
-        """Returns the entry in memory, if it is a recording."""
-        served = self._engine.serve_from_memory(self._lookup(digest, tags, call, span, started, None))
+        """Returns the entry in memory, if it is a recording that may be served at once."""
+        lookup = self._lookup(digest, tags, call, span, started, None)
+        served = self._engine.serve_from_memory(lookup) or await self._engine.serve_confirmed(lookup)
         return served if served is not None and isinstance(served.value, Recording) else None
 
     def replay(self, recording: Recording) -> Replay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from observability_integration.caching.shared.channel import Channel, Note, Waiter
-from observability_integration.caching.stores.shared import SharedStore
+from observability_integration.caching.stores.shared import Generation, SharedStore
 from observability_integration.testing.clock import FakeClockLoop
 
 LOOP_FACTORY = FakeClockLoop
@@ -136,7 +137,7 @@ async def test_after_a_gap_everybody_goes_and_looks(heard: Heard) -> None:
         assert pytest.approx(0.1) == asyncio.get_running_loop().time() - started
         waiter.tell(Note("set", "n"))  # too late, and no harm
         assert waiter.note is None
-    assert 1 == heard.resumed
+    assert 2 == heard.resumed  # the first time was the beginning
 
 
 async def test_what_the_cache_makes_of_a_note_cannot_break_the_channel(metrics: Callable[..., Any]) -> None:
@@ -152,7 +153,7 @@ async def test_what_the_cache_makes_of_a_note_cannot_break_the_channel(metrics: 
         radio.say(Note("set", "n", origin="x").encode())
         assert waiter.note is not None
     radio.listening[0][2]()
-    assert 2 == metrics("telemetry.faults", site="cache.note")
+    assert 3 == metrics("telemetry.faults", site="cache.note")
 
 
 async def test_listening_starts_once_and_keeps_nobody(heard: Heard) -> None:
@@ -223,3 +224,78 @@ def test_a_note_that_is_not_one_says_so() -> None:
     """The one error that reading a note may raise."""
     with pytest.raises(msgspec.DecodeError):
         Note.decode("[]")
+
+
+# Counting the notes of invalidations ----------------------------------------------------------------------------------
+
+
+def _generation(number: int, name: str = "a" * 16) -> Generation:
+    return Generation(name.encode(), number)
+
+
+def _tell(radio: Radio, number: int, name: str = "a" * 16, *, origin: str = "another", action: str = "delete") -> None:
+    note = ["clear", "", "", "", origin] if action == "clear" else [action, "n", "", "", origin]
+    radio.say(json.dumps(note) + ("" if action == "clear" else f"\n{name}:{number}"))
+
+
+async def test_nothing_was_missed_where_each_number_came(heard: Heard) -> None:
+    """From any number on that was heard or read, to any other; its own count too."""
+    await heard.channel.ensure()
+    heard.channel.begin(_generation(3))
+    heard.channel.begin(_generation(9))  # it has begun
+    for number in (4, 5, 5, 6):
+        _tell(heard.radio, number, origin=heard.channel.origin if number == 5 else "another")
+    assert heard.channel.heard_all(_generation(3), _generation(6))
+    assert heard.channel.heard_all(_generation(5), _generation(6))
+    assert heard.channel.heard_all(_generation(9), _generation(9))  # nothing to hear
+    for basis, now in ((2, 6), (6, 7), (3, 7), (6, 5)):
+        assert not heard.channel.heard_all(_generation(basis), _generation(now))
+    assert not heard.channel.heard_all(_generation(3, "b" * 16), _generation(6, "b" * 16))
+    assert not heard.channel.heard_all(_generation(3, "b" * 16), _generation(6))
+
+
+async def test_a_number_that_is_left_out_begins_the_count_anew(heard: Heard) -> None:
+    """What was based on a number before it may be void."""
+    await heard.channel.ensure()
+    heard.channel.begin(_generation(3))
+    for number in (4, 6, 7):
+        _tell(heard.radio, number)
+    assert not heard.channel.heard_all(_generation(3), _generation(7))
+    assert not heard.channel.heard_all(_generation(4), _generation(7))
+    assert heard.channel.heard_all(_generation(5), _generation(7))
+
+
+async def test_after_a_clearing_all_is_new(heard: Heard) -> None:
+    """The next note tells of which generation it is."""
+    await heard.channel.ensure()
+    assert not heard.channel.heard_all(_generation(0), _generation(1))
+    heard.channel.begin(_generation(3))
+    _tell(heard.radio, 0, action="clear")
+    assert not heard.channel.heard_all(_generation(3), _generation(4))
+    _tell(heard.radio, 1, "b" * 16)
+    assert heard.channel.heard_all(_generation(0, "b" * 16), _generation(1, "b" * 16))
+
+
+@pytest.mark.parametrize("generation", ["", "x", ":", "a:1", "a" * 16 + ":", "a" * 16 + ":" + "9" * 5000, "\ud800"])
+async def test_a_generation_that_is_none_is_not_counted(heard: Heard, generation: str) -> None:
+    """A publisher may publish anything; the note itself may be in order."""
+    await heard.channel.ensure()
+    heard.channel.begin(_generation(3))
+    heard.radio.say('["delete","n","","","another"]\n' + generation)
+    assert [Note("delete", "n", origin="another")] == heard.notes
+    assert heard.channel._heard == _generation(3)
+
+
+async def test_a_gap_is_judged_by_the_number_after_it(heard: Heard) -> None:
+    """The same number: nothing was missed; another one, or none: something may have been."""
+    await heard.channel.ensure()
+    assert heard.channel.catch_up(None)
+    heard.channel.begin(_generation(3))
+    _tell(heard.radio, 4)
+    assert heard.channel.catch_up(_generation(4))
+    assert heard.channel.heard_all(_generation(3), _generation(4))
+    for now in (_generation(6), _generation(6, "b" * 16), None, _generation(2)):
+        assert not heard.channel.catch_up(now)
+        assert now is None or not heard.channel.heard_all(_generation(0, now.id.decode()), now)
+    _tell(heard.radio, 3)
+    assert heard.channel.heard_all(_generation(2), _generation(3))

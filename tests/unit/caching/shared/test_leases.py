@@ -6,7 +6,7 @@ Each `Process` here has a channel and leases of its own; what they share is a se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from observability_integration.caching.shared.channel import Channel, Note
 from observability_integration.caching.shared.leases import VERSION_BYTES, Lease, Leases
 from observability_integration.caching.shared.store_guard import GuardedStore
-from observability_integration.caching.stores.shared import Acquired, Place, SharedStore
+from observability_integration.caching.stores.shared import Acquired, Committed, Generation, Place, SharedStore, Write
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.errors import PrimitiveTimeoutError, SharedCallError
 from observability_integration.testing.clock import FakeClockLoop
@@ -24,6 +24,7 @@ LOOP_FACTORY = FakeClockLoop
 _LEASE = 1.5
 _AFTER_LEASE = 1.65  # with all of the jitter
 _PLACE = Place("cache:{a}:", "name")
+_GENERATION = Generation(b"0" * 16, 7)
 
 
 def _now() -> float:
@@ -39,6 +40,7 @@ class Server:
         self.ears: list[Callable[[str], None]] = []
         self.asked: list[str] = []
         self.deaf = False
+        self.voids = False
 
     def holder(self, place: Place) -> str | None:
         token, until = self.leases.get(place.name, ("", 0.0))
@@ -48,17 +50,19 @@ class Server:
         for hear in list(self.ears):
             asyncio.get_running_loop().call_soon(hear, note)
 
-    async def acquire(self, place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+    async def acquire(
+        self, place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str] = ()
+    ) -> Acquired:
         self.asked.append("acquire")
         now_us = int(_now() * 1e6)
         data = self.entries.get(place.name)
         if data and (not known or not data.startswith(known)):
-            return Acquired(data, 7, now_us, leading=False, lease_left_ms=0)
+            return Acquired(data, _GENERATION, now_us, leading=False, lease_left_ms=0)
         if self.holder(place) not in (None, token):
             left_ms = round((self.leases[place.name][1] - _now()) * 1000)
-            return Acquired(None, 7, now_us, leading=False, lease_left_ms=left_ms)
+            return Acquired(None, _GENERATION, now_us, leading=False, lease_left_ms=left_ms)
         self.leases[place.name] = token, _now() + lease_ms / 1000
-        return Acquired(None, 7, now_us, leading=True, lease_left_ms=0)
+        return Acquired(None, _GENERATION, now_us, leading=True, lease_left_ms=0)
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:
         self.asked.append("renew")
@@ -67,14 +71,16 @@ class Server:
         self.leases[place.name] = token, _now() + lease_ms / 1000
         return True
 
-    async def commit(self, place: Place, token: str, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def commit(self, place: Place, token: str, write: Write, note: str) -> Committed:
         self.asked.append("commit")
         if self.holder(place) != token:
-            return False
+            return "lost"
+        if self.voids:
+            return "void"
         del self.leases[place.name]
-        self.entries[place.name] = data
+        self.entries[place.name] = write.data
         self.say(note)
-        return True
+        return "written"
 
     async def release(self, place: Place, token: str, note: str) -> None:
         self.asked.append("release")
@@ -134,8 +140,8 @@ class Process:
     def _lose(self) -> None:
         self.lost += 1
 
-    async def judge(self, data: bytes, cleared_us: int) -> bytes | None:
-        assert 7 == cleared_us
+    async def judge(self, data: bytes, generation: Generation | None) -> bytes | None:
+        assert generation is _GENERATION
         return None if data.startswith(b"void") else data[VERSION_BYTES:]
 
     async def compute(self, lease: Lease | None) -> bytes:
@@ -145,7 +151,7 @@ class Process:
             raise self.error
         answer = b"answer %d" % id(self)
         if lease is not None and self.keeps:
-            self.written.append(await lease.commit(b"v" * VERSION_BYTES + answer, 60_000))
+            self.written.append(await lease.commit(Write(b"v" * VERSION_BYTES + answer, 60_000, _GENERATION)))
         return answer
 
     def run(self, known: bytes = b"", *, wait: bool = True) -> asyncio.Task[bytes | None]:
@@ -429,7 +435,7 @@ async def test_a_lease_is_given_back_by_who_is_cancelled_while_asking(process: M
     one = process()
     begun = asyncio.Event()
 
-    async def hang(place: Place, token: str, lease_ms: int, known: bytes) -> Acquired:
+    async def hang(place: Place, token: str, lease_ms: int, known: bytes, tags: Sequence[str]) -> Acquired:
         begun.set()
         await Server.acquire(one.server, place, token, lease_ms, known)
         await asyncio.sleep(1000.0)
@@ -582,3 +588,20 @@ async def test_nothing_is_left_running(process: Make) -> None:
     await one.channel.aclose()
     await asyncio.sleep(0)
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_what_became_void_is_not_written_and_the_lease_is_free_at_once(process: Make) -> None:
+    """A tag was invalidated during the call: those who wait need not wait for the end of the lease."""
+    leader, other = process(), process()
+    leader.server.voids = True
+    leading = leader.run()
+    await asyncio.sleep(0.1)
+    following = await other.follow()
+    await asyncio.sleep(2.0)
+    leader.server.voids = False
+    assert await leading is not None
+    assert [False] == leader.written
+    await following
+    assert 1 == len(other.calls)
+    assert other.calls[0] is not None
+    assert (0, 0) == (leader.lost, other.lost)

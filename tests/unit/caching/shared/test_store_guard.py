@@ -12,9 +12,10 @@ import pytest
 
 from observability_integration import events
 from observability_integration.caching.policy import CachePolicy
+from observability_integration.caching.shared.channel import Note
 from observability_integration.caching.shared.store_guard import GuardedStore
 from observability_integration.caching.stores.plain import PlainStore
-from observability_integration.caching.stores.shared import Place, Reading, SharedStore, StoreBusy
+from observability_integration.caching.stores.shared import Generation, Place, Reading, SharedStore, StoreBusy, Write
 from observability_integration.context import Deadline, reset_deadline, set_deadline
 from observability_integration.testing.clock import FakeClockLoop
 from tests.cache_doubles import clocks_of_the_loop, raising, taking
@@ -51,26 +52,26 @@ class _Store:
 
     async def read(self, place: Place) -> Reading:
         await self._do("read")
-        return Reading(self.entries.get(place.name), 0)
+        return Reading(self.entries.get(place.name), None)
 
     async def write(self, name: str, data: bytes) -> bool:
         await self._do("write")
         self.entries[name] = data
         return True
 
-    async def put_late(self, place: Place, data: bytes, ttl_ms: int, note: str) -> bool:
+    async def put_late(self, place: Place, write: Write, note: str, origin: str) -> bool:
         await self._do("put_late")
         self.notes.append(note)
-        return self.entries.setdefault(place.name, data) is data
+        return self.entries.setdefault(place.name, write.data) is write.data
 
-    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str]) -> None:
+    async def delete(self, prefix: str, names: Sequence[str], notes: Sequence[str], origin: str) -> None:
         await self._do("delete")
         self.notes += notes
         for name in names:
             self.entries.pop(name, None)
 
-    async def mark(self, prefix: str, tag: str | None, life_ms: int, note: str) -> None:
-        await self._do("mark")
+    async def void(self, prefix: str, tag: str | None, note: str, origin: str) -> None:
+        await self._do("void")
         self.notes.append(note)
         self.entries = {name: data for name, data in self.entries.items() if tag is not None and tag not in name}
 
@@ -82,6 +83,11 @@ class _Store:
 
 
 _silent = taking(1e6)
+_NOTE = Note("tag", tag="t").encode()
+
+
+def _write(data: bytes, ttl_ms: int) -> Write:
+    return Write(data, ttl_ms, Generation(b"0" * 16, 0))
 
 
 @pytest.fixture
@@ -145,11 +151,11 @@ async def test_a_store_in_order_is_used(guard: GuardedStore, store: _Store, metr
     assert await _get(guard, "b") is None
     await guard.delete("a", "deleted")
     assert ["tagged"] == list(store.entries)
-    guard.put_late(Place(_PREFIX, "a"), b"3", 1000, "written")
+    guard.put_late(Place(_PREFIX, "a"), _write(b"3", 1000), "written")
     await _turn()
-    await guard.mark("tag", 1000, "voided")
+    await guard.void("tag", "voided")
     assert {"a": b"3"} == store.entries
-    await guard.mark(None, 1000, "cleared")
+    await guard.void(None, "cleared")
     assert {} == store.entries
     assert ["deleted", "written", "voided", "cleared"] == store.notes
     assert 1 == metrics("cache.backend_up", operation="answers")
@@ -196,7 +202,7 @@ async def test_a_broken_store_fails_no_access(
     assert await _get(guard, "key") is None
     await _put(guard, store, "key", b"")
     await guard.delete("key", "note")
-    await guard.mark(None, 1000, "note")
+    await guard.void(None, "note")
     assert ["read"] == store.calls
     assert 0.0 == _now()
     assert 1 == metrics("cache.backend_errors", operation="answers", error_type=kind)
@@ -370,6 +376,28 @@ async def test_a_near_deadline_leaves_time_for_the_call(guard: GuardedStore, sto
     assert 1 == len(turns)
 
 
+async def test_a_read_in_any_case_has_two_budgets_whatever_the_deadline(guard: GuardedStore, store: _Store) -> None:
+    """The call may have failed because its deadline passed; and a queue must not hold it up any longer."""
+    store.entries = {"key": b"data"}
+    store.behave = taking(0.03)
+    await _get(guard, "any")
+    began = _now()
+    with_deadline = set_deadline(Deadline.after(0.0))
+    try:
+        reading = await guard.read(Place(_PREFIX, "key"), in_any_case=True)
+        assert reading is not None
+        assert b"data" == reading.data
+        assert pytest.approx(0.03) == _now() - began
+        crowd = [asyncio.create_task(guard.read(Place(_PREFIX, "key"), in_any_case=True)) for _ in range(100)]
+        began = _now()
+        readings = await asyncio.gather(*crowd)
+    finally:
+        reset_deadline(with_deadline)
+    assert {True, False} == {reading is None for reading in readings}
+    assert pytest.approx(2 * _BUDGET) == _now() - began
+    assert guard.in_use
+
+
 async def test_a_write_goes_on_when_the_deadline_is_near(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """What was paid for is stored, although nobody can wait for it."""
     store.behave = taking(0.03)
@@ -515,8 +543,8 @@ async def test_what_was_cleared_while_the_store_was_away_is_gone_when_it_is_back
     store.entries = {"a": b"old", "other": b"old"}
     store.behave = raising(ConnectionResetError())
     await _get(guard, "any")
-    await guard.mark(None, 1000, "note")
-    store.behave = taking(0.04, "mark")
+    await guard.void(None, "note")
+    store.behave = taking(0.04, "void")
     await _wait_and_probe(guard, 1.0)
     assert await _get(guard, "a") is None
     await asyncio.sleep(0.04)
@@ -529,7 +557,7 @@ async def test_more_deletions_than_can_be_remembered_become_one_clear(guard: Gua
     """Memory is bounded here too; rather too much is forgotten than too little."""
     store.entries = {str(number): b"old" for number in range(1500)}
     store.behave = raising(ConnectionResetError())
-    await asyncio.gather(*(guard.delete(str(number), "note") for number in range(1200)))
+    await asyncio.gather(*(guard.delete(str(number), _NOTE) for number in range(1200)))
     store.behave = None
     await _wait_and_probe(guard, 1.0)
     assert {"cache:answers:probe"} >= set(store.entries)
@@ -545,8 +573,8 @@ async def test_nothing_invalidated_is_served_while_it_is_being_deleted(guard: Gu
     assert await _get(guard, "a") is None
     assert b"old" == await _get(guard, "b")
     await deletion
-    store.behave = taking(0.03, "mark")
-    clearing = asyncio.create_task(guard.mark(None, 1000, "note"))
+    store.behave = taking(0.03, "void")
+    clearing = asyncio.create_task(guard.void(None, "note"))
     await asyncio.sleep(0.01)
     assert await _get(guard, "b") is None
     await clearing
@@ -587,10 +615,10 @@ async def test_a_key_invalidated_again_while_it_is_being_deleted_is_deleted_agai
 
 async def test_a_clear_that_comes_while_one_is_under_way_is_done_as_well(guard: GuardedStore, store: _Store) -> None:
     """What was written after the first one had passed by must go too."""
-    store.behave = taking(0.03, "mark")
-    first = asyncio.create_task(guard.mark(None, 1000, "first"))
+    store.behave = taking(0.03, "void")
+    first = asyncio.create_task(guard.void(None, "first"))
     await asyncio.sleep(0.01)
-    second = asyncio.create_task(guard.mark(None, 1000, "second"))
+    second = asyncio.create_task(guard.void(None, "second"))
     await first
     store.entries["a"] = b"old"
     assert await _get(guard, "a") is None
@@ -645,10 +673,10 @@ class _Backend:
         pass
 
 
-async def test_a_backend_without_marks_may_take_its_time_to_clear(turns: list[Any]) -> None:
-    """Walking through millions of keys is no sign of a fault; a store that has marks needs no time for it."""
+async def test_a_backend_without_generations_may_take_its_time_to_clear(turns: list[Any]) -> None:
+    """Walking through millions of keys is no sign of a fault; a store that has generations needs no time for it."""
     guard = GuardedStore(PlainStore(_Backend()), "answers", _PREFIX, _POLICY)
-    await guard.mark(None, 1000, "note")
+    await guard.void(None, "note")
     assert 120.0 == _now()
     assert [] == turns
     await guard.aclose()
@@ -666,7 +694,7 @@ async def test_late_writes_wait_for_the_store(guard: GuardedStore, store: _Store
             ("brief", b"3", 900),
             ("gone", b"4", 60_000),
         ):
-            guard.put_late(Place(_PREFIX, name), data, ttl_ms, "note")
+            guard.put_late(Place(_PREFIX, name), _write(data, ttl_ms), "note")
         await guard.delete("gone", "note")
         store.behave = None
         await _wait_and_probe(guard, 1.0)
@@ -680,7 +708,7 @@ async def test_a_slow_network_does_not_keep_the_store_out_of_use(guard: GuardedS
     store.behave = raising(ConnectionResetError())
     await _get(guard, "any")
     for number in range(1000):
-        guard.put_late(Place(_PREFIX, str(number)), b"data", 60_000, "note")
+        guard.put_late(Place(_PREFIX, str(number)), _write(b"data", 60_000), "note")
     store.behave = taking(0.004)
     await _wait_and_probe(guard, 1.0)
     await asyncio.sleep(5.0)
@@ -690,24 +718,24 @@ async def test_a_slow_network_does_not_keep_the_store_out_of_use(guard: GuardedS
 
 async def test_many_tags_invalidated_meanwhile_do_not_either(guard: GuardedStore, store: _Store) -> None:
     """Nor are they remembered without end: too many become one clearing."""
-    for count, marks in ((500, 500), (1001, 1)):
+    for count, voided in ((500, 500), (1001, 1)):
         store.behave = raising(ConnectionResetError())
         await _get(guard, "any")
         store.notes.clear()
         for number in range(count):
-            await guard.mark(str(number), 1000, "note")
+            await guard.void(str(number), _NOTE)
         store.behave = taking(0.004)
         await _wait_and_probe(guard, 8.0)
         await asyncio.sleep(5.0)
         assert guard.in_use
-        assert marks == len(store.notes)
+        assert voided == len(store.notes)
 
 
 async def test_closing_waits_for_what_is_being_written(guard: GuardedStore, store: _Store, turns: list[Any]) -> None:
     """A process that ends has paid for the call; and a connection closed under a write looks like a fault."""
     await _get(guard, "any")
     store.behave = taking(0.03)
-    guard.put_late(Place(_PREFIX, "a"), b"1", 1000, "note")
+    guard.put_late(Place(_PREFIX, "a"), _write(b"1", 1000), "note")
     await guard.aclose()
     assert {"a": b"1"} == store.entries
     assert 0.03 == _now()
@@ -722,7 +750,7 @@ async def test_what_is_to_be_forgotten_is_known(guard: GuardedStore, store: _Sto
     assert (True, False) == (guard.forgets("a"), guard.forgets("b"))
     await deletion
     assert not guard.forgets("a")
-    voiding = asyncio.create_task(guard.mark("tag", 1000, "note"))
+    voiding = asyncio.create_task(guard.void("tag", "note"))
     await _turn()
     assert guard.forgets("b")
     await voiding

@@ -77,6 +77,30 @@ def test_setting_again_replaces_the_entry_and_corrects_the_size(clock: _Clock) -
 
 
 @pytest.mark.promise("C6")
+def test_what_is_in_doubt_is_not_fresh_and_is_what_it_was(clock: _Clock) -> None:
+    """Its room, its tags and its end stay the same; the lookup that confirms it puts it back."""
+    store = MemoryStore(10, 100, clock)
+    entry, later = _entry(1005.0, size=7, tags=("t",)), _entry(1005.0)
+    store.set(b"key", entry)
+    assert entry is store.fresh(b"key")
+    for _ in range(2):
+        store.doubt()
+        store.set(b"later", later)
+        assert store.fresh(b"key") is None
+        doubted = store.get(b"key")
+        assert doubted is not None
+        assert (entry, entry) == (doubted.original, doubted.in_doubt().original)
+        assert 8 == store.bytes
+    assert later is store.fresh(b"later")
+    store.set(b"key", entry)
+    assert entry is store.fresh(b"key")
+    store.doubt()
+    assert 1 == store.delete_tagged("t")
+    clock.now = 1005.0
+    assert store.get(b"later") is None
+    assert (0, 0) == (len(store), store.bytes)
+
+
 def test_what_nobody_asked_for_goes_first(clock: _Clock) -> None:
     """The oldest of those: one that was asked for has shown that it is worth its room."""
     store = MemoryStore(3, 100, clock)

@@ -9,9 +9,9 @@ import pytest
 
 from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores.choice import choose_store
-from observability_integration.caching.stores.plain import PlainStore
+from observability_integration.caching.stores.plain import UNCHANGING, PlainStore
 from observability_integration.caching.stores.redis import RedisStore
-from observability_integration.caching.stores.shared import CacheBackend, Place, Reading
+from observability_integration.caching.stores.shared import CacheBackend, Place, Reading, Write
 from observability_integration.errors import ConfigurationError
 
 _PREFIX = "cache:{a}:"
@@ -47,20 +47,20 @@ async def test_what_is_written_is_read_and_forgotten() -> None:
     """Under the entry's key, with its life in milliseconds."""
     backend = Backend()
     store = PlainStore(backend)
-    assert Reading(None, 0) == await store.read(_PLACE)
-    assert await store.commit(_PLACE, "token", b"data", 1500, "note")
+    assert Reading(None, UNCHANGING) == await store.read(_PLACE)
+    assert "written" == await store.commit(_PLACE, "token", Write(b"data", 1500, UNCHANGING), "note")
     assert {"cache:{a}:n": (b"data", 1500)} == backend.entries
-    assert Reading(b"data", 0) == await store.read(_PLACE)
-    await store.delete(_PREFIX, ["m", "n"], ["note"])
+    assert Reading(b"data", UNCHANGING) == await store.read(_PLACE)
+    await store.delete(_PREFIX, ["m", "n"], ["note", "note"], "me")
     assert {} == backend.entries
-    await store.delete(_PREFIX, [], [])
+    await store.delete(_PREFIX, [], [], "me")
 
 
 async def test_an_empty_entry_is_none() -> None:
     """No cache writes one, and nothing could be told from it."""
     backend = Backend()
     backend.entries["cache:{a}:n"] = b"", 1
-    assert Reading(None, 0) == await PlainStore(backend).read(_PLACE)
+    assert Reading(None, UNCHANGING) == await PlainStore(backend).read(_PLACE)
 
 
 async def test_everybody_leads() -> None:
@@ -79,8 +79,8 @@ async def test_what_is_late_does_not_replace_what_is_there() -> None:
     """It may be newer."""
     backend = Backend()
     store = PlainStore(backend)
-    assert await store.put_late(_PLACE, b"late", 1000, "note")
-    assert not await store.put_late(_PLACE, b"later", 1000, "note")
+    assert await store.put_late(_PLACE, Write(b"late", 1000, UNCHANGING), "note", "me")
+    assert not await store.put_late(_PLACE, Write(b"later", 1000, UNCHANGING), "note", "me")
     assert b"late" == (await store.read(_PLACE)).data
 
 
@@ -89,11 +89,11 @@ async def test_clearing_deletes_and_tags_are_refused() -> None:
     backend = Backend()
     store = PlainStore(backend)
     backend.entries = {"cache:{a}:n": (b"x", 1), "other": (b"y", 1)}
-    await store.mark(_PREFIX, None, 1000, "note")
+    await store.void(_PREFIX, None, "note", "me")
     assert {"other": (b"y", 1)} == backend.entries
     with pytest.raises(ConfigurationError, match="backend"):
-        await store.mark(_PREFIX, "tag", 1000, "note")
-    assert 0 == await store.marked_us(_PREFIX, ["tag"])
+        await store.void(_PREFIX, "tag", "note", "me")
+    assert await store.vouches(_PREFIX, ["tag"], UNCHANGING)
 
 
 async def test_nothing_is_heard() -> None:

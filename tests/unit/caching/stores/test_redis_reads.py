@@ -58,7 +58,7 @@ def _place(number: int) -> Place:
 
 
 def _entry(number: int) -> Reading:
-    return Reading(b"entry %d" % number, 0)
+    return Reading(b"entry %d" % number, None)
 
 
 async def test_each_gets_its_own_answer(store: RedisStore, redis_process: RedisProcess) -> None:
@@ -67,7 +67,7 @@ async def test_each_gets_its_own_answer(store: RedisStore, redis_process: RedisP
     answers = [store.read(_place(number % 9)) for number in range(60)]
     assert {asyncio.Future} == {type(answer) for answer in answers}
     assert [_entry(number % 9) for number in range(60)] == await asyncio.gather(*answers)
-    assert Reading(None, 0) == await store.read(_place(99))
+    assert Reading(None, None) == await store.read(_place(99))
     assert connections == clients_of(redis_process)
 
 
@@ -163,7 +163,7 @@ async def test_a_server_that_comes_back_is_read_over_a_line_again(
 ) -> None:
     """The line is opened anew by whoever reads next."""
     redis_process.restart()
-    assert Reading(None, 0) == await store.read(_place(1))
+    assert Reading(None, None) == await store.read(_place(1))
     await _up(store)
 
 

@@ -17,7 +17,15 @@ from observability_integration.caching.policy import CachePolicy
 from observability_integration.caching.stores import redis_scripts, redis_subscription
 from observability_integration.caching.stores.choice import choose_store
 from observability_integration.caching.stores.redis import RedisStore
-from observability_integration.caching.stores.shared import Acquired, Place, Reading, SharedStore, StoreBusy
+from observability_integration.caching.stores.shared import (
+    Acquired,
+    Generation,
+    Place,
+    Reading,
+    SharedStore,
+    StoreBusy,
+    Write,
+)
 from observability_integration.errors import ConfigurationError, MissingDependencyError
 from observability_integration.redis_backend.clients import without_driver_info
 from tests.processes import RedisProcess
@@ -25,6 +33,17 @@ from tests.redis_caches import ask_server
 
 _PREFIX = "cache:{a:v1:123}:"
 _PLACE = Place(_PREFIX, "n")
+
+
+def _write(data: bytes) -> Write:
+    return Write(data, 5000, Generation(b"0" * 16, 0))
+
+
+def _generation(acquired: Acquired) -> Generation:
+    assert acquired.generation is not None
+    return acquired.generation
+
+
 _KEY = _PREFIX + "n"
 
 # Clients that need no redis package to stand for ----------------------------------------------------------------------
@@ -36,7 +55,7 @@ class SyncClient:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.threads: set[str] = set()
-        self.answer: Callable[..., Any] = lambda *command: [b"data", b"7"]
+        self.answer: Callable[..., Any] = lambda *command: [b"data", b"0123456789abcdef:7"]
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         assert {"NEVER_DECODE": True} == options
@@ -74,11 +93,11 @@ class AwaitableClient(SyncClient):
 @pytest.mark.promise("C4")
 @pytest.mark.parametrize("kind", [SyncClient, AsyncClient, WrappedClient, AwaitableClient])
 async def test_clients_of_every_kind_are_asked_the_same(kind: type[SyncClient]) -> None:
-    """One command reads the entry and tells whether it was cleared."""
+    """One command reads the entry and what vouches for it."""
     client = kind()
     store = RedisStore(client)
-    assert Reading(b"data", 7) == await store.read(_PLACE)
-    assert [("MGET", _KEY, _PREFIX + "cleared")] == client.asked
+    assert Reading(b"data", Generation(b"0123456789abcdef", 7)) == await store.read(_PLACE)
+    assert [("MGET", _KEY, _PREFIX + "gen")] == client.asked
     await store.aclose()
 
 
@@ -101,7 +120,7 @@ async def test_a_blocking_client_is_called_in_daemon_threads() -> None:
         await asyncio.sleep(0)
     assert not asking.done()
     release.set()
-    assert Reading(b"late", 0) == await asking
+    assert Reading(b"late", None) == await asking
     assert [True] == daemons
 
 
@@ -134,7 +153,7 @@ async def test_a_write_that_nobody_wants_any_more_is_not_made_later() -> None:
     for _ in range(16):
         while not entered.acquire(blocking=False):
             await asyncio.sleep(0.001)
-    unwanted = asyncio.create_task(store.put_late(_PLACE, b"unwanted", 1, ""))
+    unwanted = asyncio.create_task(store.put_late(_PLACE, _write(b"unwanted"), "", "me"))
     await asyncio.sleep(0)
     unwanted.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -207,7 +226,7 @@ async def test_a_script_that_redis_does_not_know_is_sent(error: Exception) -> No
 async def test_mocks_pass_for_clients(make: Callable[[], Any]) -> None:
     """Tests of older code hand in mocks; what those answer is nobody's entry, and nothing is ever heard of them."""
     store = RedisStore(make())
-    assert Reading(None, 0) == await store.read(_PLACE)
+    assert Reading(None, None) == await store.read(_PLACE)
     await (await store.listen(_PREFIX, lambda _: None, lambda: None)).aclose()
 
 
@@ -221,7 +240,7 @@ def test_what_is_no_client_is_refused(client: Any) -> None:
 async def test_who_asks_for_no_tags_does_not_ask() -> None:
     """Most entries have none."""
     client = AsyncClient()
-    assert 0 == await RedisStore(client).marked_us(_PREFIX, [])
+    assert await RedisStore(client).vouches(_PREFIX, [], _write(b"").basis)
     assert [] == client.asked
 
 
@@ -291,9 +310,10 @@ async def stores(redis_server: RedisProcess) -> AsyncIterator[Stores]:
 async def test_a_lease_is_given_once_and_ends_with_the_entry(stores: Stores, way: str) -> None:
     """The whole protocol, with bytes that are no text, through every client."""
     store, data = stores.make(way), b"\xff\x00 version 16 by."
-    assert Reading(None, 0) == await store.read(_PLACE)
+    assert Reading(None, None) == await store.read(_PLACE)
     leading = await store.acquire(_PLACE, "one", 5000, b"")
-    assert (None, 0, True, 0) == (leading.data, leading.cleared_us, leading.leading, leading.lease_left_ms)
+    assert (None, True, 0) == (leading.data, leading.leading, leading.lease_left_ms)
+    made = Write(data, 5000, _generation(leading))
     seconds, micros = ask_server(stores.server, "TIME")
     assert 0 <= seconds * 1_000_000 + micros - leading.now_us < 5_000_000
     following = await store.acquire(_PLACE, "two", 5000, b"")
@@ -302,11 +322,11 @@ async def test_a_lease_is_given_once_and_ends_with_the_entry(stores: Stores, way
     assert await store.renew(_PLACE, "one", 60_000)
     assert 5000 < (await store.acquire(_PLACE, "two", 5000, b"")).lease_left_ms <= 60_000
     assert not await store.renew(_PLACE, "two", 60_000)
-    assert not await store.commit(_PLACE, "two", b"not mine", 5000, "")
-    assert not await store.put_late(_PLACE, b"late", 5000, "")
-    assert await store.commit(_PLACE, "one", data, 5000, "")
-    assert not await store.commit(_PLACE, "one", b"twice", 5000, "")
-    assert Reading(data, 0) == await store.read(_PLACE)
+    assert "lost" == await store.commit(_PLACE, "two", made._replace(data=b"not mine"), "")
+    assert not await store.put_late(_PLACE, made._replace(data=b"late"), "", "me")
+    assert "written" == await store.commit(_PLACE, "one", made, "")
+    assert "lost" == await store.commit(_PLACE, "one", made._replace(data=b"twice"), "")
+    assert Reading(data, made.basis) == await store.read(_PLACE)
     assert 0 < ask_server(stores.server, "PTTL", _KEY) <= 5000
     assert data == (await store.acquire(_PLACE, "three", 5000, b"")).data
     assert data == (await store.acquire(_PLACE, "three", 5000, b"another version.")).data
@@ -320,55 +340,33 @@ async def test_a_lease_is_given_once_and_ends_with_the_entry(stores: Stores, way
 
 
 @real
-@pytest.mark.parametrize("way", ["url", "sync text"])
-async def test_marks_void_what_is_older(stores: Stores, way: str) -> None:
-    """By the server's clock, which the leases go by as well."""
-    store = stores.make(way)
-    before = (await store.acquire(_PLACE, "one", 5000, b"")).now_us
-    await store.mark(_PREFIX, None, 60_000, "")
-    await store.mark(_PREFIX, "first", 60_000, "")
-    first = await store.marked_us(_PREFIX, ["first", "unknown"])
-    await store.mark(_PREFIX, "second", 60_000, "")
-    second = await store.marked_us(_PREFIX, ["first", "second"])
-    cleared = (await store.read(_PLACE)).cleared_us
-    assert before < cleared < first < second < (await store.acquire(_PLACE, "two", 5000, b"")).now_us
-    assert cleared == (await store.acquire(_PLACE, "two", 5000, b"")).cleared_us
-    assert 0 == await store.marked_us(_PREFIX, ["unknown"])
-    assert 0 < ask_server(stores.server, "PTTL", _PREFIX + "cleared") <= 60_000
-    assert 0 < ask_server(stores.server, "PTTL", _PREFIX + "tag:first") <= 60_000
-
-
-@real
-async def test_a_mark_never_goes_back(stores: Stores) -> None:
-    """The clock of a server may be set, and what was void must not come back."""
-    store = stores.make("url")
-    ahead = 9_000_000_000_000_000
-    ask_server(stores.server, "SET", _PREFIX + "cleared", ahead)
-    await store.mark(_PREFIX, None, 60_000, "")
-    assert ahead == (await store.read(_PLACE)).cleared_us
-
-
-@real
 @pytest.mark.parametrize("way", ["url", "asyncio text"])
 async def test_what_others_wrote_is_no_entry_of_ours(stores: Stores, way: str) -> None:
-    """A key of another type, an empty one, a mark that is no number: a miss each, and replaced by the next entry."""
+    """A key of another type, an empty one, a generation that is none: a miss each, and replaced by the next entry."""
     store = stores.make(way)
-    for key in (_KEY, _KEY + ":l", _PREFIX + "cleared", _PREFIX + "tag:t"):
+    for key in (_KEY, _KEY + ":l", _PREFIX + "gen", _PREFIX + "log", _PREFIX + "tag:t"):
         ask_server(stores.server, "RPUSH", key, "x")
-    assert Reading(None, 0) == await store.read(_PLACE)
-    assert 0 == await store.marked_us(_PREFIX, ["t"])
+    assert Reading(None, None) == await store.read(_PLACE)
+    assert not await store.vouches(_PREFIX, ["t"], _write(b"").basis)
     assert not await store.renew(_PLACE, "one", 5000)
-    assert (await store.acquire(_PLACE, "one", 5000, b"")).leading
-    assert await store.commit(_PLACE, "one", b"entry", 5000, "")
-    await store.mark(_PREFIX, "t", 5000, "")
-    assert await store.marked_us(_PREFIX, ["t"]) > 0
+    leading = await store.acquire(_PLACE, "one", 5000, b"", ["t"])
+    assert leading.leading
+    assert await store.vouches(_PREFIX, ["t"], _generation(leading))
+    assert "written" == await store.commit(_PLACE, "one", Write(b"entry", 5000, _generation(leading), ["t"]), "")
+    await store.void(_PREFIX, "t", "", "me")
+    assert not await store.vouches(_PREFIX, ["t"], _generation(leading))
     ask_server(stores.server, "SET", _KEY, "")
-    ask_server(stores.server, "SET", _PREFIX + "cleared", "yesterday")
-    assert Reading(None, 0) == await store.read(_PLACE)
-    assert (await store.acquire(_PLACE, "two", 5000, b"")).leading
-    assert not (await store.acquire(_PLACE, "three", 5000, b"")).leading
-    ask_server(stores.server, "SET", _KEY + ":l", "without end")
-    assert Acquired(None, 0, 0, False, -1) == (await store.acquire(_PLACE, "three", 5000, b""))._replace(now_us=0)
+    for garbage in ("yesterday", "0" * 16 + ":" + "9" * 5000, "9" * 40, "0" * 16 + ":-1", "0" * 15 + ":1", ""):
+        ask_server(stores.server, "SET", _PREFIX + "gen", garbage)
+        assert Reading(None, None) == await store.read(_PLACE)
+        await store.void(_PREFIX, "t", "", "me")
+        assert (await store.acquire(_PLACE, "two", 5000, b"")).leading
+    following = await store.acquire(_PLACE, "three", 5000, b"")
+    assert not following.leading
+    ask_server(stores.server, "SET", _KEY + ":l", b"without end:" + _generation(following).id)
+    assert Acquired(None, following.generation, 0, False, -1) == (
+        await store.acquire(_PLACE, "three", 5000, b"")
+    )._replace(now_us=0)
 
 
 @real
@@ -378,24 +376,28 @@ async def test_deleting_takes_the_leases_away(stores: Stores) -> None:
     names = [f"{number:04}" for number in range(5000)]
     for name in (names[0], names[-1]):
         assert (await store.acquire(Place(_PREFIX, name), "one", 60_000, b"")).leading
-    assert await store.put_late(Place(_PREFIX, names[700]), b"entry", 60_000, "")
-    await store.put_late(Place(_PREFIX, "other"), b"entry", 60_000, "")
-    await store.delete(_PREFIX, names, [])
-    assert not await store.commit(Place(_PREFIX, names[0]), "one", b"void", 60_000, "")
+    basis = (await store.read(_PLACE)).generation
+    assert basis is not None
+    assert await store.put_late(Place(_PREFIX, names[700]), Write(b"entry", 60_000, basis), "", "me")
+    await store.put_late(Place(_PREFIX, "other"), Write(b"entry", 60_000, basis), "", "me")
+    await store.delete(_PREFIX, names, names, "me")
+    assert "lost" == await store.commit(Place(_PREFIX, names[0]), "one", Write(b"void", 60_000, basis), "")
     assert not await store.renew(Place(_PREFIX, names[-1]), "one", 60_000)
-    assert [b"cache:{a:v1:123}:gen", b"cache:{a:v1:123}:other"] == sorted(ask_server(stores.server, "KEYS", "*"))
-    await store.delete(_PREFIX, [], [])
+    assert [b"cache:{a:v1:123}:gen", b"cache:{a:v1:123}:log", b"cache:{a:v1:123}:other"] == sorted(
+        ask_server(stores.server, "KEYS", "*")
+    )
+    assert (await store.read(_PLACE)).generation == basis._replace(number=5000)
+    await store.delete(_PREFIX, [], [], "me")
 
 
 @real
-async def test_leases_are_numbered(stores: Stores) -> None:
-    """Whoever looks at one sees which it is and since when, and no two are ever alike."""
+async def test_a_lease_holds_the_whole_token_and_the_generation(stores: Stores) -> None:
+    """A token that begins like it is another one."""
     store = stores.make("url")
-    for number in (1, 2):
-        now_us = (await store.acquire(_PLACE, "token", 60_000, b"")).now_us
-        assert f"token:{number}:{now_us}".encode() == ask_server(stores.server, "GET", _KEY + ":l")
-        assert not await store.renew(_PLACE, "toke", 1)
-        await store.release(_PLACE, "token", "")
+    leading = await store.acquire(_PLACE, "token", 60_000, b"")
+    assert b"token:" + _generation(leading).id == ask_server(stores.server, "GET", _KEY + ":l")
+    assert not await store.renew(_PLACE, "toke", 1)
+    assert await store.renew(_PLACE, "token", 60_000)
 
 
 @real
@@ -406,19 +408,21 @@ async def test_a_lease_may_be_asked_for_again(stores: Stores) -> None:
         assert (await store.acquire(_PLACE, "token", life_ms, b"")).leading
     assert not (await store.acquire(_PLACE, "toke", 5000, b"")).leading
     assert 5000 < ask_server(stores.server, "PTTL", _KEY + ":l") <= 60_000
-    assert await store.commit(_PLACE, "token", b"data", 5000, "")
+    basis = _generation(await store.acquire(_PLACE, "token", 5000, b""))
+    assert "written" == await store.commit(_PLACE, "token", Write(b"data", 5000, basis), "")
 
 
 @real
 async def test_a_lease_from_before_the_operation_was_cleared_is_void(stores: Stores) -> None:
     """What is being made under it is void; whoever asks now must not wait for that."""
     store = stores.make("url")
-    assert (await store.acquire(_PLACE, "before", 60_000, b"")).leading
-    await store.mark(_PREFIX, None, 60_000, "")
-    assert (await store.acquire(_PLACE, "after", 60_000, b"")).leading
+    before = await store.acquire(_PLACE, "before", 60_000, b"")
+    await store.void(_PREFIX, None, "", "me")
+    after = await store.acquire(_PLACE, "after", 60_000, b"")
+    assert (True, True) == (before.leading, after.leading)
     assert not (await store.acquire(_PLACE, "later", 60_000, b"")).leading
-    assert not await store.commit(_PLACE, "before", b"void", 60_000, "")
-    assert await store.commit(_PLACE, "after", b"data", 60_000, "")
+    assert "lost" == await store.commit(_PLACE, "before", Write(b"void", 60_000, _generation(before)), "")
+    assert "written" == await store.commit(_PLACE, "after", Write(b"data", 60_000, _generation(after)), "")
 
 
 @real
@@ -426,7 +430,7 @@ async def test_a_server_that_cannot_write_says_so(redis_process: RedisProcess) -
     """Full, or a replica: no lease is given, nothing is half done, and the probe does not take it for healthy."""
     stores = Stores(redis_process)
     store = stores.make("asyncio")
-    await store.acquire(_PLACE, "one", 60_000, b"")
+    made = Write(b"data", 60_000, _generation(await store.acquire(_PLACE, "one", 60_000, b"")))
     other = Place(_PREFIX, "m")
     for breaking, mending in (
         (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
@@ -435,15 +439,15 @@ async def test_a_server_that_cannot_write_says_so(redis_process: RedisProcess) -
         ask_server(redis_process, *breaking)
         for ask in (
             lambda: store.acquire(other, "two", 60_000, b""),
-            lambda: store.commit(_PLACE, "one", b"data", 60_000, ""),
-            lambda: store.put_late(other, b"data", 60_000, ""),
+            lambda: store.commit(_PLACE, "one", made, ""),
+            lambda: store.put_late(other, made, "", "me"),
             lambda: store.probe(_PREFIX),
         ):
             with pytest.raises(Exception, match=r"(?i)maxmemory|replica"):
                 await ask()
         ask_server(redis_process, *mending)
     assert (await store.read(_PLACE)).data is None
-    assert await store.commit(_PLACE, "one", b"data", 60_000, "")
+    assert "written" == await store.commit(_PLACE, "one", made, "")
     await stores.close()
 
 
@@ -504,22 +508,28 @@ async def test_everything_that_happens_is_heard(stores: Stores, way: str) -> Non
     store, heard, other = stores.make(way), Heard(), Heard()
     subscription = await store.listen(_PREFIX, heard, heard.resumed)
     another = await store.listen("cache:{b}:", other, other.resumed)
-    await store.acquire(_PLACE, "one", 60_000, b"")
-    await store.commit(_PLACE, "two", b"data", 60_000, "never")
-    await store.commit(_PLACE, "one", b"data", 60_000, "written")
-    await store.put_late(_PLACE, b"data", 60_000, "never")
-    await store.delete(_PREFIX, ["n"], ["deleted", "and more"])
-    await store.put_late(_PLACE, b"data", 60_000, "late")
+    basis = _generation(await store.acquire(_PLACE, "one", 60_000, b""))
+    made = Write(b"data", 60_000, basis)
+    await store.commit(_PLACE, "two", made, "never")
+    await store.commit(_PLACE, "one", made, "written")
+    await store.put_late(_PLACE, made, "never", "me")
+    await store.delete(_PREFIX, ["n", "m"], ["deleted", "and more"], "me")
+    await store.put_late(_PLACE, made, "late", "me")
     await store.acquire(_PLACE, "one", 60_000, b"data")
     await store.release(_PLACE, "two", "never")
     await store.release(_PLACE, "one", "released")
-    await store.mark(_PREFIX, None, 60_000, "cleared")
-    await store.mark(_PREFIX, "t", 60_000, "tagged")
-    await heard.until("written", "deleted", "and more", "late", "released", "cleared", "tagged")
+    await store.void(_PREFIX, "t", "tagged", "me")
+    await store.void(_PREFIX, None, "cleared", "me")
+    await store.void(_PREFIX, "t", "without a generation", "me")
+    after = [f"\n{basis.id.decode()}:{number}" for number in (1, 2, 3)]
+    await heard.until(
+        *("written", "deleted" + after[0], "and more" + after[1], "late", "released"),
+        *("tagged" + after[2], "cleared", "without a generation"),
+    )
     assert [] == other.notes
     assert 1 == subscribers(stores.server)
     await subscription.aclose()
-    await store.mark("cache:{b}:", None, 60_000, "b cleared")
+    await store.void("cache:{b}:", None, "b cleared", "me")
     await other.until("b cleared")
     await another.aclose()
     await until_silent(stores.server)
@@ -545,20 +555,20 @@ async def test_all_who_use_a_client_share_one_connection(stores: Stores, way: st
         twin.listen("cache:{d}:", newer, newer.resumed),
     )
     assert 1 == subscribers(stores.server)
-    await store.mark(_PREFIX, None, 60_000, "note")
-    await store.mark("cache:{d}:", None, 60_000, "note")
+    await store.void(_PREFIX, None, "note", "me")
+    await store.void("cache:{d}:", None, "note", "me")
     for ear in (heard[0], heard[1], late, new, newer):
         await ear.until("note")
     await one.aclose()
     await one.aclose()
-    await store.mark(_PREFIX, None, 60_000, "more")
+    await store.void(_PREFIX, None, "more", "me")
     await heard[1].until("note", "more")
     assert ["note"] == heard[0].notes
     for subscription in (two, three, four, five, six):
         await subscription.aclose()
     await until_silent(stores.server)
     again = await store.listen(_PREFIX, heard[0], heard[0].resumed)
-    await store.mark(_PREFIX, None, 60_000, "again")
+    await store.void(_PREFIX, None, "again", "me")
     await heard[0].until("note", "again")
     await again.aclose()
 
@@ -571,7 +581,7 @@ async def test_a_connection_that_is_lost_is_made_again(stores: Stores, way: str)
     subscription = await store.listen(_PREFIX, heard, heard.resumed)
     ask_server(stores.server, "CLIENT", "KILL", "TYPE", "pubsub")
     await heard.until("(resumed)")
-    await store.mark(_PREFIX, None, 60_000, "note")
+    await store.void(_PREFIX, None, "note", "me")
     await heard.until("(resumed)", "note")
     await subscription.aclose()
 
@@ -593,7 +603,7 @@ async def test_listening_begins_when_the_server_is_there(
     leaving.cancel()
     redis_process.start()
     subscription = await waiting
-    await store.mark(_PREFIX, None, 60_000, "note")
+    await store.void(_PREFIX, None, "note", "me")
     await heard.until("note")
     await subscription.aclose()
     assert leaving.cancelled()
@@ -628,7 +638,7 @@ async def test_listening_takes_no_connection_of_the_pool(stores: Stores, way: st
     store, heard = stores.make(way, max_connections=1, socket_timeout=0.2), Heard()
     subscription = await store.listen(_PREFIX, heard, heard.resumed)
     await asyncio.sleep(0.4)
-    await store.mark(_PREFIX, None, 60_000, "note")
+    await store.void(_PREFIX, None, "note", "me")
     await heard.until("note")
     await subscription.aclose()
 
@@ -638,8 +648,8 @@ async def test_a_user_who_may_not_listen_may_keep_entries(stores: Stores) -> Non
     """Access rules for keys say nothing about channels, and Redis 7 forbids those that are not named."""
     ask_server(stores.server, "ACL", "SETUSER", "keeper", "on", ">secret", "resetchannels", "~*", "+@all")
     store = stores.make("asyncio", username="keeper", password="secret")
-    assert (await store.acquire(_PLACE, "one", 60_000, b"")).leading
-    assert await store.commit(_PLACE, "one", b"data", 60_000, "note")
+    basis = _generation(await store.acquire(_PLACE, "one", 60_000, b""))
+    assert "written" == await store.commit(_PLACE, "one", Write(b"data", 60_000, basis), "note")
     heard = Heard()
     listening = asyncio.create_task(store.listen(_PREFIX, heard, heard.resumed))
     await asyncio.sleep(0.05)

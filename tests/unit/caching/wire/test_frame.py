@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observability_integration.caching.codec import Unreadable
+from observability_integration.caching.stores.shared import Generation
 from observability_integration.caching.wire import compression
 from observability_integration.caching.wire.encryption import Keyring
 from observability_integration.caching.wire.frame import FORMAT, VERSION_BYTES, Stamp, Wire
@@ -22,7 +23,7 @@ from observability_integration.caching.wire.frame import FORMAT, VERSION_BYTES, 
 pytestmark = [pytest.mark.once, pytest.mark.promise("C15")]
 
 _LIMIT = 64 * 1024
-_KEY = "cache:chat:v2:0123456789ab:" + "c0" * 32
+_KEY = "cache:chat:v3:0123456789ab:" + "c0" * 32
 _STAMP = Stamp(1_790_000_000_000_000, 60_000, 3_600_000, 1500, ("a" * 32, "b" * 32), 343)
 _TEXT = b"What is the capital of France? " * 100
 _RING = Keyring({"old": bytes(32), "new": bytes(range(32))}, current="new")
@@ -58,6 +59,7 @@ _stamps = st.builds(
     compute_ms=_numbers,
     tags=st.lists(st.text(max_size=40), max_size=4).map(tuple),
     tokens=_numbers,
+    generation=st.builds(Generation, st.binary(min_size=16, max_size=16), _numbers),
 )
 
 
@@ -84,10 +86,13 @@ def test_any_kind_of_bytes_will_do(make: Any) -> None:
 
 def test_the_layout_is_what_other_processes_expect() -> None:
     """A change to the layout needs a new format byte; without this, a deployment would misread what is there."""
-    stamp = Stamp(0x0102030405060708, 1, 2, 3, ("a",), 4)
+    stamp = Stamp(0x0102030405060708, 1, 2, 3, ("a",), 4, Generation(b"0123456789abcdef", 9))
     entry = _wire().seal(_KEY, stamp, b"payload")
-    version = b"\x02\x01\x02\x03\x04\x05\x06\x07\x08" + entry[9:16]
-    assert version + struct.pack(">BQQQQI", 0, 1, 2, 3, 4, 3) + b"\x91\xa1a" + b"payload" == entry
+    version = b"\x03\x01\x02\x03\x04\x05\x06\x07\x08" + entry[9:16]
+    assert (
+        version + struct.pack(">B16sQQQQQI", 0, b"0123456789abcdef", 9, 1, 2, 3, 4, 3) + b"\x91\xa1a" + b"payload"
+        == entry
+    )
 
 
 def test_no_two_entries_begin_alike() -> None:
@@ -114,9 +119,9 @@ def test_what_is_no_bytes_is_no_entry(data: Any) -> None:
 def test_foreign_and_older_entries_are_told_apart(wire: Wire) -> None:
     """In the counters, a deployment under way must not look like an attack."""
     entry = wire.seal(_KEY, _STAMP, _TEXT)
-    for data in (b"[1,1790000000000,{}]", b"\x03" + entry[1:], b"\x01", pickle.dumps({"a": 1}), b"garbage" * 20):
+    for data in (b"[1,1790000000000,{}]", b"\x02" + entry[1:], b"\x01", pickle.dumps({"a": 1}), b"garbage" * 20):
         assert "version" == _reason(wire, data)
-    for data in (b"", entry[:1], entry[:52]):
+    for data in (b"", entry[:1], entry[:76]):
         assert "format" == _reason(wire, data)
 
 
@@ -126,9 +131,9 @@ def test_foreign_and_older_entries_are_told_apart(wire: Wire) -> None:
 def test_tags_that_are_none_are_no_tags(tags: bytes) -> None:
     """An entry whose tags cannot be read might have been invalidated."""
     entry = bytearray(_wire().seal(_KEY, Stamp(1, 1, 1, 1), b""))
-    entry[49:53] = len(tags).to_bytes(4, "big")
+    entry[73:77] = len(tags).to_bytes(4, "big")
     assert "format" == _reason(_wire(), bytes(entry) + tags)
-    entry[49:53] = b"\xff" * 4
+    entry[73:77] = b"\xff" * 4
     assert "format" == _reason(_wire(), bytes(entry) + tags)
 
 
@@ -214,6 +219,7 @@ def test_packages_are_imported_only_by_who_uses_them() -> None:
     """Most caches need neither, and whoever compresses must not import in the middle of a call."""
     script = """
 import sys
+from observability_integration.caching.stores.shared import Generation
 from observability_integration.caching.wire.frame import Wire
 
 wire = Wire(compress_above_bytes=None, keyring=None, max_bytes=100)

@@ -1060,6 +1060,9 @@ class Engine:
     def serve_from_memory(self, *_: Any) -> None:
         return None
 
+    async def serve_confirmed(self, *_: Any) -> None:
+        return None
+
     def flight_task(self, *_: Any) -> None:
         return None
 
