@@ -202,12 +202,13 @@ async def test_a_flapping_provider_is_used_when_it_is_well(provider: Any, client
 
 
 async def test_a_lone_target_is_spared_too(provider: Any, client: Any) -> None:
-    """Without a fallback the breaker opens all the same: fifteen calls of a dead provider are not 45 attempts."""
+    """Without a fallback the breaker opens all the same, at the third question: 15 calls are not 45 attempts."""
     alone = pipeline([LLMTarget.openai(client, "faulty-reset")], defaults=_scaled())
     for _ in range(15):
         with pytest.raises(Exception):  # noqa: B017 - its own error first, then ours: it fails, that is all
             await alone.execute("What is the answer?")
-    assert provider.attempts("faulty-reset") <= 5
+    attempts = provider.attempts("faulty-reset")
+    assert 3 + 3 + 1 <= attempts <= 3 + 3 + 1 + 2, "two whole questions, the one that opens it, and the probes"
 
 
 async def test_a_live_reader_is_told(provider: Any, client: Any) -> None:
