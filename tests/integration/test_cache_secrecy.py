@@ -107,7 +107,7 @@ async def test_nothing_can_be_read_in_redis(redis_process: RedisProcess, compres
     assert any(b":l'" in each for each in seen), "the lease of a call under way is among them"
     await asyncio.wait([failing])
     await first.execute("x")
-    await first.invalidate("key of x")
+    await first.invalidate("key of x", scope=f"scope of {SECRET}")
     await first.invalidate(tag=f"tag of {SECRET}")
     await first.clear()
     await asyncio.sleep(0.2)

@@ -105,7 +105,8 @@ async def test_two_caches_of_one_operation(make: Make, way: str, thread: bool) -
 
 async def test_a_circle_through_two_processes(make: Make, redis_server: RedisProcess) -> None:
     """A call inside of another one follows a leader elsewhere for a lease, which may wait for the outer call."""
-    ask_server(redis_server, "SET", _lease_key(make, "y"), "elsewhere:1:1", "PX", 100_000)
+    held = await _lease_of_another(make, redis_server)
+    ask_server(redis_server, "SET", _lease_key(make, "y"), held, "PX", int(_LEASE_SECONDS * 1000))
 
     async def renew() -> None:
         while True:
@@ -148,21 +149,33 @@ def _lease_key(make: Make, key: str) -> str:
     return str(cache._keys.place(cache._keys.digest(key)).key) + ":l"
 
 
+async def _lease_of_another(make: Make, server: RedisProcess) -> str:
+    """What the lease of a process elsewhere holds: its token and the id of the operation's generation."""
+    cache = make(_answer)
+    await cache.execute("first")
+    generation = ask_server(server, "GET", cache._keys.prefix + "gen")
+    return "elsewhere:" + (generation.decode() if isinstance(generation, bytes) else str(generation)).split(":")[0]
+
+
+async def _answer(key: str) -> str:
+    return "answer"
+
+
 async def _nothing(key: str) -> None:
     """Is never called."""
 
 
 LEASES: dict[str, list[tuple[Any, ...]]] = {
-    "without end": [("SET", "LEASE", "somebody:1:1")],
-    "of months": [("SET", "LEASE", "somebody:1:1", "PX", 10**10)],
-    "far beyond any clock": [("SET", "LEASE", "somebody:1:1", "PX", 10**15)],
+    "without end": [("SET", "LEASE", "HELD")],
+    "of months": [("SET", "LEASE", "HELD", "PX", 10**10)],
+    "far beyond any clock": [("SET", "LEASE", "HELD", "PX", 10**15)],
     "empty": [("SET", "LEASE", "")],
     "garbage": [("SET", "LEASE", b"\xff\x00:\n" * 100)],
     "huge": [("SET", "LEASE", b"x" * 100_000)],
     "of a generation to come": [("SET", "LEASE", "somebody:99999999999999999999:99999999999999999999")],
-    "a list": [("RPUSH", "LEASE", "somebody:1:1")],
+    "a list": [("RPUSH", "LEASE", "HELD")],
     "a hash": [("HSET", "LEASE", "somebody", "1")],
-    "persisted": [("SET", "LEASE", "somebody:1:1", "PX", 300), ("PERSIST", "LEASE")],
+    "persisted": [("SET", "LEASE", "HELD", "PX", 300), ("PERSIST", "LEASE")],
 }
 
 
@@ -177,8 +190,9 @@ async def test_a_lease_that_no_leader_renews(make: Make, redis_server: RedisProc
         return calls
 
     lease = _lease_key(make, "x")
+    filled = {"LEASE": lease, "HELD": await _lease_of_another(make, redis_server)}
     for command in LEASES[name]:
-        ask_server(redis_server, *(lease if part == "LEASE" else part for part in command))
+        ask_server(redis_server, *(filled.get(part, part) if isinstance(part, str) else part for part in command))
     caches = [make(answer) for _ in range(3)]
     began = time.monotonic()
     async with asyncio.timeout(20 * _LEASE_SECONDS):

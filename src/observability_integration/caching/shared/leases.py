@@ -14,7 +14,7 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -331,7 +331,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _leading(place: Place, node: CallNode) -> Iterator[None]:
+def _leading(place: Place, node: CallNode) -> Generator[None, None, None]:
     _leaders[place.key] = node
     node.leads = True
     try:
@@ -343,7 +343,7 @@ def _leading(place: Place, node: CallNode) -> Iterator[None]:
 
 
 @contextmanager
-def _following(leader: CallNode | None, node: CallNode) -> Iterator[None]:
+def _following(leader: CallNode | None, node: CallNode) -> Generator[None, None, None]:
     if leader is None:
         yield
         return
