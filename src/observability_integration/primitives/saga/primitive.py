@@ -116,7 +116,8 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             PrimitiveTimeoutError: the deadline has passed, before the first step or between two.
             CompensationError: a step failed, and a compensation of the steps before it failed or timed out.
         """
-        if deadline_var.get() is not None or context is not None:
+        timed = deadline_var.get() is not None or context is not None
+        if timed:
             check_time_left(self, context)
         if context is None and self._share_context:
             context = WorkflowContext()
@@ -130,7 +131,7 @@ class SagaPrimitive(WorkflowPrimitive[In, Out], Generic[In, Out]):
             try:
                 value: Any = input_data
                 for step in self._steps:
-                    if deadline_var.get() is not None or context is not None:
+                    if timed:
                         check_time_left(step.name, context)
                     value = await step.call(value, context)
                     if step.compensation is not None:
