@@ -10,10 +10,12 @@ from contextvars import ContextVar, Token
 from copy import copy
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from observability_integration.checks import check_finite
 from observability_integration.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 def _now() -> float:
@@ -67,12 +69,17 @@ def set_deadline(deadline: Deadline | None) -> Token[Deadline | None]:
     return deadline_var.set(deadline)
 
 
-def reset_deadline(token: Token[Deadline | None]) -> None:
-    """Undoes `set_deadline`; does nothing in another context, such as that in which a dropped coroutine is closed."""
+def reset_variable(variable: ContextVar[T], token: Token[T]) -> None:
+    """Resets a variable; does nothing in another context, such as that in which a dropped coroutine is closed."""
     try:  # noqa: SIM105 - at half the cost of `suppress`
-        deadline_var.reset(token)
+        variable.reset(token)
     except ValueError:
         pass
+
+
+def reset_deadline(token: Token[Deadline | None]) -> None:
+    """Undoes `set_deadline`; does nothing in another context."""
+    reset_variable(deadline_var, token)
 
 
 def earliest(first: Deadline | None, second: Deadline | None) -> Deadline | None:

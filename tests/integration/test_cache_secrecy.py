@@ -61,7 +61,7 @@ async def chunks(prompt: str) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("compress", [None, 100])
 async def test_nothing_can_be_read_in_redis(redis_process: RedisProcess, compress: int | None) -> None:
-    """Whoever can read the server, its dump or its messages learns lengths and times, and no word."""
+    """A reader of the server, its dump or its messages learns lengths and times, and no word."""
     import redis.asyncio
 
     server = redis_process

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 # Events of OpenAI's chat helper, each of which repeats a part of the provider's chunk before it; and Anthropic's, whose
-# names are no more than words: in a dict they are somebody else's.
+# names are no more than words: in a dict they may mean anything.
 _REPEATING = frozenset(
     {
         "content.delta",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from contextlib import suppress
 from contextvars import ContextVar, Token
 
+from observability_integration.context import reset_variable
+
 from .faults.shapes import chain_of, read
 
 _COUNTED = "_observability_integration_counted_by"
@@ -39,10 +41,7 @@ class Question:
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            try:  # noqa: SIM105 - `suppress` would cost more than all of this
-                _question.reset(token)
-            except ValueError:  # a coroutine that was closed in another context: nothing to undo there
-                pass
+            reset_variable(_question, token)
 
     def end(self) -> None:
         """Ends the question, and leaves the block in which it is."""

@@ -15,6 +15,7 @@ from contextvars import ContextVar, Token
 from types import MethodType
 
 from observability_integration.checks import check_at_least, check_count, check_positive
+from observability_integration.context import reset_variable
 from observability_integration.errors import ConfigurationError
 from observability_integration.telemetry.guard import note_fault
 
@@ -191,10 +192,7 @@ class BudgetScope:
     def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            try:  # noqa: SIM105 - `suppress` would cost more than all of this
-                _scopes.reset(token)
-            except ValueError:  # a coroutine that was closed in another context: nothing to undo there
-                pass
+            reset_variable(_scopes, token)
 
 
 _scopes: ContextVar[tuple[BudgetScope, ...]] = ContextVar("observability_integration_budget_scopes", default=())

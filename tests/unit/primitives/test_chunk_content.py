@@ -100,7 +100,7 @@ def test_content_of_provider_chunks(shape: Callable[[Any], Any], content: bool, 
     ids=repr,
 )
 def test_the_text_of_an_event_is_there_once(text: str, chunk: Any) -> None:
-    """An event of an SDK's helper holds the provider's chunk, or repeats a part of it; a dict may be somebody's own."""
+    """An event of an SDK's helper holds the provider's chunk, or repeats a part of it; a dict may be the user's own."""
     assert text == chunk_text(chunk)
 
 

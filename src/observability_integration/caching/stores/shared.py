@@ -139,7 +139,7 @@ class SharedStore(Protocol):
         ...
 
     async def end_lease(self, place: Place, longest_ms: int) -> None:
-        """Ends the lease, whoever holds it, if it would last for more than `longest_ms`, or without end."""
+        """Ends the lease, whichever process holds it, if it would last for more than `longest_ms`, or without end."""
         ...
 
     async def renew(self, place: Place, token: str, lease_ms: int) -> bool:

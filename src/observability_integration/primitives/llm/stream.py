@@ -24,7 +24,7 @@ from .tail import TailTimeout
 
 # Faults that do not harm an answer whose finish reason has arrived and is final.
 _HARMLESS_AT_END: frozenset[FaultKind] = frozenset({"connection", "malformed", "stream_cut", "timeout"})
-# What code raises that meets data of another form than it expects. Subclasses are errors that somebody designed.
+# What code raises that meets data of another form than it expects. Subclasses are errors that an application designed.
 _MISREADINGS = frozenset({AttributeError, IndexError, KeyError, TypeError, ValueError})
 _MAX_MALFORMED = 16  # chunks; a source that sends more of them does not send an answer
 

@@ -90,7 +90,7 @@ class Fault:
     def retries_same_target(self) -> bool:
         """Whether the same target may be asked again."""
         policy = _POLICIES[self.kind]
-        # No header lets the same words pass the same filter, or fit into the same window, or mends a program.
+        # No header lets the same words pass the same filter, or fit into the same window, or corrects a program.
         if self.should_retry is None or self.kind in ("cancelled", "content_filter", "caller", "context_length"):
             return policy.retry
         return self.should_retry

@@ -154,7 +154,7 @@ def ask_failed(outcome: Any) -> bool:
 @FORMS
 @pytest.mark.parametrize("shared", ["one object", "two primitives", "with other processes"])
 async def test_a_shared_breaker_counts_so_too(shared: str, streams: bool) -> None:
-    """The rule is the question's, whoever else uses the breaker."""
+    """The rule is the question's, whatever else uses the breaker."""
     target = Target(ConnectionError)
     clock = asyncio.get_running_loop().time
     kept: Any = Breaker(POLICY, clock=clock)

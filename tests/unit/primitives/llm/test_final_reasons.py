@@ -315,7 +315,7 @@ async def test_a_choice_that_begins_late_is_waited_for(request_: Any) -> None:
 
 
 async def test_the_context_form_and_execute_are_told_too() -> None:
-    """The number is read from the request, whoever passes it on."""
+    """The number is read from the request, whichever primitive passes it on."""
     seen: list[Any] = []
 
     async def call(request: Any, context: Any) -> Any:

@@ -66,7 +66,7 @@ async def test_before_any_chunk_it_passes_unchanged(error: Exception) -> None:
     "error", [OwnError(), ConfigurationError("x"), LookupError(), NameError(), RuntimeError(), ZeroDivisionError()]
 )
 async def test_other_errors_pass_unchanged(error: Exception) -> None:
-    """An error that somebody designed says what it is, and one that no data causes is a mistake in the code."""
+    """An error that an application designed says what it is, and one that no data causes is a mistake in the code."""
     with pytest.raises(type(error)) as caught:
         await breaking(error, part("a")).execute("q")
     assert error is caught.value
