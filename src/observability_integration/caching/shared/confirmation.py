@@ -58,7 +58,7 @@ class Confirmation:
         self._channel = channel
         self._ask = ask
         self._put = put
-        self._catching_up: asyncio.Task[None] | None = None
+        self._catching_up: set[asyncio.Task[None]] = set()
 
     async def stand_in(self, digest: bytes, entry: Entry) -> Entry | None:
         """The entry to serve where a stale one would be: that one, a newer one, or None if it is void."""
@@ -105,12 +105,14 @@ class Confirmation:
     def after_gap(self) -> None:
         """Puts what memory holds in doubt if an invalidation may have been missed in a gap of the channel."""
         if len(self._memory):
-            self._catching_up = spawn(self._catch_up(), name="cache channel")
+            task = spawn(self._catch_up(), name="cache channel")
+            self._catching_up.add(task)
+            task.add_done_callback(self._catching_up.discard)
 
     async def aclose(self) -> None:
         """Ends what goes on in the running event loop."""
-        running = self._catching_up
-        if running is not None and not running.done() and running.get_loop() is asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        for running in [task for task in list(self._catching_up) if task.get_loop() is loop]:
             running.cancel()
             await wait_done(running, None)
 

@@ -165,8 +165,8 @@ async def test_a_gap_whose_extent_is_not_known_puts_all_in_doubt(behave: Callabl
     store.behave = behave
     tiers.confirmation.after_gap()
     await turns()
-    assert tiers.confirmation._catching_up is not None
-    await tiers.confirmation._catching_up
+    (catching_up,) = tiers.confirmation._catching_up
+    await catching_up
     assert tiers.memory.fresh(_DIGEST) is None
 
 
@@ -177,10 +177,11 @@ async def test_nothing_goes_on_after_the_end() -> None:
     store: Any = tiers._store
     store.behave = taking(1e6)
     tiers.confirmation.after_gap()
-    assert tiers.confirmation._catching_up is None  # there is nothing in memory
+    assert not tiers.confirmation._catching_up  # there is nothing in memory
     tiers.memory.set(_DIGEST, _entry())
     tiers.confirmation.after_gap()
+    tiers.confirmation.after_gap()  # a second gap, while the store is asked about the first
     await turns()
+    catching_up = list(tiers.confirmation._catching_up)
     await tiers.confirmation.aclose()
-    assert tiers.confirmation._catching_up is not None
-    assert tiers.confirmation._catching_up.cancelled()
+    assert [True, True] == [task.cancelled() for task in catching_up]
