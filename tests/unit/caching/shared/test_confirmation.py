@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -164,9 +165,7 @@ async def test_a_gap_whose_extent_is_not_known_puts_all_in_doubt(behave: Callabl
     assert entry is tiers.memory.get(_DIGEST)
     store.behave = behave
     tiers.confirmation.after_gap()
-    await turns()
-    (catching_up,) = tiers.confirmation._catching_up
-    await catching_up
+    await asyncio.gather(*tiers.confirmation._catching_up)
     assert tiers.memory.fresh(_DIGEST) is None
 
 
